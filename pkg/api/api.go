@@ -1,0 +1,344 @@
+// Package api is the coordinator's HTTP contract: the types that travel, the
+// paths they travel by, and a typed client. Members, functions, the operator's
+// commands and the demo all speak to the coordinator through it; docs/formats/
+// http.md is the same for people.
+//
+// Errors are application/problem+json ([Problem]); a kind of pkg/fault survives
+// the wire.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Role is what an operator may do. Each role may do what those before it may.
+type Role string
+
+// The roles, weakest first.
+const (
+	Viewer   Role = "viewer"   // see everything
+	Operator Role = "operator" // start, pause, resume, abort, roll back; make join tokens; admit releases
+	Approver Role = "approver" // approve stages
+	Admin    Role = "admin"    // make operators
+)
+
+// EnrolRequest asks for an identity. POST /v1/enrol, authenticated by the join
+// token's secret.
+type EnrolRequest struct {
+	TokenID  string         `json:"tokenId"`
+	Secret   string         `json:"secret"`
+	Member   fleet.MemberID `json:"member"`
+	Kind     fleet.Kind     `json:"kind"`
+	Labels   fleet.Labels   `json:"labels,omitempty"`
+	CSR      []byte         `json:"csr"`      // DER PKCS#10, signed by the member's P-256 key
+	Agent    string         `json:"agent"`    // version
+	Platform string         `json:"platform"` // GOOS/GOARCH
+}
+
+// EnrolReply is a member's identity and everything it needs to begin.
+type EnrolReply struct {
+	Facts       fleet.Facts `json:"facts"`
+	Certificate []byte      `json:"certificate"` // DER, valid 7 days
+	DeviceCA    []byte      `json:"deviceCa"`    // DER of the issuing CA; members check it against the TUF target
+	Root        []byte      `json:"root"`        // root.json; its digest is in the join token
+	Pack        []byte      `json:"pack"`        // the group's first trust pack
+	Cell        Cell        `json:"cell"`
+}
+
+// Cell is what a member needs to join its gossip pool.
+type Cell struct {
+	ID    string   `json:"id"`              // "SITE/N"
+	Key   []byte   `json:"key"`             // 32 bytes, AES-256 of memberlist
+	Seeds []string `json:"seeds,omitempty"` // host:port of members seen there
+}
+
+// RenewRequest asks for a fresh certificate. POST /v1/renew over mTLS.
+type RenewRequest struct {
+	CSR        []byte `json:"csr"`
+	Generation uint64 `json:"generation"` // of the certificate in use; a stale one locks the identity
+	GossipAddr string `json:"gossipAddr,omitempty"`
+}
+
+// RenewReply is a fresh certificate.
+type RenewReply struct {
+	Certificate []byte `json:"certificate"`
+	DeviceCA    []byte `json:"deviceCa"`
+	Generation  uint64 `json:"generation"`
+	Cell        Cell   `json:"cell"`
+}
+
+// RowsReply answers POST /v1/cells/{cell}/rows, whose body is a telemetry batch.
+type RowsReply struct {
+	Accepted  int               `json:"accepted"`
+	Duplicate int               `json:"duplicate"`
+	Refused   []RefusedRow      `json:"refused,omitempty"`
+	Acked     map[string]uint64 `json:"acked,omitempty"` // member -> newest sequence known
+	Directive uint64            `json:"directive"`       // newest sequence of the caller's group
+	Time      time.Time         `json:"time"`            // the coordinator's clock
+	Seeds     []string          `json:"seeds,omitempty"` // gossip addresses in the caller's cell
+}
+
+// RefusedRow says why one row of a batch was not taken.
+type RefusedRow struct {
+	Member string `json:"member"`
+	Reason string `json:"reason"`
+}
+
+// PresignRequest asks for URLs to objects. POST /v1/objects over mTLS or with a
+// function token: a device holds no AWS credentials.
+type PresignRequest struct {
+	Keys []string `json:"keys"` // at most 256
+}
+
+// PresignReply gives one URL a key, in order.
+type PresignReply struct {
+	URLs    []string  `json:"urls"`
+	Expires time.Time `json:"expires"`
+}
+
+// TokenRequest makes a join token. POST /v1/tokens.
+type TokenRequest struct {
+	Group  fleet.Group    `json:"group,omitempty"`
+	Kind   fleet.Kind     `json:"kind,omitempty"`
+	Labels fleet.Labels   `json:"labels,omitempty"` // labels every member that joins by it gets; they win over the member's own
+	Uses   int            `json:"uses,omitempty"`   // default 1
+	TTL    fleet.Duration `json:"ttl,omitempty"`    // default 1h
+}
+
+// Token is a join token as listed; Text is given once, when it is made.
+type Token struct {
+	ID      string       `json:"id"`
+	Text    string       `json:"text,omitempty"`
+	Group   fleet.Group  `json:"group"`
+	Kind    fleet.Kind   `json:"kind"`
+	Labels  fleet.Labels `json:"labels,omitempty"`
+	Uses    int          `json:"uses"`
+	Used    int          `json:"used"`
+	Expires time.Time    `json:"expires"`
+}
+
+// OperatorRequest makes an operator. POST /v1/operators.
+type OperatorRequest struct {
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+}
+
+// OperatorToken is an operator; Text is given once, when it is made.
+type OperatorToken struct {
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+	Text string `json:"text,omitempty"`
+}
+
+// AdmitRequest asks the coordinator to take up what a publisher put into the
+// bucket. POST /v1/releases.
+type AdmitRequest struct {
+	Team fleet.Team `json:"team"`
+}
+
+// ReleaseInfo is a release that the fleet may run. GET /v1/releases.
+type ReleaseInfo struct {
+	Release  fleet.Release      `json:"release"`
+	Admitted time.Time          `json:"admitted"`
+	By       string             `json:"by"`
+	Members  int                `json:"members"`           // that run it now
+	Metrics  map[string]float64 `json:"metrics,omitempty"` // evaluation results the publisher signed
+	Revoked  bool               `json:"revoked,omitempty"`
+}
+
+// ModelStatus is what one member runs, and should run, of one model.
+type ModelStatus struct {
+	Model       fleet.ModelName    `json:"model"`
+	Running     string             `json:"running,omitempty"` // ref, or the digest when it is not known
+	RunningRoot fleet.Digest       `json:"runningRoot,omitzero"`
+	Target      string             `json:"target,omitempty"`
+	Phase       fleet.Phase        `json:"phase"`
+	Arm         string             `json:"arm"`
+	Rollout     fleet.RolloutID    `json:"rollout,omitempty"`
+	Failure     fleet.FailureClass `json:"failure,omitempty"`
+	FailureCode string             `json:"failureCode,omitempty"`
+	Reason      string             `json:"reason"` // why it should run the target
+	Quarantined []fleet.Digest     `json:"quarantined,omitempty"`
+	Requests    uint64             `json:"requests"`
+	Errors      uint64             `json:"errors"`
+	Right       uint64             `json:"right"` // labelled predictions that were right
+	Wrong       uint64             `json:"wrong"`
+	P50         fleet.Duration     `json:"p50,omitempty"`
+	P95         fleet.Duration     `json:"p95,omitempty"`
+	BytesDone   int64              `json:"bytesDone,omitempty"`
+	BytesTotal  int64              `json:"bytesTotal,omitempty"`
+}
+
+// MemberInfo is a member. GET /v1/members, /v1/members/{id}.
+type MemberInfo struct {
+	Facts     fleet.Facts   `json:"facts"`
+	Cell      string        `json:"cell"`
+	Seen      time.Time     `json:"seen,omitzero"` // its newest row
+	Via       string        `json:"via,omitempty"` // how that row came: gossip, relay or direct
+	Directive uint64        `json:"directive"`     // the newest it acted on
+	Freshness string        `json:"freshness,omitempty"`
+	RSS       int64         `json:"rss,omitempty"` // bytes, of the agent
+	Models    []ModelStatus `json:"models"`
+	Revoked   bool          `json:"revoked,omitempty"`
+}
+
+// Explanation says in one screen why a member runs what it runs. GET
+// /v1/members/{id}/explain.
+type Explanation struct {
+	Member MemberInfo `json:"member"`
+	Lines  []string   `json:"lines"`
+}
+
+// RolloutRequest starts a rollout. POST /v1/rollouts.
+type RolloutRequest struct {
+	Model   fleet.ModelName `json:"model"`
+	Version fleet.Version   `json:"version"`
+	Group   fleet.Group     `json:"group,omitempty"`
+	Spec    json.RawMessage `json:"spec,omitempty"`   // a fleet.Spec, strict
+	Preset  string          `json:"preset,omitempty"` // instead of Spec
+	Reason  string          `json:"reason,omitempty"`
+}
+
+// Command is what an operator may tell a rollout. POST
+// /v1/rollouts/{id}/{command}.
+type Command string
+
+// The commands.
+const (
+	Pause    Command = "pause"
+	Resume   Command = "resume"
+	Abort    Command = "abort"
+	Rollback Command = "rollback"
+	Approve  Command = "approve"
+)
+
+// CommandRequest is the body of a command.
+type CommandRequest struct {
+	Reason string `json:"reason,omitempty"`
+	Hold   bool   `json:"hold,omitempty"` // pause: not even a failing gate rolls back
+}
+
+// StageInfo is how one stage stands.
+type StageInfo struct {
+	Name    string         `json:"name"`
+	State   string         `json:"state"`
+	Target  int            `json:"target"`  // members it should expose
+	Exposed int            `json:"exposed"` // members told
+	Since   time.Time      `json:"since,omitzero"`
+	Soak    fleet.Duration `json:"soak"`
+	Verdict *VerdictInfo   `json:"verdict,omitempty"`
+}
+
+// VerdictInfo is a gate engine's verdict with its evidence.
+type VerdictInfo struct {
+	Outcome  string          `json:"outcome"` // pass, fail or inconclusive
+	Reason   string          `json:"reason"`
+	At       time.Time       `json:"at"`
+	Gates    []GateInfo      `json:"gates"`
+	Evidence json.RawMessage `json:"evidence,omitempty"` // the exact input, for replay
+}
+
+// GateInfo is one gate's part in a verdict.
+type GateInfo struct {
+	Gate      string  `json:"gate"`
+	Outcome   string  `json:"outcome"`
+	Reason    string  `json:"reason"`
+	E         float64 `json:"e"`     // evidence against the release; fails at Threshold
+	PassE     float64 `json:"passE"` // evidence that it is not worse than tolerated
+	Threshold float64 `json:"threshold"`
+}
+
+// ArmInfo is what one side of a comparison reported while the rollout ran.
+type ArmInfo struct {
+	Members  int            `json:"members"`
+	Seen     int            `json:"seen"` // of them reported
+	Requests uint64         `json:"requests"`
+	Errors   uint64         `json:"errors"`
+	Right    uint64         `json:"right"`
+	Wrong    uint64         `json:"wrong"`
+	Fatal    int            `json:"fatal"` // members the release failed on
+	P50      fleet.Duration `json:"p50"`
+	P95      fleet.Duration `json:"p95"`
+	P99      fleet.Duration `json:"p99"`
+}
+
+// RolloutInfo is a rollout. GET /v1/rollouts, /v1/rollouts/{id}.
+type RolloutInfo struct {
+	ID          fleet.RolloutID `json:"id"`
+	Release     fleet.Release   `json:"release"`
+	From        string          `json:"from,omitempty"` // the stable release it began from
+	Group       fleet.Group     `json:"group"`
+	State       string          `json:"state"`
+	Reason      string          `json:"reason"` // why it is in that state, with numbers
+	Author      string          `json:"author"`
+	Started     time.Time       `json:"started"`
+	Ended       time.Time       `json:"ended,omitzero"`
+	Stage       int             `json:"stage"` // index into Stages
+	Stages      []StageInfo     `json:"stages"`
+	Population  int             `json:"population"`
+	EverExposed int             `json:"everExposed"` // members that ever ran the release
+	StillOn     int             `json:"stillOn"`     // members that run it now
+	Exposed     ArmInfo         `json:"exposed"`
+	Control     ArmInfo         `json:"control"`
+	Approvals   []string        `json:"approvals,omitempty"`
+	History     []Sample        `json:"history,omitempty"` // for charts, oldest first
+}
+
+// Sample is one point of a rollout's history.
+type Sample struct {
+	At      time.Time `json:"at"`
+	Exposed ArmInfo   `json:"exposed"` // cumulative since the rollout began
+	Control ArmInfo   `json:"control"`
+}
+
+// AuditEntry is one line of the audit log. GET /v1/audit?after=N.
+type AuditEntry struct {
+	Index   uint64          `json:"index"`
+	At      time.Time       `json:"at"`
+	Actor   string          `json:"actor"` // operator, "coordinator", or a member
+	Action  string          `json:"action"`
+	Subject string          `json:"subject"`
+	Reason  string          `json:"reason"`
+	Detail  json.RawMessage `json:"detail,omitempty"`
+}
+
+// Event is one message of the stream GET /v1/events (text/event-stream).
+type Event struct {
+	At      time.Time `json:"at"`
+	Kind    string    `json:"kind"` // member, rollout, release, directive, alarm
+	Subject string    `json:"subject"`
+	Text    string    `json:"text"`
+}
+
+// FleetInfo is the fleet in one look. GET /v1/fleet.
+type FleetInfo struct {
+	Name      string         `json:"name"`
+	Group     fleet.Group    `json:"group"`
+	Directive uint64         `json:"directive"`
+	Members   int            `json:"members"`
+	Reporting int            `json:"reporting"` // in the last three report periods
+	Functions int            `json:"functions"`
+	Running   map[string]int `json:"running"` // release ref -> members
+	Pack      PackInfo       `json:"pack"`
+}
+
+// PackInfo is the newest trust pack.
+type PackInfo struct {
+	Bytes   int          `json:"bytes"`
+	Digest  fleet.Digest `json:"digest"`
+	Signed  time.Time    `json:"signed"`
+	Expires time.Time    `json:"expires"` // of the timestamp role
+}
+
+// Problem is an error on the wire, as RFC 9457.
+type Problem struct {
+	Type   string `json:"type"` // "https://modelfleet.dev/problems/KIND"
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Kind   string `json:"kind"`
+	Hint   string `json:"hint,omitempty"`
+}

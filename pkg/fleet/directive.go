@@ -1,0 +1,165 @@
+package fleet
+
+import (
+	"time"
+)
+
+// Directive is the whole desired state of a group: what each member should run
+// now. It does not list members; each member finds itself by [Directive.Assign].
+// It is the bytes of TUF target "fleet/GROUP.json"; the order of its fields and
+// of Models (by name) is fixed so that the same state gives the same bytes.
+type Directive struct {
+	Schema   int         `json:"schema"` // 1
+	Group    Group       `json:"group"`
+	Sequence uint64      `json:"sequence"` // grows by one with every directive of the group
+	Issued   time.Time   `json:"issued"`
+	Models   []Placement `json:"models"` // sorted by Model
+}
+
+// DirectiveSchema is the schema number this code writes and reads.
+const DirectiveSchema = 1
+
+// TargetPath is the TUF target path of a group's directive.
+func (g Group) TargetPath() string { return "fleet/" + string(g) + ".json" }
+
+// PackKey is the object key of a group's trust pack.
+func (g Group) PackKey() string { return "packs/" + string(g) + ".pack.zst" }
+
+// Placement is what the members of a group should run of one model.
+type Placement struct {
+	Model   ModelName `json:"model"`
+	Stable  *Release  `json:"stable,omitempty"`  // absent: members outside a rollout run nothing
+	Rollout *Exposure `json:"rollout,omitempty"` // absent: no rollout of this model is under way
+}
+
+// Exposure is the part of a rollout that members act on.
+type Exposure struct {
+	ID         RolloutID `json:"id"`
+	Release    Release   `json:"release"`
+	Population Selector  `json:"population"` // who takes part: exposed or control
+	Rules      []Rule    `json:"rules"`      // exposed when any of them covers the member
+	AsOf       time.Time `json:"asOf"`       // members enrolled later get stable
+	NotBefore  time.Time `json:"notBefore,omitzero"`
+	Windows    []Window  `json:"windows,omitempty"` // when members may activate; empty: always
+	Soak       Duration  `json:"soak"`              // how long a member watches itself before it calls a release healthy
+	Health     Health    `json:"health"`
+}
+
+// Rule exposes the members that match the selector and whose position in the
+// rollout is below the bound.
+type Rule struct {
+	Selector Selector `json:"selector"`
+	Bound    Bound    `json:"bound"`
+}
+
+// Health is when a member, by itself, gives a release up while it soaks. Zero
+// values switch a limit off.
+type Health struct {
+	// FailStreak is how many observations in a row may fail before the release
+	// is taken for broken.
+	FailStreak int `json:"failStreak,omitempty"`
+	// Restarts is how often the application may lose the model (crash) within the soak.
+	Restarts int `json:"restarts,omitempty"`
+}
+
+// Arm says on which side of a comparison a member stands.
+type Arm uint8
+
+// The arms. Their numbers are on the wire (docs/formats/report.md).
+const (
+	NoArm   Arm = iota // no rollout of the model concerns the member
+	Exposed            // runs, or should run, the rollout's release
+	Control            // of the same population, stays on stable
+)
+
+// String is the arm's name.
+func (a Arm) String() string {
+	switch a {
+	case Exposed:
+		return "exposed"
+	case Control:
+		return "control"
+	default:
+		return "none"
+	}
+}
+
+// Assignment is what one member should run of one model, and why.
+type Assignment struct {
+	Model   ModelName
+	Release *Release  // nil: nothing
+	Variant Variant   // zero when Release is nil
+	Rollout RolloutID // the rollout that concerns the member, or ""
+	Arm     Arm
+	// Fallback is the release to return to when Release fails here; nil when
+	// there is none. Its variant for the member is FallbackVariant.
+	Fallback        *Release
+	FallbackVariant Variant
+	Exposure        *Exposure // set when Arm is not NoArm
+	Reason          string    // one sentence for people
+}
+
+// Assign derives what a member should run from a directive. It is the only
+// place that knows how exposure is computed: members and the coordinator call it.
+func (p Placement) Assign(f Facts) Assignment {
+	a := Assignment{Model: p.Model}
+	if p.Stable != nil {
+		if v, ok := p.Stable.For(f); ok {
+			a.Release, a.Variant = p.Stable, v
+			a.Reason = "stable is " + p.Stable.Ref()
+		} else {
+			a.Reason = "no variant of " + p.Stable.Ref() + " is for class " + f.Class()
+		}
+	} else {
+		a.Reason = "the model has no stable release yet"
+	}
+	x := p.Rollout
+	if x == nil {
+		return a
+	}
+	v, fits := x.Release.For(f)
+	switch {
+	case !x.Population.Matches(f):
+		a.Reason += "; outside the population of rollout " + string(x.ID)
+		return a
+	case f.Enrolled.After(x.AsOf):
+		a.Reason += "; enrolled after rollout " + string(x.ID) + " began"
+		return a
+	case !fits:
+		a.Reason += "; no variant of " + x.Release.Ref() + " is for class " + f.Class()
+		return a
+	}
+	a.Rollout, a.Exposure = x.ID, x
+	if !x.Covers(f) {
+		a.Arm = Control
+		a.Reason += "; control of rollout " + string(x.ID)
+		return a
+	}
+	a.Arm = Exposed
+	a.Fallback, a.FallbackVariant = a.Release, a.Variant
+	a.Release, a.Variant = &x.Release, v
+	a.Reason = "exposed to " + x.Release.Ref() + " by rollout " + string(x.ID)
+	return a
+}
+
+// Covers reports whether any rule exposes the member. It does not look at the
+// population or AsOf; [Placement.Assign] does.
+func (x *Exposure) Covers(f Facts) bool {
+	p := Position(x.ID, f.ID)
+	for _, r := range x.Rules {
+		if r.Bound.Covers(p) && r.Selector.Matches(f) {
+			return true
+		}
+	}
+	return false
+}
+
+// Placement returns the directive's part about a model.
+func (d Directive) Placement(m ModelName) (Placement, bool) {
+	for _, p := range d.Models {
+		if p.Model == m {
+			return p, true
+		}
+	}
+	return Placement{}, false
+}
