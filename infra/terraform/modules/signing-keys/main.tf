@@ -1,0 +1,68 @@
+# KMS keys for the roles that sign online: the coordinator (fleet and snapshot),
+# the timestamp, and one key a publisher team. Root and policy keys stay offline
+# and are not made here.
+#
+# All are ECDSA P-256, the one curve that TUF, model signing, KMS and TPMs share.
+
+terraform {
+  required_version = ">= 1.7"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.80, < 7"
+    }
+  }
+}
+
+locals {
+  signers = merge(
+    { coordinator = var.coordinator_principals, timestamp = var.timestamp_principals },
+    { for team, principals in var.publishers : "publisher-${team}" => principals },
+  )
+}
+
+resource "aws_kms_key" "this" {
+  for_each                 = local.signers
+  description              = "modelfleet ${var.fleet}: ${each.key}"
+  key_usage                = "SIGN_VERIFY"
+  customer_master_key_spec = "ECC_NIST_P256"
+  deletion_window_in_days  = 30
+  tags                     = merge(var.tags, { "modelfleet:fleet" = var.fleet, "modelfleet:role" = each.key })
+  policy                   = data.aws_iam_policy_document.this[each.key].json
+}
+
+resource "aws_kms_alias" "this" {
+  for_each      = local.signers
+  name          = "alias/modelfleet/${var.fleet}/${each.key}"
+  target_key_id = aws_kms_key.this[each.key].key_id
+}
+
+data "aws_iam_policy_document" "this" {
+  for_each = local.signers
+
+  statement {
+    sid       = "Administer"
+    actions   = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:Put*", "kms:Update*", "kms:Enable*", "kms:Disable*", "kms:TagResource", "kms:UntagResource", "kms:ScheduleKeyDeletion", "kms:CancelKeyDeletion"]
+    resources = ["*"]
+    principals {
+      type        = "AWS"
+      identifiers = var.administrators
+    }
+  }
+
+  # An administrator can not sign, and a signer can not administer.
+  statement {
+    sid       = "Sign"
+    actions   = ["kms:Sign", "kms:GetPublicKey", "kms:DescribeKey"]
+    resources = ["*"]
+    principals {
+      type        = "AWS"
+      identifiers = each.value
+    }
+    condition {
+      test     = "StringEqualsIfExists"
+      variable = "kms:SigningAlgorithm"
+      values   = ["ECDSA_SHA_256"]
+    }
+  }
+}
