@@ -139,6 +139,18 @@ type AdmitRequest struct {
 	Team fleet.Team `json:"team"`
 }
 
+// AdmitReply says what the admission of a publisher's role changed.
+type AdmitReply struct {
+	Admitted []ReleaseInfo `json:"admitted,omitempty"` // newly listed, now runnable
+	Known    []ReleaseInfo `json:"known,omitempty"`    // were admitted before
+	Revoked  []ReleaseInfo `json:"revoked,omitempty"`  // delisted by their publisher: no member may run them any more
+}
+
+// RevokeRequest takes a member's identity away. POST /v1/members/{id}/revoke.
+type RevokeRequest struct {
+	Reason string `json:"reason,omitempty"`
+}
+
 // ReleaseInfo is a release that the fleet may run. GET /v1/releases.
 type ReleaseInfo struct {
 	Release  fleet.Release      `json:"release"`
@@ -302,7 +314,9 @@ type AuditEntry struct {
 	Action  string          `json:"action"`
 	Subject string          `json:"subject"`
 	Reason  string          `json:"reason"`
-	Detail  json.RawMessage `json:"detail,omitempty"`
+	Detail  json.RawMessage `json:"detail,omitempty"` // compact JSON
+	Prev    fleet.Digest    `json:"prev,omitzero"`    // hash of the entry before
+	Hash    fleet.Digest    `json:"hash"`             // [AuditEntry.Sum]
 }
 
 // Event is one message of the stream GET /v1/events (text/event-stream).

@@ -1,0 +1,47 @@
+package api
+
+import (
+	"encoding/json"
+	"os"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Context is what an operator's commands need to reach a coordinator: a file of
+// mode 0600, since it holds the token.
+type Context struct {
+	Fleet string `json:"fleet"` // the fleet's name
+	URL   string `json:"url"`
+	Pin   string `json:"pin"`
+	Token string `json:"token"`
+}
+
+// LoadContext reads a context file.
+func LoadContext(path string) (Context, error) {
+	var c Context
+	b, err := os.ReadFile(path)
+	if err != nil {
+		kind := fault.Invalid
+		if os.IsNotExist(err) {
+			kind = fault.NotFound
+		}
+		return c, fault.New(kind, "read context", path, err).
+			WithHint("the coordinator writes the first one into its data folder as admin.context.json")
+	}
+	if err := fleet.DecodeStrict(b, &c); err != nil {
+		return c, fault.New(fault.Invalid, "read context", path, err)
+	}
+	return c, nil
+}
+
+// Encode is the file's content.
+func (c Context) Encode() ([]byte, error) {
+	b, err := json.MarshalIndent(c, "", "  ")
+	return append(b, '\n'), err
+}
+
+// Client is a client with the context's URL, pin and token.
+func (c Context) Client() (*Client, error) {
+	return NewClient(Options{URL: c.URL, Pin: c.Pin, Token: c.Token})
+}
