@@ -1,0 +1,179 @@
+package play
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// Act is one scene of the demo and how it came out.
+type Act struct {
+	Name    string  `json:"name"`
+	OK      bool    `json:"ok"`
+	Seconds float64 `json:"seconds"`
+	Why     string  `json:"why"` // what was shown, or what went wrong
+}
+
+// Figure is something the demo measured.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+// narrator tells the story: one line an event, a progress bar where something
+// is waited for. On a terminal the bar moves; elsewhere each stage of it is a
+// line. It is safe for concurrent use.
+type narrator struct {
+	out   io.Writer
+	color bool
+	live  bool // a terminal: bars are redrawn in place
+	began time.Time
+
+	mu      sync.Mutex
+	bar     string // the bar on screen, "" when there is none
+	acts    []Act
+	figures []Figure
+}
+
+func newNarrator(out io.Writer) *narrator {
+	n := &narrator{out: out, began: time.Now()}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		n.live, n.color = true, os.Getenv("NO_COLOR") == ""
+	}
+	return n
+}
+
+const (
+	dim, bold, red, green, yellow, cyan = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
+	plain                               = "\x1b[0m"
+)
+
+func (n *narrator) paint(style, s string) string {
+	if !n.color {
+		return s
+	}
+	return style + s + plain
+}
+
+// line writes one line above the bar, if there is one.
+func (n *narrator) line(s string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clear()
+	fmt.Fprintln(n.out, s)
+	fmt.Fprint(n.out, n.bar)
+}
+
+func (n *narrator) clear() {
+	if n.bar != "" {
+		fmt.Fprint(n.out, "\r\x1b[K")
+	}
+}
+
+// say tells an event, with the time since the demo began.
+func (n *narrator) say(format string, args ...any) {
+	at := time.Since(n.began).Seconds()
+	n.line(n.paint(dim, fmt.Sprintf("%7.1fs ", at)) + " " + fmt.Sprintf(format, args...))
+}
+
+// command shows a command that is being run, as one would type it.
+func (n *narrator) command(args ...string) {
+	quoted := make([]string, len(args))
+	for i, a := range args {
+		quoted[i] = a
+		if a == "" || strings.ContainsAny(a, " \t\"'$*(){}!<>|&;") {
+			quoted[i] = "'" + a + "'"
+		}
+	}
+	n.say("%s", n.paint(cyan, "$ "+strings.Join(quoted, " ")))
+}
+
+// progress draws how far something is. done == total ends the bar.
+func (n *narrator) progress(what string, done, total int) {
+	if !n.live {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clear()
+	n.bar = ""
+	if done < total {
+		const width = 32
+		full := width * done / max(total, 1)
+		n.bar = fmt.Sprintf("          [%s%s] %d/%d %s", strings.Repeat("#", full), strings.Repeat(".", width-full), done, total, what)
+		fmt.Fprint(n.out, n.bar)
+	}
+}
+
+// act tells one scene: f does it and returns what was shown. An error ends the
+// act badly and is returned.
+func (n *narrator) act(name string, f func() (string, error)) error {
+	n.line("\n" + n.paint(bold, fmt.Sprintf("%d. %s", len(n.acts)+1, name)))
+	start := time.Now()
+	why, err := f()
+	n.progress("", 0, 0)
+	a := Act{Name: name, OK: err == nil, Seconds: time.Since(start).Round(time.Millisecond).Seconds(), Why: why}
+	if err != nil {
+		a.Why = err.Error()
+		n.say("%s %s", n.paint(red, "FAILED"), err)
+	} else {
+		n.say("%s %s", n.paint(green, "ok"), why)
+	}
+	n.mu.Lock()
+	n.acts = append(n.acts, a)
+	n.mu.Unlock()
+	return err
+}
+
+// figure records something measured.
+func (n *narrator) figure(name string, value float64, unit string) {
+	n.mu.Lock()
+	n.figures = append(n.figures, Figure{Name: name, Value: value, Unit: unit})
+	n.mu.Unlock()
+}
+
+// summary is the table at the end.
+func (n *narrator) summary() {
+	n.line("\n" + n.paint(bold, "Summary"))
+	for i, a := range n.acts {
+		mark := n.paint(green, "ok    ")
+		if !a.OK {
+			mark = n.paint(red, "FAILED")
+		}
+		why, _, _ := strings.Cut(a.Why, "\n")
+		n.line(fmt.Sprintf("  %2d  %s %6.1fs  %-44s %s", i+1, mark, a.Seconds, a.Name, n.paint(dim, why)))
+	}
+	n.line("")
+	for _, f := range n.figures {
+		n.line(fmt.Sprintf("  %-52s %10.4g %s", f.Name, f.Value, f.Unit))
+	}
+}
+
+// report is the demo's outcome as one JSON object.
+func (n *narrator) report(w io.Writer) error {
+	figures := make(map[string]Figure, len(n.figures))
+	for _, f := range n.figures {
+		figures[f.Name] = f
+	}
+	return json.NewEncoder(w).Encode(struct {
+		Acts    []Act             `json:"acts"`
+		Figures map[string]Figure `json:"figures"`
+	}{n.acts, figures})
+}
+
+// ok reports whether every act came out as it should.
+func (n *narrator) ok() bool {
+	for _, a := range n.acts {
+		if !a.OK {
+			return false
+		}
+	}
+	return len(n.acts) > 0
+}
