@@ -4,7 +4,7 @@ GO    ?= go
 ARGS  ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Reproducible: no paths, no build ids, no cgo.
-BUILD  = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X github.com/modelfleet/modelfleet/pkg/version.Version=$(VERSION)"
+BUILD  = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$(VERSION)"
 BINS   = agent/cmd/modelfleet-agent coordinator/cmd/modelfleet-coordinator coordinator/cmd/modelfleet
 
 .PHONY: help
