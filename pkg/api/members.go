@@ -13,28 +13,22 @@ import (
 // Enrol asks for an identity. It may be repeated with the same key: the token is
 // used up only once.
 func (c *Client) Enrol(ctx context.Context, r EnrolRequest) (EnrolReply, error) {
-	var out EnrolReply
-	err := c.do(ctx, call{op: "enrol", subject: string(r.Member), method: http.MethodPost, path: "/v1/enrol", in: r, out: &out})
-	return out, err
+	return ask[EnrolReply](ctx, c, call{op: "enrol", subject: string(r.Member), method: http.MethodPost, path: "/v1/enrol", in: r})
 }
 
 // Renew asks for a fresh certificate.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (RenewReply, error) {
-	var out RenewReply
-	err := c.do(ctx, call{op: "renew certificate", method: http.MethodPost, path: "/v1/renew", in: r, out: &out})
-	return out, err
+	return ask[RenewReply](ctx, c, call{op: "renew certificate", method: http.MethodPost, path: "/v1/renew", in: r})
 }
 
 // SendRows hands over a batch of signed rows. Rows are cumulative, so sending
 // one twice does no harm.
 func (c *Client) SendRows(ctx context.Context, cell string, batch []byte) (RowsReply, error) {
-	var out RowsReply
-	err := c.do(ctx, call{
+	return ask[RowsReply](ctx, c, call{
 		op: "send rows", subject: cell, method: http.MethodPost,
 		path: "/v1/cells/" + url.PathEscape(cell) + "/rows",
-		body: batch, header: http.Header{"Content-Type": {"application/octet-stream"}}, out: &out,
+		body: batch, header: http.Header{"Content-Type": {"application/octet-stream"}},
 	})
-	return out, err
 }
 
 // PackReply is a trust pack, or the news that there is no newer one.
@@ -72,7 +66,5 @@ func (c *Client) Pack(ctx context.Context, g fleet.Group, etag string, wait time
 
 // Presign asks for URLs to objects of the bucket, at most 256.
 func (c *Client) Presign(ctx context.Context, keys []string) (PresignReply, error) {
-	var out PresignReply
-	err := c.do(ctx, call{op: "presign objects", method: http.MethodPost, path: "/v1/objects", in: PresignRequest{Keys: keys}, out: &out})
-	return out, err
+	return ask[PresignReply](ctx, c, call{op: "presign objects", method: http.MethodPost, path: "/v1/objects", in: PresignRequest{Keys: keys}})
 }

@@ -1,0 +1,238 @@
+// Package store is what the coordinator remembers, in small interfaces, one for
+// each nature of thing. The records are plain values; store/sqlite keeps them
+// in one file, and store/storetest is the contract that any implementation has
+// to pass.
+//
+// Two promises hold for every method. It is one transaction: all of it happened
+// or nothing. And an audit [audit.Note] given along with a change is written in
+// that same transaction, so that no change is without its entry and no entry
+// without its change.
+//
+// Users declare the interface they need; the ones here are grouped for the
+// conformance suite and for documentation.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// KeyID is the short name of a member's key: the first 8 bytes of the SHA-256 of
+// its SubjectPublicKeyInfo.
+type KeyID [8]byte
+
+// Member is an enrolled member.
+type Member struct {
+	Facts      fleet.Facts
+	PublicKey  []byte // SubjectPublicKeyInfo, DER
+	KeyID      KeyID
+	Cell       string
+	Generation uint64    // of its newest certificate
+	Confirmed  bool      // the newest certificate was shown in a handshake
+	Expires    time.Time // of the newest certificate
+	Token      string    // id of the join token it came by
+	GossipAddr string    // host:port, or ""
+	Locked     string    // why its identity is locked, or ""
+	Revoked    bool
+}
+
+// Members keeps the inventory.
+type Members interface {
+	// Members lists every member ever enrolled, by id.
+	Members(ctx context.Context) ([]Member, error)
+	// Enrol adds m and uses up one use of its token. With the same id and public
+	// key enrolled by the same token it changes the certificate's fields only,
+	// so that a lost answer costs no use. A taken id is a Conflict, a token that
+	// is spent, expired at now or unknown is Denied.
+	Enrol(ctx context.Context, m Member, now time.Time, note audit.Note) error
+	// SaveMember replaces a known member.
+	SaveMember(ctx context.Context, m Member, notes ...audit.Note) error
+}
+
+// Cell is one gossip pool.
+type Cell struct {
+	ID   string // "SITE/N"
+	Site string
+	Key  []byte
+}
+
+// Cells keeps the gossip pools and their keys.
+type Cells interface {
+	Cells(ctx context.Context) ([]Cell, error)
+	// AddCell adds a cell; one that is there stays as it is.
+	AddCell(ctx context.Context, c Cell) error
+}
+
+// Token is a join token. The secret is kept as a hash only.
+type Token struct {
+	api.Token
+	SecretHash fleet.Digest
+	By         string
+}
+
+// Tokens keeps the join tokens.
+type Tokens interface {
+	AddToken(ctx context.Context, t Token, note audit.Note) error
+	// Token is one token; NotFound when there is none of the id.
+	Token(ctx context.Context, id string) (Token, error)
+	Tokens(ctx context.Context) ([]Token, error)
+	DeleteToken(ctx context.Context, id string, note audit.Note) error
+}
+
+// Operator is a person or a program that may use the operators' API.
+type Operator struct {
+	Name      string
+	Role      api.Role
+	TokenHash fleet.Digest
+	Created   time.Time
+}
+
+// Operators keeps them.
+type Operators interface {
+	// AddOperator adds one; a taken name is a Conflict.
+	AddOperator(ctx context.Context, o Operator, note audit.Note) error
+	// OperatorByToken finds the operator whose token has the hash; NotFound.
+	OperatorByToken(ctx context.Context, hash fleet.Digest) (Operator, error)
+	Operators(ctx context.Context) ([]Operator, error)
+	DeleteOperator(ctx context.Context, name string, note audit.Note) error
+}
+
+// Row is the newest signed row of one epoch of one member.
+type Row struct {
+	KeyID    KeyID
+	Epoch    uint64
+	Seq      uint64
+	Received time.Time
+	Via      string // gossip, relay or direct
+	Bytes    []byte // as signed
+}
+
+// Rows keeps the newest row of each (member, epoch).
+type Rows interface {
+	Rows(ctx context.Context) ([]Row, error)
+	// SaveRows keeps of each (KeyID, Epoch) the row with the highest Seq.
+	SaveRows(ctx context.Context, rows []Row) error
+}
+
+// Release is a release that was admitted.
+type Release struct {
+	fleet.Release
+	Admitted time.Time
+	By       string
+	Metrics  map[string]float64
+	Revoked  bool
+}
+
+// Admission is what one reading of a publisher's role changed.
+type Admission struct {
+	Team     fleet.Team
+	Admitted []Release
+	Revoked  []string // refs that are no longer listed
+}
+
+// Releases keeps what the fleet may run.
+type Releases interface {
+	// Releases lists every release ever admitted, newest first.
+	Releases(ctx context.Context) ([]Release, error)
+	Admit(ctx context.Context, a Admission, notes ...audit.Note) error
+}
+
+// Rollout is a rollout as it stands.
+type Rollout struct {
+	ID       fleet.RolloutID
+	Group    fleet.Group
+	Release  fleet.Release
+	From     string // ref of the stable release it began from, or ""
+	Author   string
+	Started  time.Time
+	Ended    time.Time // zero while it lives
+	Spec     json.RawMessage
+	Status   json.RawMessage // rollout.Status
+	Analysis json.RawMessage // analysis.State, of the stage it is in
+	Standing json.RawMessage // intake's base lines of its members
+	Verdict  json.RawMessage // the newest api.VerdictInfo, with evidence
+	Verdicts json.RawMessage // the last api.VerdictInfo of each stage
+	Ever     []fleet.MemberID
+}
+
+// Command is an operator's word to a rollout that no decision has used yet.
+type Command struct {
+	ID      int64
+	Rollout fleet.RolloutID
+	Command api.Command
+	By      string
+	Reason  string
+	Hold    bool
+	At      time.Time
+}
+
+// Rollouts keeps rollouts and what was said to them.
+type Rollouts interface {
+	// Rollouts lists all of them, newest first; live ones only when live is set.
+	Rollouts(ctx context.Context, live bool) ([]Rollout, error)
+	Rollout(ctx context.Context, id fleet.RolloutID) (Rollout, error)
+	// AddRollout adds one; a taken id is a Conflict.
+	AddRollout(ctx context.Context, r Rollout, note audit.Note) error
+	AddCommand(ctx context.Context, c Command, note audit.Note) error
+	// Commands lists those that no decision has used, oldest first.
+	Commands(ctx context.Context) ([]Command, error)
+	// Samples is a rollout's history for charts, oldest first.
+	Samples(ctx context.Context, id fleet.RolloutID) ([]api.Sample, error)
+}
+
+// Directive is a directive as decided, and whether members can see it.
+type Directive struct {
+	Group     fleet.Group
+	Sequence  uint64
+	Body      []byte // JSON of fleet.Directive: the bytes that are signed
+	Issued    time.Time
+	Published time.Time // zero until its pack is in the bucket
+}
+
+// Decision is the outcome of one turn of the loop.
+type Decision struct {
+	Rollouts  []Rollout // replaced as a whole
+	Used      []int64   // ids of commands
+	Samples   map[fleet.RolloutID]api.Sample
+	Directive *Directive // its Sequence must follow the group's newest
+	Notes     []audit.Note
+}
+
+// Decisions keeps directives and takes whole decisions.
+type Decisions interface {
+	// Commit writes a decision in one transaction. A directive that does not
+	// follow the newest is a Conflict: another coordinator decides here.
+	Commit(ctx context.Context, d Decision) error
+	// Directive is the group's newest; NotFound when there is none.
+	Directive(ctx context.Context, g fleet.Group) (Directive, error)
+	// MarkPublished notes that members can see the directive.
+	MarkPublished(ctx context.Context, g fleet.Group, sequence uint64, at time.Time, notes ...audit.Note) error
+}
+
+// AuditLog is the append-only log.
+type AuditLog interface {
+	audit.Reader
+	// AuditTail is the newest n entries, oldest first.
+	AuditTail(ctx context.Context, n int) ([]api.AuditEntry, error)
+	// Append adds entries that go with no other change.
+	Append(ctx context.Context, notes ...audit.Note) error
+}
+
+// Store is all of it, as one implementation gives it.
+type Store interface {
+	Members
+	Cells
+	Tokens
+	Operators
+	Rows
+	Releases
+	Rollouts
+	Decisions
+	AuditLog
+	Close() error
+}
