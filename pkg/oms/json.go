@@ -1,0 +1,78 @@
+package oms
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// maxDepth bounds how deep strict JSON may nest.
+const maxDepth = 32
+
+// decodeStrict reads one JSON value into v. It refuses what encoding/json lets
+// pass and two readers may understand differently: duplicate keys, keys that
+// differ by case only, unknown fields, and anything after the value.
+func decodeStrict(data []byte, v any) error {
+	if err := checkKeys(data); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	return dec.Decode(v)
+}
+
+// checkKeys walks the tokens of one JSON value. encoding/json matches keys
+// without regard to case and lets the last one win, so a key is refused when
+// its lower-case form was already there.
+func checkKeys(data []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := checkValue(dec, 0); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
+
+func checkValue(dec *json.Decoder, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("nested deeper than %d", maxDepth)
+	}
+	tok, err := dec.Token()
+	if err != nil {
+		return err
+	}
+	switch tok {
+	case json.Delim('['):
+		for dec.More() {
+			if err := checkValue(dec, depth+1); err != nil {
+				return err
+			}
+		}
+		_, err = dec.Token()
+	case json.Delim('{'):
+		seen := map[string]bool{}
+		for dec.More() {
+			tok, err := dec.Token()
+			if err != nil {
+				return err
+			}
+			key, _ := tok.(string)
+			if fold := strings.ToLower(key); seen[fold] {
+				return fmt.Errorf("key %q twice, or twice but for case", key)
+			} else {
+				seen[fold] = true
+			}
+			if err := checkValue(dec, depth+1); err != nil {
+				return err
+			}
+		}
+		_, err = dec.Token()
+	}
+	return err
+}
