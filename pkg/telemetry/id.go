@@ -1,0 +1,60 @@
+package telemetry
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// KeyID names a member's key: the first 8 bytes of SHA-256 of its
+// SubjectPublicKeyInfo.
+type KeyID [8]byte
+
+// KeyIDOf is the id of a public key.
+func KeyIDOf(pub *ecdsa.PublicKey) (KeyID, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return KeyID{}, fault.New(fault.Invalid, "name key", "", err)
+	}
+	sum := sha256.Sum256(der)
+	return KeyID(sum[:8]), nil
+}
+
+// String is the id in hex.
+func (k KeyID) String() string { return hex.EncodeToString(k[:]) }
+
+// Prefix stands for a release, a rollout or a model in a row: 8 bytes of a
+// SHA-256. The zero prefix stands for none.
+type Prefix [8]byte
+
+// String is the prefix in hex, or "-" for none.
+func (p Prefix) String() string {
+	if p.IsZero() {
+		return "-"
+	}
+	return hex.EncodeToString(p[:])
+}
+
+// IsZero reports whether p stands for nothing.
+func (p Prefix) IsZero() bool { return p == Prefix{} }
+
+// ReleasePrefix stands for the release whose OMS root digest is d.
+func ReleasePrefix(d fleet.Digest) Prefix { return Prefix(d[:8]) }
+
+// RolloutPrefix stands for a rollout; "" gives the zero prefix.
+func RolloutPrefix(id fleet.RolloutID) Prefix { return nameOf(string(id)) }
+
+// ModelPrefix stands for a model; "" gives the zero prefix.
+func ModelPrefix(m fleet.ModelName) Prefix { return nameOf(string(m)) }
+
+func nameOf(s string) Prefix {
+	if s == "" {
+		return Prefix{}
+	}
+	sum := sha256.Sum256([]byte(s))
+	return Prefix(sum[:8])
+}
