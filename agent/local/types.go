@@ -1,0 +1,115 @@
+package local
+
+import (
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Listing answers GET /v1/models.
+type Listing struct {
+	Member    fleet.MemberID `json:"member"`
+	Agent     string         `json:"agent"`               // version
+	Directive uint64         `json:"directive"`           // sequence of the newest one acted on
+	Freshness string         `json:"freshness,omitempty"` // fresh, stale or untrusted
+	Refused   string         `json:"refused,omitempty"`   // why the newest trust pack was not believed
+	Models    []Model        `json:"models"`
+}
+
+// Model is how one model stands on this device. GET /v1/models/{model}.
+type Model struct {
+	Name        fleet.ModelName    `json:"name"`
+	Serving     *Release           `json:"serving,omitempty"` // what Load gives
+	Previous    *Release           `json:"previous,omitempty"`
+	Want        string             `json:"want,omitempty"` // what the directive says it should run
+	Phase       fleet.Phase        `json:"phase"`
+	Since       time.Time          `json:"since,omitzero"`
+	Why         string             `json:"why,omitempty"`    // why it is in that phase
+	Reason      string             `json:"reason,omitempty"` // why it should run what it should
+	Arm         string             `json:"arm"`
+	Rollout     fleet.RolloutID    `json:"rollout,omitempty"`
+	Failure     fleet.FailureClass `json:"failure,omitempty"`
+	FailureCode string             `json:"failureCode,omitempty"`
+	FailureText string             `json:"failureText,omitempty"`
+	Quarantined []Refused          `json:"quarantined,omitempty"`
+	BytesDone   int64              `json:"bytesDone,omitempty"`
+	BytesTotal  int64              `json:"bytesTotal,omitempty"`
+}
+
+// Release is verified files on this device.
+type Release struct {
+	Ref  string       `json:"ref"`  // "detector@1.5.0"
+	Root fleet.Digest `json:"root"` // names exactly these bytes
+	Path string       `json:"path"` // folder, absolute, read-only
+}
+
+// Refused is a release that failed on this device.
+type Refused struct {
+	Ref  string       `json:"ref"`
+	Root fleet.Digest `json:"root"`
+	Code string       `json:"code"`
+	Text string       `json:"text"`
+	At   time.Time    `json:"at"`
+}
+
+// LoadRequest asks for the current release. POST /v1/models/{model}/load.
+type LoadRequest struct {
+	// App names the application on this device. Loading the same release twice
+	// under one name without unloading counts as a crash of the application.
+	App string `json:"app"`
+}
+
+// Loaded is a release given to an application, with the lease it holds.
+type Loaded struct {
+	Release
+	Model fleet.ModelName `json:"model"`
+	Lease string          `json:"lease"`
+	// TTL is how long the lease lasts without a sign of life; observe and a
+	// watch with the lease are signs of life.
+	TTL fleet.Duration `json:"ttl"`
+}
+
+// UnloadRequest gives a lease back. POST /v1/models/{model}/unload.
+type UnloadRequest struct {
+	Lease string `json:"lease"`
+	// Failed says that the release could not be loaded, and why. While the
+	// release is watched, that is a failure of the release.
+	Failed string `json:"failed,omitempty"`
+}
+
+// ObserveRequest reports what an application observed with one release. POST
+// /v1/models/{model}/observe.
+type ObserveRequest struct {
+	Lease        string        `json:"lease,omitempty"`
+	Root         fleet.Digest  `json:"root"` // of the release that was used
+	Observations []Observation `json:"observations"`
+}
+
+// Observation is one use of the model.
+type Observation struct {
+	Micros int64    `json:"micros"`          // how long it took, in microseconds
+	Error  bool     `json:"error,omitempty"` // it failed
+	Score  *float64 `json:"score,omitempty"` // what was predicted, or how sure the model was
+	Right  *bool    `json:"right,omitempty"` // whether it was right, where the truth is known
+}
+
+// Loss is an application that lost a release.
+type Loss struct {
+	Model fleet.ModelName
+	Root  fleet.Digest
+	App   string
+	Why   string // for people
+	// Fatal: the application said that the release does not load.
+	Fatal bool
+}
+
+// Host is the agent as this API sees it. Its methods may be called from many
+// goroutines and do not block on I/O.
+type Host interface {
+	// Listing is how things stand now, models sorted by name.
+	Listing() Listing
+	// Observe takes observations made with the release that root names.
+	Observe(model fleet.ModelName, root fleet.Digest, obs []Observation)
+	// Lost tells that an application lost a release without unloading it.
+	Lost(Loss)
+}

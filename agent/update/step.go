@@ -1,0 +1,365 @@
+package update
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Step moves a model's state by one event and says what to do about it. The
+// caller persists the state before it carries any effect out.
+func Step(st State, ev Event) (State, []Effect) {
+	m := machine{st: st.clone(), ev: ev}
+	switch ev.Kind {
+	case Tick:
+		m.tick()
+	case Assigned:
+		m.st.Want, m.st.Terms = ev.Offer, ev.Terms
+		m.reconcile()
+	case Fetched:
+		if m.answers(fleet.Downloading) {
+			m.verified("every byte is on disk and verified")
+		}
+	case FetchFailed:
+		if m.answers(fleet.Downloading) {
+			m.missed(ev.Failure)
+		}
+	case ProbePassed:
+		if m.answers(fleet.Verified) {
+			m.st.Tries, m.st.RetryAt = 0, time.Time{}
+			m.enter(fleet.Staged, "the self-test passed")
+			m.activate()
+		}
+	case ProbeFailed:
+		if m.answers(fleet.Verified) {
+			m.refused()
+		}
+	case Switched:
+		m.switched()
+	case SwitchFailed:
+		m.stuck()
+	case Sick:
+		if ev.Root == m.st.Running.Root && !ev.Root.IsZero() && !m.st.Running.Good {
+			m.blame(ev.Failure, m.st.Running.Offer)
+			m.reconcile()
+		}
+	case Revoked:
+		m.revoke()
+	case Lifted:
+		m.st.Quarantined = slices.DeleteFunc(m.st.Quarantined, func(q Quarantine) bool { return q.Root == ev.Root })
+		m.reconcile()
+	case Restarted:
+		m.restart()
+	}
+	if keep := m.st.Keep(); ev.Kind == Restarted || dropped(st.Keep(), keep) {
+		m.do(Effect{Kind: Keep, Key: m.key("keep"), Bundles: keep})
+	}
+	return m.st, m.effects
+}
+
+// dropped reports whether now lacks something that was kept before.
+func dropped(before, now []fleet.Digest) bool {
+	return slices.ContainsFunc(before, func(d fleet.Digest) bool { return !slices.Contains(now, d) })
+}
+
+// machine is one call of Step in progress.
+type machine struct {
+	st      State
+	ev      Event
+	effects []Effect
+}
+
+// enter moves to phase p, which must be a legal edge or no move at all.
+func (m *machine) enter(p fleet.Phase, why string, args ...any) {
+	if p != m.st.Phase && !legal(m.st.Phase, p) {
+		panic(fmt.Sprintf("update: no edge from %s to %s", m.st.Phase, p)) // a bug; the laws look for it
+	}
+	m.st.Phase, m.st.Since, m.st.Why = p, m.ev.At, fmt.Sprintf(why, args...)
+}
+
+func (m *machine) do(e Effect) {
+	e.Model = m.st.Model
+	m.effects = append(m.effects, e)
+}
+
+// key names an effect of the present attempt.
+func (m *machine) key(what string) string { return fmt.Sprintf("%s/%d", what, m.st.Attempt) }
+
+// answers reports whether the event answers the effect that phase p waits for.
+func (m *machine) answers(p fleet.Phase) bool {
+	return m.st.Phase == p && m.ev.Key == m.key(awaits(p).String())
+}
+
+// awaits is the effect that a phase waits for the answer of.
+func awaits(p fleet.Phase) EffectKind {
+	switch p {
+	case fleet.Downloading:
+		return Fetch
+	case fleet.Verified:
+		return Probe
+	}
+	return Switch
+}
+
+// again asks once more for the effect that the present phase waits for.
+func (m *machine) again() {
+	kind := awaits(m.st.Phase)
+	offer := m.st.Target
+	if m.st.Leaving {
+		offer = m.st.Fallback.Offer
+	}
+	m.do(Effect{Kind: kind, Key: m.key(kind.String()), Offer: offer})
+}
+
+// switching reports whether a switch is in flight; everything else waits for it.
+func (m *machine) switching() bool { return m.st.Phase == fleet.Activating || m.st.Leaving }
+
+// reconcile compares what should run with what does, and begins what follows.
+// It looks at the state only, so a lost or repeated event costs nothing.
+func (m *machine) reconcile() {
+	st := &m.st
+	switch want := st.Want.Bundle; {
+	case m.switching():
+	case !st.Running.IsZero() && st.IsQuarantined(st.Running.Root):
+		m.leave()
+	case want == st.Running.Bundle:
+		m.hold()
+	case st.IsQuarantined(st.Want.Root):
+		m.cancel()
+		if st.Phase != fleet.Quarantined {
+			m.enter(fleet.Quarantined, "%s failed here before; it is not tried again until an operator lifts it", st.Want.Ref)
+		}
+	case want == st.Target.Bundle && (st.Attempting() || st.waits()):
+		st.Target = st.Want
+		m.advance()
+	default:
+		m.begin()
+	}
+}
+
+// hold settles a device that already runs what it should.
+func (m *machine) hold() {
+	m.cancel()
+	switch {
+	case m.st.Phase == fleet.Soaking:
+	case m.st.Attempting() || m.st.waits():
+		m.enter(fleet.Withdrawn, "the offer of %s was taken back before the switch", m.st.Target.Ref)
+	case m.st.Phase == fleet.Quarantined:
+		m.enter(fleet.Withdrawn, "the refused release is no longer offered")
+	}
+	if !m.st.Running.IsZero() {
+		m.st.Running.Offer = m.st.Want // the same bundle, perhaps under another ref
+	}
+}
+
+// begin starts on a new offer.
+func (m *machine) begin() {
+	m.cancel()
+	m.st.Target, m.st.Tries, m.st.RetryAt = m.st.Want, 0, time.Time{}
+	if !m.returns() {
+		m.st.Failure = Failure{}
+	}
+	m.launch(m.st.Terms.Reason)
+}
+
+// returns reports whether running Want means going back: to nothing, or to the
+// release kept on disk that was good here. An exposed member does not go back
+// but tries the release as if it were new.
+func (m *machine) returns() bool {
+	want := m.st.Want.Bundle
+	return want.IsZero() || want == m.st.Fallback.Bundle && m.st.Terms.Arm != fleet.Exposed
+}
+
+// launch begins an attempt, the first or a later one, to run Want.
+func (m *machine) launch(why string) {
+	st := &m.st
+	st.Attempt++
+	st.Return = m.returns()
+	switch {
+	case st.Want.IsZero():
+		m.toSwitch("nothing should run here any more")
+	case st.Return:
+		m.toSwitch("returning to %s, kept on disk", st.Want.Ref)
+	default:
+		m.enter(fleet.Offered, "%s", why)
+		m.advance()
+	}
+}
+
+// advance takes an attempt as far as it can go now.
+func (m *machine) advance() {
+	st := &m.st
+	switch st.Phase {
+	case fleet.Failed:
+		if !m.ev.At.Before(st.RetryAt) {
+			m.launch("trying again after: " + st.Failure.Text)
+		}
+	case fleet.Offered:
+		switch {
+		case m.ev.At.Before(st.RetryAt):
+		case st.Target.Bundle == st.Fallback.Bundle:
+			m.verified("its files are still on disk")
+		default:
+			m.enter(fleet.Downloading, "fetching %d bytes", st.Target.Size)
+			m.again()
+		}
+	case fleet.Staged:
+		m.activate()
+	}
+}
+
+func (m *machine) verified(why string) {
+	m.st.Tries, m.st.RetryAt = 0, time.Time{}
+	m.enter(fleet.Verified, "%s", why)
+	m.again()
+}
+
+// activate switches when the terms allow it.
+func (m *machine) activate() {
+	switch t := m.st.Terms; {
+	case m.ev.At.Before(t.NotBefore):
+		m.st.Why = "waits until " + t.NotBefore.Format(time.RFC3339)
+	case !fleet.Open(t.Windows, m.ev.At):
+		m.st.Why = "waits for its window"
+		m.st.Since = m.ev.At
+	default:
+		m.toSwitch("switching to %s", m.st.Target.Ref)
+	}
+}
+
+func (m *machine) toSwitch(why string, args ...any) {
+	m.st.RetryAt = time.Time{}
+	m.enter(fleet.Activating, why, args...)
+	m.again()
+}
+
+// cancel stops the effect of an attempt that is given up for another.
+func (m *machine) cancel() {
+	switch m.st.Phase {
+	case fleet.Downloading, fleet.Verified:
+		m.do(Effect{Kind: Cancel, Key: m.key(awaits(m.st.Phase).String())})
+	}
+}
+
+// switched takes note of what applications are given now.
+func (m *machine) switched() {
+	st := &m.st
+	if !m.switching() || m.ev.Key != m.key(Switch.String()) {
+		return
+	}
+	old := st.Running
+	switch {
+	case st.Leaving:
+		st.Running, st.Fallback = st.Fallback, Held{}
+		st.Leaving = false
+		m.settleBack()
+	case st.Return:
+		st.Running = Held{Offer: st.Target, Good: !st.Target.IsZero()}
+		st.Fallback = m.asFallback(old, Held{})
+		m.settleBack()
+	default:
+		st.Running = Held{Offer: st.Target, Good: false}
+		st.Fallback = m.asFallback(old, st.Fallback)
+		m.soak()
+	}
+	m.reconcile()
+}
+
+// asFallback is old when it was good and may be returned to, else what there was.
+func (m *machine) asFallback(old, kept Held) Held {
+	if old.Good && !m.st.IsQuarantined(old.Root) && old.Bundle != m.st.Running.Bundle {
+		return old
+	}
+	if kept.Bundle == m.st.Running.Bundle {
+		return Held{}
+	}
+	return kept
+}
+
+func (m *machine) settleBack() {
+	m.st.Return, m.st.Target = false, Offer{}
+	m.st.Tries, m.st.RetryAt = 0, time.Time{}
+	if m.st.Running.IsZero() {
+		m.enter(fleet.RolledBack, "serves nothing")
+		return
+	}
+	m.enter(fleet.RolledBack, "serves %s again", m.st.Running.Ref)
+}
+
+func (m *machine) soak() {
+	m.st.SoakEnd = m.ev.At.Add(m.st.Terms.Soak)
+	m.st.Boots, m.st.Tries, m.st.RetryAt, m.st.Failure = 0, 0, time.Time{}, Failure{}
+	m.enter(fleet.Soaking, "serves %s and watches it for %s", m.st.Running.Ref, m.st.Terms.Soak)
+}
+
+// tick does what only waited for its time.
+func (m *machine) tick() {
+	st, now := &m.st, m.ev.At
+	switch st.Phase {
+	case fleet.Offered, fleet.Staged:
+		m.reconcile()
+	case fleet.Failed:
+		switch {
+		case st.Leaving && !now.Before(st.Next()):
+			st.Since = now
+			m.again()
+		case st.waits():
+			m.reconcile()
+		}
+	case fleet.Soaking:
+		if !now.Before(st.SoakEnd) && m.serves() {
+			st.Running.Good = true
+			m.enter(fleet.Healthy, "served %s for %s and stayed healthy", st.Running.Ref, st.Terms.Soak)
+			m.reconcile()
+		}
+	case fleet.Downloading, fleet.Verified, fleet.Activating:
+		if !now.Before(st.Next()) {
+			st.Since = now
+			m.again()
+		}
+	}
+	m.repair()
+}
+
+// serves reports whether the disk says that applications are given Running.
+func (m *machine) serves() bool { return m.ev.Seen && m.ev.Current == m.st.Running.Bundle }
+
+// repair gives applications what the state says when the disk says otherwise:
+// someone removed the link.
+func (m *machine) repair() {
+	if m.ev.Seen && !m.switching() && !m.serves() {
+		m.do(Effect{Kind: Switch, Key: "repair", Offer: m.st.Running.Offer})
+	}
+}
+
+// restart takes up what a stopped agent had begun.
+func (m *machine) restart() {
+	st := &m.st
+	rebooted := st.Boot != "" && st.Boot != m.ev.Boot
+	st.Boot = m.ev.Boot
+	switch st.Phase {
+	case fleet.Soaking:
+		if rebooted {
+			st.Boots++
+		}
+		if limit := st.Terms.Health.Restarts; limit > 0 && st.Boots >= limit {
+			text := fmt.Sprintf("the device booted %d times while it soaked, limit %d", st.Boots, limit)
+			m.blame(Failure{Code: "boot-loop", Text: text}, st.Running.Offer)
+			break
+		}
+		// What happened while the agent was away was not watched.
+		st.SoakEnd = m.ev.At.Add(st.Terms.Soak)
+	case fleet.Downloading, fleet.Verified, fleet.Activating:
+		st.Since = m.ev.At
+		m.again()
+	case fleet.Failed:
+		if st.Leaving {
+			st.Since = m.ev.At
+			m.again()
+		}
+	}
+	m.reconcile()
+	m.repair()
+}
