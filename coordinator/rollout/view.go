@@ -1,0 +1,207 @@
+package rollout
+
+import (
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Observation is what is known of one member with respect to the rollout's
+// model. The zero value is a member that was never heard.
+type Observation struct {
+	Reachable bool               `json:"reachable,omitempty"` // reported in the last few report periods
+	Rollout   fleet.RolloutID    `json:"rollout,omitempty"`   // the rollout that Phase and Failure are about
+	Phase     fleet.Phase        `json:"phase"`
+	Failure   fleet.FailureClass `json:"failure,omitempty"`
+	// Running is the root digest the member observed itself running. It alone
+	// says what a member runs.
+	Running fleet.Digest `json:"running,omitzero"`
+	// Quarantined: the member refuses the release, from whatever rollout.
+	Quarantined bool `json:"quarantined,omitempty"`
+}
+
+// Outcome is what the gates say. The values are those of coordinator/analysis.
+type Outcome string
+
+// The outcomes.
+const (
+	Pass         Outcome = "pass"
+	Fail         Outcome = "fail"
+	Inconclusive Outcome = "inconclusive"
+)
+
+// Verdict is what the gates say of the evidence gathered so far.
+type Verdict struct {
+	Outcome Outcome   `json:"outcome"`
+	Stage   int       `json:"stage"` // the stage whose evidence was judged; a pass counts for no other
+	At      time.Time `json:"at"`    // when the evidence ends
+	E       float64   `json:"e"`     // evidence against the release; 1 is none either way
+	Reason  string    `json:"reason"`
+}
+
+// CommandKind is what an operator may tell a rollout.
+type CommandKind string
+
+// The commands.
+const (
+	CommandPause    CommandKind = "pause"
+	CommandResume   CommandKind = "resume"
+	CommandAbort    CommandKind = "abort"
+	CommandRollback CommandKind = "rollback"
+	CommandApprove  CommandKind = "approve"
+	CommandSkip     CommandKind = "skip" // emergency: go to the last stage at once; takes effect with the second approver's
+)
+
+// Command is one thing an operator said. The caller numbers the commands of a
+// rollout from 1 without gaps; Decide takes those above [Status].Commands and
+// ignores the others, so that a command repeated is a command said once.
+type Command struct {
+	Seq    uint64      `json:"seq"`
+	Kind   CommandKind `json:"kind"`
+	By     string      `json:"by"`
+	At     time.Time   `json:"at"`
+	Reason string      `json:"reason,omitempty"`
+	Hold   bool        `json:"hold,omitempty"` // pause: not even a failing gate rolls back
+}
+
+// Peer names another rollout of the same model.
+type Peer struct {
+	ID      fleet.RolloutID `json:"id"`
+	Created time.Time       `json:"created"`
+}
+
+// View is what is known at one moment.
+type View struct {
+	// Roster is who takes part. The caller keeps it and makes a new one when
+	// the enrolled members or their labels change.
+	Roster *Roster
+	// Observed is parallel to the roster's members ([Roster.Index]). Members
+	// beyond its length were never heard.
+	Observed []Observation
+	// Verdict is the newest of this rollout's gates; nil: none yet.
+	Verdict *Verdict
+	// Commands by Seq ascending; those already taken may be left out.
+	Commands []Command
+	// Newer is a rollout of the same model that was made after this one and
+	// should take its place; nil: none. It is ignored unless it really is newer.
+	Newer *Peer
+	// Older is a rollout of the same model that is not terminal yet; nil:
+	// none. A Draft waits for it.
+	Older *Peer
+}
+
+// Roster is the members of a rollout's population, sorted by position, with
+// everything Decide needs of them worked out once. It is immutable.
+type Roster struct {
+	ids      []fleet.MemberID
+	position []uint64
+	enrolled []int64  // Unix seconds
+	stages   []uint64 // bit i: matches the selector of stage i
+	labels   []labelIndex
+	index    map[fleet.MemberID]int
+}
+
+// labelIndex numbers the values of one label that a budget counts by.
+type labelIndex struct {
+	key    string
+	value  []int32 // parallel to ids; -1: the member has no such label
+	values []string
+}
+
+// NewRoster picks the members of the population that can run a variant of the
+// release. It costs one SHA-256 a member: keep it between calls to Decide.
+func NewRoster(id fleet.RolloutID, release fleet.Release, spec fleet.Spec, members []fleet.Facts) *Roster {
+	type row struct {
+		position uint64
+		facts    *fleet.Facts
+	}
+	rows := make([]row, 0, len(members))
+	for i := range members {
+		f := &members[i]
+		if _, fits := release.For(*f); fits && spec.Population.Selector.Matches(*f) {
+			rows = append(rows, row{fleet.Position(id, f.ID), f})
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		switch {
+		case a.position < b.position:
+			return -1
+		case a.position > b.position:
+			return 1
+		case a.facts.ID < b.facts.ID:
+			return -1
+		case a.facts.ID > b.facts.ID:
+			return 1
+		}
+		return 0
+	})
+	n := len(rows)
+	r := &Roster{
+		ids: make([]fleet.MemberID, n), position: make([]uint64, n), enrolled: make([]int64, n),
+		stages: make([]uint64, n), index: make(map[fleet.MemberID]int, n),
+	}
+	for _, key := range budgetLabels(spec) {
+		r.labels = append(r.labels, labelIndex{key: key, value: make([]int32, n)})
+	}
+	for i, row := range rows {
+		r.ids[i], r.position[i], r.index[row.facts.ID] = row.facts.ID, row.position, i
+		r.enrolled[i] = ceilUnix(row.facts.Enrolled)
+		for s := range spec.Stages {
+			if spec.Stages[s].Selector.Matches(*row.facts) {
+				r.stages[i] |= 1 << s
+			}
+		}
+		for l := range r.labels {
+			r.labels[l].add(i, row.facts)
+		}
+	}
+	return r
+}
+
+func (l *labelIndex) add(i int, f *fleet.Facts) {
+	v, ok := f.Label(l.key)
+	if !ok {
+		l.value[i] = -1
+		return
+	}
+	at := slices.Index(l.values, v)
+	if at < 0 {
+		at = len(l.values)
+		l.values = append(l.values, v)
+	}
+	l.value[i] = int32(at)
+}
+
+// budgetLabels are the labels that any stage's budget counts by, sorted.
+func budgetLabels(spec fleet.Spec) []string {
+	var keys []string
+	for _, st := range spec.Stages {
+		for k := range st.Budget.PerLabel {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// ceilUnix is t in whole seconds, rounded up: comparing it with a whole second
+// agrees with comparing t.
+func ceilUnix(t time.Time) int64 {
+	if t.Nanosecond() > 0 {
+		return t.Unix() + 1
+	}
+	return t.Unix()
+}
+
+// Len is the number of members in the roster.
+func (r *Roster) Len() int { return len(r.ids) }
+
+// ID is the i-th member in the order of positions.
+func (r *Roster) ID(i int) fleet.MemberID { return r.ids[i] }
+
+// Index is where a member stands in the roster.
+func (r *Roster) Index(id fleet.MemberID) (int, bool) {
+	i, ok := r.index[id]
+	return i, ok
+}
