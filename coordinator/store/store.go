@@ -20,17 +20,14 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
-
-// KeyID is the short name of a member's key: the first 8 bytes of the SHA-256 of
-// its SubjectPublicKeyInfo.
-type KeyID [8]byte
 
 // Member is an enrolled member.
 type Member struct {
 	Facts      fleet.Facts
 	PublicKey  []byte // SubjectPublicKeyInfo, DER
-	KeyID      KeyID
+	KeyID      telemetry.KeyID
 	Cell       string
 	Generation uint64    // of its newest certificate
 	Confirmed  bool      // the newest certificate was shown in a handshake
@@ -102,21 +99,26 @@ type Operators interface {
 	DeleteOperator(ctx context.Context, name string, note audit.Note) error
 }
 
-// Row is the newest signed row of one epoch of one member.
-type Row struct {
-	KeyID    KeyID
-	Epoch    uint64
-	Seq      uint64
+// Message is a signed row or window as it came.
+type Message struct {
 	Received time.Time
 	Via      string // gossip, relay or direct
 	Bytes    []byte // as signed
 }
 
-// Rows keeps the newest row of each (member, epoch).
-type Rows interface {
-	Rows(ctx context.Context) ([]Row, error)
-	// SaveRows keeps of each (KeyID, Epoch) the row with the highest Seq.
-	SaveRows(ctx context.Context, rows []Row) error
+// ID names a message by its content.
+func (m Message) ID() fleet.Digest { return fleet.DigestOf(m.Bytes) }
+
+// Messages keeps what members said, so that a restart forgets nothing. What
+// counts among them is telemetry.Table's to say; this is a log that is thinned
+// out now and then.
+type Messages interface {
+	// Messages lists all that are kept, in the order of arrival.
+	Messages(ctx context.Context) ([]Message, error)
+	// SaveMessages keeps messages; one that is there already stays once.
+	SaveMessages(ctx context.Context, ms []Message) error
+	// KeepMessages drops all but those named and reports how many it dropped.
+	KeepMessages(ctx context.Context, keep map[fleet.Digest]bool) (int, error)
 }
 
 // Release is a release that was admitted.
@@ -153,10 +155,10 @@ type Rollout struct {
 	Ended    time.Time // zero while it lives
 	Spec     json.RawMessage
 	Status   json.RawMessage // rollout.Status
-	Analysis json.RawMessage // analysis.State, of the stage it is in
-	Standing json.RawMessage // intake's base lines of its members
-	Verdict  json.RawMessage // the newest api.VerdictInfo, with evidence
-	Verdicts json.RawMessage // the last api.VerdictInfo of each stage
+	Analysis json.RawMessage `json:",omitempty"` // analysis.State, of the stage it is in
+	Standing json.RawMessage `json:",omitempty"` // intake's base lines of its members
+	Verdict  json.RawMessage `json:",omitempty"` // the newest api.VerdictInfo, with evidence
+	Verdicts json.RawMessage `json:",omitempty"` // the last api.VerdictInfo of each stage
 	Ever     []fleet.MemberID
 }
 
@@ -229,7 +231,7 @@ type Store interface {
 	Cells
 	Tokens
 	Operators
-	Rows
+	Messages
 	Releases
 	Rollouts
 	Decisions

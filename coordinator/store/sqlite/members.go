@@ -1,0 +1,162 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Members lists every member ever enrolled, by id.
+func (s *Store) Members(ctx context.Context) ([]store.Member, error) {
+	return all[store.Member](ctx, s.r, "list members", "SELECT doc FROM member ORDER BY id")
+}
+
+// Enrol adds a member and uses up one use of its token.
+func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note audit.Note) error {
+	const op = "enrol"
+	id := string(m.Facts.ID)
+	return s.write(ctx, op, id, []audit.Note{note}, func(tx *sql.Tx) error {
+		var doc []byte
+		err := tx.QueryRowContext(ctx, "SELECT doc FROM member WHERE id = ?", id).Scan(&doc)
+		if err == nil {
+			var had store.Member
+			if err := json.Unmarshal(doc, &had); err != nil {
+				return err
+			}
+			if !slices.Equal(had.PublicKey, m.PublicKey) || had.Token != m.Token || had.Revoked || had.Locked != "" {
+				return fault.Newf(fault.Conflict, op, id, "the member id is taken").
+					WithHint("give the member another id, or revoke the one that has it")
+			}
+			had.Generation, had.Expires, had.Confirmed = m.Generation, m.Expires, false
+			return putMember(ctx, tx, had)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "UPDATE token SET used = used + 1 WHERE id = ? AND used < uses AND expires > ?", m.Token, now.UnixNano())
+		if err := changed(res, err, fault.Newf(fault.Denied, op, id, "the join token is spent, expired or unknown").
+			WithHint("make a new one with `modelfleet token create`")); err != nil {
+			return err
+		}
+		var taken string
+		err = tx.QueryRowContext(ctx, "SELECT id FROM member WHERE key_id = ?", m.KeyID[:]).Scan(&taken)
+		if err == nil {
+			return fault.Newf(fault.Conflict, op, id, "its key is that of member %s", taken).
+				WithHint("make a key of its own for each member: remove the state folder that was copied")
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		return putMember(ctx, tx, m)
+	})
+}
+
+// SaveMember replaces a known member.
+func (s *Store) SaveMember(ctx context.Context, m store.Member, notes ...audit.Note) error {
+	return s.write(ctx, "save member", string(m.Facts.ID), notes, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "UPDATE member SET key_id = ?, doc = ? WHERE id = ?", m.KeyID[:], string(doc), string(m.Facts.ID))
+		return changed(res, err, fault.Newf(fault.NotFound, "save member", string(m.Facts.ID), "it is not enrolled"))
+	})
+}
+
+func putMember(ctx context.Context, tx *sql.Tx, m store.Member) error {
+	doc, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO member (id, key_id, doc) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET key_id = excluded.key_id, doc = excluded.doc",
+		string(m.Facts.ID), m.KeyID[:], string(doc))
+	return err
+}
+
+// Cells lists the gossip pools.
+func (s *Store) Cells(ctx context.Context) ([]store.Cell, error) {
+	return all[store.Cell](ctx, s.r, "list cells", "SELECT doc FROM cell ORDER BY id")
+}
+
+// AddCell adds a cell; one that is there stays as it is.
+func (s *Store) AddCell(ctx context.Context, c store.Cell) error {
+	return s.write(ctx, "add cell", c.ID, nil, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "INSERT INTO cell (id, doc) VALUES (?, ?) ON CONFLICT DO NOTHING", c.ID, string(doc))
+		return err
+	})
+}
+
+// AddToken adds a join token.
+func (s *Store) AddToken(ctx context.Context, t store.Token, note audit.Note) error {
+	return s.write(ctx, "create token", t.ID, []audit.Note{note}, func(tx *sql.Tx) error {
+		t.Text = "" // the secret never comes here, but for this slip it would
+		doc, err := json.Marshal(t)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "INSERT INTO token (id, uses, used, expires, doc) VALUES (?, ?, 0, ?, ?)", t.ID, t.Uses, t.Expires.UnixNano(), string(doc))
+		return err
+	})
+}
+
+const tokenQuery = "SELECT json_set(doc, '$.used', used) FROM token "
+
+// Token is one join token.
+func (s *Store) Token(ctx context.Context, id string) (store.Token, error) {
+	return one[store.Token](ctx, s.r, "find token", id, tokenQuery+"WHERE id = ?", id)
+}
+
+// Tokens lists the join tokens.
+func (s *Store) Tokens(ctx context.Context) ([]store.Token, error) {
+	return all[store.Token](ctx, s.r, "list tokens", tokenQuery+"ORDER BY id")
+}
+
+// DeleteToken makes a token worthless.
+func (s *Store) DeleteToken(ctx context.Context, id string, note audit.Note) error {
+	return s.write(ctx, "delete token", id, []audit.Note{note}, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, "DELETE FROM token WHERE id = ?", id)
+		return changed(res, err, fault.Newf(fault.NotFound, "delete token", id, "there is none of that id"))
+	})
+}
+
+// AddOperator adds an operator.
+func (s *Store) AddOperator(ctx context.Context, o store.Operator, note audit.Note) error {
+	return s.write(ctx, "create operator", o.Name, []audit.Note{note}, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "INSERT INTO operator (name, token_hash, doc) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Name, o.TokenHash[:], string(doc))
+		return changed(res, err, fault.Newf(fault.Conflict, "create operator", o.Name, "the name is taken"))
+	})
+}
+
+// OperatorByToken finds the operator whose token has the hash.
+func (s *Store) OperatorByToken(ctx context.Context, hash fleet.Digest) (store.Operator, error) {
+	return one[store.Operator](ctx, s.r, "find operator", "", "SELECT doc FROM operator WHERE token_hash = ?", hash[:])
+}
+
+// Operators lists the operators.
+func (s *Store) Operators(ctx context.Context) ([]store.Operator, error) {
+	return all[store.Operator](ctx, s.r, "list operators", "SELECT doc FROM operator ORDER BY name")
+}
+
+// DeleteOperator takes an operator's access away.
+func (s *Store) DeleteOperator(ctx context.Context, name string, note audit.Note) error {
+	return s.write(ctx, "delete operator", name, []audit.Note{note}, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, "DELETE FROM operator WHERE name = ?", name)
+		return changed(res, err, fault.Newf(fault.NotFound, "delete operator", name, "there is none of that name"))
+	})
+}

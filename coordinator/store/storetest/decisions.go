@@ -1,0 +1,176 @@
+package storetest
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+func directive(seq uint64) *store.Directive {
+	return &store.Directive{Group: fleet.DefaultGroup, Sequence: seq, Body: fmt.Appendf(nil, `{"sequence":%d}`, seq), Issued: now}
+}
+
+func decisionsAreAllOrNothing(t *testing.T, s store.Store) {
+	r := rollout("r1", now)
+	ok(t, s.AddRollout(t.Context(), r, note(audit.RolloutStarted, "r1")))
+	r.Status = []byte(`{"state":"succeeded"}`)
+	bad := store.Decision{Rollouts: []store.Rollout{r}, Directive: directive(7), Notes: []audit.Note{note(audit.RolloutDecided, "r1")}}
+	wantKind(t, s.Commit(t.Context(), bad), fault.Conflict)
+	if got := must(s.Rollout(t.Context(), "r1"))(t); string(got.Status) != `{"state":"running"}` {
+		t.Errorf("status %s was written by a refused decision", got.Status)
+	}
+	if got := must(s.AuditTail(t.Context(), 1))(t); got[0].Action != audit.RolloutStarted {
+		t.Errorf("a refused decision left the note %+v", got[0])
+	}
+	bad.Directive = directive(1)
+	ok(t, s.Commit(t.Context(), bad))
+	if diff := cmp.Diff(r, must(s.Rollout(t.Context(), "r1"))(t)); diff != "" {
+		t.Errorf("rollout (-want +got):\n%s", diff)
+	}
+	unknown := store.Decision{Rollouts: []store.Rollout{rollout("r9", now)}, Directive: directive(2)}
+	wantKind(t, s.Commit(t.Context(), unknown), fault.NotFound)
+	if got := must(s.Directive(t.Context(), fleet.DefaultGroup))(t); got.Sequence != 1 {
+		t.Errorf("directive %d was written by a refused decision", got.Sequence)
+	}
+}
+
+func directivesFollowEachOther(t *testing.T, s store.Store) {
+	_, err := s.Directive(t.Context(), fleet.DefaultGroup)
+	wantKind(t, err, fault.NotFound)
+	for seq := uint64(1); seq <= 3; seq++ {
+		ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(seq)}))
+	}
+	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(3)}), fault.Conflict)
+	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(5)}), fault.Conflict)
+	if diff := cmp.Diff(*directive(3), must(s.Directive(t.Context(), fleet.DefaultGroup))(t)); diff != "" {
+		t.Errorf("directive (-want +got):\n%s", diff)
+	}
+	ok(t, s.MarkPublished(t.Context(), fleet.DefaultGroup, 3, now, note(audit.PackPublished, "default")))
+	if got := must(s.Directive(t.Context(), fleet.DefaultGroup))(t); !got.Published.Equal(now) {
+		t.Errorf("published %v, want %v", got.Published, now)
+	}
+	wantKind(t, s.MarkPublished(t.Context(), fleet.DefaultGroup, 9, now), fault.NotFound)
+}
+
+func commandsWaitUntilUsed(t *testing.T, s store.Store) {
+	for _, c := range []api.Command{api.Pause, api.Resume} {
+		ok(t, s.AddCommand(t.Context(), store.Command{Rollout: "r1", Command: c, By: "ann", At: now, Hold: true}, note(audit.RolloutCommanded, "r1")))
+	}
+	got := must(s.Commands(t.Context()))(t)
+	if len(got) != 2 || got[0].Command != api.Pause || got[0].ID == got[1].ID || !got[0].Hold {
+		t.Fatalf("got %+v, want pause, resume", got)
+	}
+	ok(t, s.Commit(t.Context(), store.Decision{Used: []int64{got[0].ID}}))
+	if left := must(s.Commands(t.Context()))(t); len(left) != 1 || left[0].Command != api.Resume {
+		t.Errorf("got %+v, want resume", left)
+	}
+}
+
+func samplesAreInOrder(t *testing.T, s store.Store) {
+	for _, n := range []int{2, 1} {
+		at := now.Add(time.Duration(n) * time.Second)
+		d := store.Decision{Samples: map[fleet.RolloutID]api.Sample{"r1": {At: at, Exposed: api.ArmInfo{Members: n}}}}
+		ok(t, s.Commit(t.Context(), d))
+	}
+	got := must(s.Samples(t.Context(), "r1"))(t)
+	if len(got) != 2 || got[0].Exposed.Members != 1 {
+		t.Errorf("got %+v, want them by time", got)
+	}
+}
+
+func theAuditChainHolds(t *testing.T, s store.Store) {
+	ok(t, s.Append(t.Context(), note("one", "a"), note("two", "b"), audit.Note{At: now, Actor: "x", Action: "three"}))
+	ok(t, s.Append(t.Context(), note("four", "d")))
+	n, head, err := audit.Verify(t.Context(), s)
+	ok(t, err)
+	all := must(s.Audit(t.Context(), 0, 10))(t)
+	if n != 4 || len(all) != 4 || all[3].Hash != head || all[3].Action != "four" || !all[0].At.Equal(now) {
+		t.Errorf("verified %d entries, listed %+v", n, all)
+	}
+	tail := must(s.AuditTail(t.Context(), 2))(t)
+	if diff := cmp.Diff(all[2:], tail); diff != "" {
+		t.Errorf("tail (-want +got):\n%s", diff)
+	}
+	if page := must(s.Audit(t.Context(), 1, 2))(t); len(page) != 2 || page[0].Index != 2 {
+		t.Errorf("page %+v, want entries 2 and 3", page)
+	}
+	all[1].Reason = "something else"
+	wantKind(t, api.CheckAudit(fleet.Digest{}, all), fault.Untrusted)
+}
+
+func aRefusedChangeLeavesNoNote(t *testing.T, s store.Store) {
+	wantKind(t, s.SaveMember(t.Context(), member("a", "t1"), note(audit.MemberRevoked, "a")), fault.NotFound)
+	wantKind(t, s.DeleteToken(t.Context(), "t1", note(audit.TokenDeleted, "t1")), fault.NotFound)
+	if got := must(s.AuditTail(t.Context(), 10))(t); len(got) != 0 {
+		t.Errorf("got %+v, want an empty log", got)
+	}
+}
+
+func rolloutsAreListedNewestFirst(t *testing.T, s store.Store) {
+	ok(t, s.AddRollout(t.Context(), rollout("r1", now), note(audit.RolloutStarted, "r1")))
+	ok(t, s.AddRollout(t.Context(), rollout("r2", now.Add(time.Second)), note(audit.RolloutStarted, "r2")))
+	wantKind(t, s.AddRollout(t.Context(), rollout("r2", now), note(audit.RolloutStarted, "r2")), fault.Conflict)
+	ended := rollout("r1", now)
+	ended.Ended = now.Add(time.Hour)
+	ok(t, s.Commit(t.Context(), store.Decision{Rollouts: []store.Rollout{ended}}))
+	all, live := must(s.Rollouts(t.Context(), false))(t), must(s.Rollouts(t.Context(), true))(t)
+	if len(all) != 2 || all[0].ID != "r2" || len(live) != 1 || live[0].ID != "r2" {
+		t.Errorf("all %+v\nlive %+v", all, live)
+	}
+}
+
+func manyWritersMakeOneChain(t *testing.T, s store.Store) {
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 10 {
+				if err := s.Append(t.Context(), note("w", fmt.Sprint(w, "/", i))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n, _, err := audit.Verify(t.Context(), s); err != nil || n != 80 {
+		t.Errorf("verified %d entries: %v", n, err)
+	}
+}
+
+func whatIsNotThereIsSaidToBeMissing(t *testing.T, s store.Store) {
+	_, err := s.Token(t.Context(), "none")
+	wantKind(t, err, fault.NotFound)
+	_, err = s.Rollout(t.Context(), "none")
+	wantKind(t, err, fault.NotFound)
+	wantKind(t, s.DeleteOperator(t.Context(), "none", note(audit.OperatorDeleted, "none")), fault.NotFound)
+}
+
+// seed puts one of everything into the store.
+func seed(t *testing.T, s store.Store) {
+	ok(t, s.AddToken(t.Context(), token("t1", 2), note(audit.TokenCreated, "t1")))
+	ok(t, s.Enrol(t.Context(), member("a", "t1"), now, note(audit.MemberEnrolled, "a")))
+	ok(t, s.AddCell(t.Context(), store.Cell{ID: "a/0", Site: "a", Key: []byte("key")}))
+	ok(t, s.AddOperator(t.Context(), store.Operator{Name: "ann", Role: api.Viewer, Created: now}, note(audit.OperatorCreated, "ann")))
+	ok(t, s.SaveMessages(t.Context(), []store.Message{{Received: now, Via: "direct", Bytes: []byte("row")}}))
+	ok(t, s.Admit(t.Context(), store.Admission{Admitted: []store.Release{release("m", "1")}}, note(audit.ReleaseAdmitted, "m@1")))
+	ok(t, s.AddRollout(t.Context(), rollout("r1", now), note(audit.RolloutStarted, "r1")))
+	ok(t, s.AddCommand(t.Context(), store.Command{Rollout: "r1", Command: api.Pause, By: "ann", At: now}, note(audit.RolloutCommanded, "r1")))
+	ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(1), Samples: map[fleet.RolloutID]api.Sample{"r1": {At: now}}, Notes: []audit.Note{note(audit.DirectiveIssued, "default")}}))
+}
+
+// everything is all that the store can list.
+func everything(t *testing.T, s store.Store) []any {
+	return []any{
+		must(s.Members(t.Context()))(t), must(s.Cells(t.Context()))(t), must(s.Tokens(t.Context()))(t), must(s.Operators(t.Context()))(t),
+		must(s.Messages(t.Context()))(t), must(s.Releases(t.Context()))(t), must(s.Rollouts(t.Context(), false))(t), must(s.Commands(t.Context()))(t),
+		must(s.Samples(t.Context(), "r1"))(t), must(s.Directive(t.Context(), fleet.DefaultGroup))(t), must(s.Audit(t.Context(), 0, 100))(t),
+	}
+}
