@@ -1,0 +1,269 @@
+package cas
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Store is a content-addressed store in one folder. It may be used by many
+// goroutines of one process; two processes must not share it.
+type Store struct {
+	dir  string
+	root *os.Root
+
+	mu   sync.Mutex
+	held map[fleet.Digest]int // file digests that installs under way count on
+}
+
+// Entry is one file of a release: where it lies in the folder, and its content.
+type Entry struct {
+	Path   string // slash-separated, relative
+	Digest fleet.Digest
+	Size   int64
+}
+
+// Open opens the store in dir, an absolute path, and makes it when it is missing.
+func Open(dir string) (*Store, error) {
+	if !filepath.IsAbs(dir) {
+		return nil, fault.Newf(fault.Invalid, "open store", dir, "not an absolute path")
+	}
+	for _, d := range []string{"files", "releases", "staging", "pins"} {
+		if err := MkdirAll(filepath.Join(dir, d)); err != nil {
+			return nil, err
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, Classify("open store", dir, err)
+	}
+	return &Store{dir: dir, root: root, held: map[fleet.Digest]int{}}, nil
+}
+
+// Close releases the store's folder handle.
+func (s *Store) Close() error { return s.root.Close() }
+
+// Dir is the store's folder.
+func (s *Store) Dir() string { return s.dir }
+
+func filePath(d fleet.Digest) string {
+	h := d.String()
+	return path.Join("files", h[:2], h)
+}
+
+// FilePath is where the file with a digest lies, or would lie.
+func (s *Store) FilePath(d fleet.Digest) string { return filepath.Join(s.dir, filePath(d)) }
+
+// FileSize is the size of a file; ok is false when the store does not have it.
+func (s *Store) FileSize(d fleet.Digest) (size int64, ok bool) {
+	fi, err := s.root.Stat(filePath(d))
+	if err != nil || !fi.Mode().IsRegular() {
+		return 0, false
+	}
+	return fi.Size(), true
+}
+
+// Frames are the digests of a file's frames and the frames' length, as they
+// were when it was adopted. They say where bytes may be copied from; whoever
+// copies verifies again.
+func (s *Store) Frames(d fleet.Digest) (Frames, bool) {
+	b, err := s.root.ReadFile(filePath(d) + ".frames")
+	if err != nil {
+		return Frames{}, false
+	}
+	f, err := decodeFrames(b)
+	return f, err == nil
+}
+
+// Files lists the digests of all files, sorted.
+func (s *Store) Files() ([]fleet.Digest, error) {
+	names, err := fs.Glob(s.root.FS(), "files/??/*")
+	if err != nil {
+		return nil, Classify("list files", s.dir, err)
+	}
+	var ds []fleet.Digest
+	for _, n := range names {
+		if d, err := fleet.ParseDigest(path.Base(n)); err == nil {
+			ds = append(ds, d)
+		}
+	}
+	return ds, nil
+}
+
+// Adopt takes a verified file into the store by renaming it. It must lie in the
+// store's file system, hold exactly the content of digest d, and be synced.
+// Adopting what is there already removes the newcomer.
+func (s *Store) Adopt(tmp string, d fleet.Digest, frames Frames) error {
+	final := s.FilePath(d)
+	if _, ok := s.FileSize(d); ok {
+		return Classify("adopt file", d.String(), os.Remove(tmp))
+	}
+	if err := os.Chmod(tmp, 0o444); err != nil {
+		return Classify("adopt file", d.String(), err)
+	}
+	if err := MkdirAll(filepath.Dir(final)); err != nil {
+		return err
+	}
+	// The frames first: a file without them is only slower to reuse, frames
+	// without a file are litter that Collect removes.
+	if len(frames.Digests) > 1 {
+		if err := WriteFile(final+".frames", frames.encode(), 0o444); err != nil {
+			return err
+		}
+	}
+	return Classify("adopt file", d.String(), Publish(tmp, final))
+}
+
+// Discard takes a file that turned out to be damaged out of the store; releases
+// that link it keep the damaged bytes until they are assembled anew. The path
+// returned is where it lies now, in the staging folder of release root, so that
+// its good frames can still be copied.
+func (s *Store) Discard(d, root fleet.Digest) (string, error) {
+	to := filepath.Join(s.StagingDir(root), d.String()+".damaged")
+	if err := MkdirAll(filepath.Dir(to)); err != nil {
+		return "", err
+	}
+	if err := Publish(s.FilePath(d), to); err != nil {
+		return "", Classify("discard file", d.String(), err)
+	}
+	return to, nil
+}
+
+// StagingDir is the folder of an install under way. It may be absent.
+func (s *Store) StagingDir(root fleet.Digest) string {
+	return filepath.Join(s.dir, "staging", root.String())
+}
+
+// DropStaging removes what is left of an install.
+func (s *Store) DropStaging(root fleet.Digest) error {
+	return Classify("drop staging", root.Short(), s.root.RemoveAll(path.Join("staging", root.String())))
+}
+
+// ReleaseDir is the folder of a release. It is visible only when whole.
+func (s *Store) ReleaseDir(root fleet.Digest) string {
+	return filepath.Join(s.dir, "releases", root.String())
+}
+
+// HasRelease reports whether a release is here, whole.
+func (s *Store) HasRelease(root fleet.Digest) bool {
+	fi, err := s.root.Stat(path.Join("releases", root.String()))
+	return err == nil && fi.IsDir()
+}
+
+// Releases lists the roots of all releases here, sorted.
+func (s *Store) Releases() ([]fleet.Digest, error) {
+	es, err := fs.ReadDir(s.root.FS(), "releases")
+	if err != nil {
+		return nil, Classify("list releases", s.dir, err)
+	}
+	var ds []fleet.Digest
+	for _, e := range es {
+		if d, err := fleet.ParseDigest(e.Name()); err == nil {
+			ds = append(ds, d)
+		}
+	}
+	return ds, nil
+}
+
+// Assemble makes a release visible: a folder of hard links to files that were
+// adopted, built aside, synced and renamed into place. When the release is
+// there already it is exchanged only if it is not exactly these files (it was
+// damaged); otherwise nothing happens. It returns the folder.
+func (s *Store) Assemble(root fleet.Digest, entries []Entry) (string, error) {
+	final := s.ReleaseDir(root)
+	if s.intact(root, entries) {
+		return final, nil
+	}
+	tree := path.Join("staging", root.String(), "tree")
+	if err := s.root.RemoveAll(tree); err != nil {
+		return "", Classify("assemble release", root.Short(), err)
+	}
+	if err := MkdirAll(filepath.Join(s.dir, tree)); err != nil {
+		return "", err
+	}
+	if err := s.link(tree, entries); err != nil {
+		return "", Classify("assemble release", root.Short(), err)
+	}
+	if s.HasRelease(root) { // damaged: set it aside, so that the rename below finds no one in its place
+		old := path.Join("staging", root.String(), "damaged")
+		if err := s.root.RemoveAll(old); err != nil {
+			return "", Classify("assemble release", root.Short(), err)
+		}
+		if err := s.root.Rename(path.Join("releases", root.String()), old); err != nil {
+			return "", Classify("assemble release", root.Short(), err)
+		}
+	}
+	if err := Publish(filepath.Join(s.dir, tree), final); err != nil {
+		return "", Classify("assemble release", root.Short(), err)
+	}
+	return final, nil
+}
+
+// link fills tree with hard links and syncs every folder in it. Paths come from
+// a publisher: they are local by check, and the store's os.Root holds them.
+func (s *Store) link(tree string, entries []Entry) error {
+	dirs := []string{tree}
+	for _, e := range entries {
+		if !fs.ValidPath(e.Path) || e.Path == "." || !filepath.IsLocal(filepath.FromSlash(e.Path)) {
+			return fault.Newf(fault.Untrusted, "assemble release", e.Path, "a path that leaves the folder")
+		}
+		to := path.Join(tree, e.Path)
+		for d := path.Dir(to); d != tree && !slices.Contains(dirs, d); d = path.Dir(d) {
+			dirs = append(dirs, d)
+		}
+		if err := s.root.MkdirAll(path.Dir(to), 0o755); err != nil {
+			return err
+		}
+		err := s.root.Link(filePath(e.Digest), to)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return fault.New(fault.Invalid, "assemble release", s.dir, err).
+				WithHint("keep the store on a file system with hard links, such as ext4, xfs or btrfs")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, d := range dirs {
+		if err := SyncDir(filepath.Join(s.dir, d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// intact reports whether a release's folder holds exactly the entries, as links
+// to the files of the store.
+func (s *Store) intact(root fleet.Digest, entries []Entry) bool {
+	dir := path.Join("releases", root.String())
+	if !s.HasRelease(root) {
+		return false
+	}
+	seen := 0
+	err := fs.WalkDir(s.root.FS(), dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			seen++
+		}
+		return err
+	})
+	if err != nil || seen != len(entries) {
+		return false
+	}
+	for _, e := range entries {
+		a, err := s.root.Lstat(path.Join(dir, e.Path))
+		if err != nil {
+			return false
+		}
+		b, err := s.root.Lstat(filePath(e.Digest))
+		if err != nil || !os.SameFile(a, b) {
+			return false
+		}
+	}
+	return true
+}

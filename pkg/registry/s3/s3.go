@@ -1,0 +1,279 @@
+// Package s3 is a registry in an S3 bucket, by the AWS SDK: AWS itself, and any
+// server that does conditional writes. Publishers, the coordinator and functions
+// use it; devices read by presigned URLs (registry/web) and hold no credentials.
+//
+// Immutable objects are made with If-None-Match: * and a SHA-256 the server
+// checks; changing ones are swapped with If-Match. Nothing else is asked of the
+// bucket: no versioning, no notifications, no delete.
+package s3
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"iter"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+)
+
+// Options says which bucket. Only Bucket must be given.
+type Options struct {
+	Bucket   string
+	Prefix   string // put before each key, without a slash at its end
+	Region   string // default: the environment's, else us-east-1
+	Endpoint string // another server than AWS: its URL; addressed by path
+	// AccessKey and SecretKey are for development; default: the SDK's chain
+	// (environment, shared files, role of the machine or function).
+	AccessKey, SecretKey string
+	Attempts             int          // tries of each request; default 3
+	Client               *http.Client // default: the SDK's
+}
+
+// Store is a registry in a bucket. It may be used by many goroutines at once.
+type Store struct {
+	o       Options
+	api     *s3.Client
+	presign *s3.PresignClient
+}
+
+// Open returns the registry; it finds credentials but makes no request to the
+// bucket. See [Store.Check].
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Bucket == "" {
+		return nil, fault.Newf(fault.Invalid, "open bucket", "", "no bucket is named")
+	}
+	if o.Prefix = strings.Trim(o.Prefix, "/"); o.Prefix != "" {
+		o.Prefix += "/"
+	}
+	if o.Attempts == 0 {
+		o.Attempts = 3
+	}
+	var load []func(*config.LoadOptions) error
+	if o.Region != "" {
+		load = append(load, config.WithRegion(o.Region))
+	}
+	if o.AccessKey != "" {
+		load = append(load, config.WithCredentialsProvider(
+			credentials.NewStaticCredentialsProvider(o.AccessKey, o.SecretKey, "")))
+	}
+	if o.Client != nil {
+		load = append(load, config.WithHTTPClient(o.Client))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "open bucket", o.Bucket, err).
+			WithHint("check the AWS configuration files and AWS_* variables")
+	}
+	if cfg.Region == "" {
+		cfg.Region = "us-east-1"
+	}
+	cfg.Retryer = func() aws.Retryer {
+		return retry.NewStandard(func(so *retry.StandardOptions) { so.MaxAttempts = o.Attempts })
+	}
+	api := s3.NewFromConfig(cfg, func(so *s3.Options) {
+		if o.Endpoint != "" {
+			so.BaseEndpoint, so.UsePathStyle = aws.String(o.Endpoint), true
+		}
+		// Whoever reads verifies against what was signed; a second checksum is cost only.
+		so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+		so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+	})
+	return &Store{o: o, api: api, presign: s3.NewPresignClient(api)}, nil
+}
+
+// Check asks the bucket whether it is there and may be used.
+func (s *Store) Check(ctx context.Context) error {
+	_, err := s.api.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &s.o.Bucket})
+	if err == nil {
+		return nil
+	}
+	err = s.fault(ctx, "open bucket", "", err)
+	if fault.Is(err, fault.NotFound) {
+		return s.noBucket("open bucket", err)
+	}
+	return err
+}
+
+func (s *Store) key(k string) *string { return aws.String(s.o.Prefix + k) }
+
+// Get reads an object whole.
+func (s *Store) Get(ctx context.Context, key, ifNoneMatch string) ([]byte, string, error) {
+	if err := registry.CheckKey(key); err != nil {
+		return nil, "", err
+	}
+	in := &s3.GetObjectInput{Bucket: &s.o.Bucket, Key: s.key(key)}
+	if ifNoneMatch != "" {
+		in.IfNoneMatch = &ifNoneMatch
+	}
+	out, err := s.api.GetObject(ctx, in)
+	if statusOf(err) == http.StatusNotModified {
+		return nil, ifNoneMatch, registry.ErrNotModified
+	}
+	if err != nil {
+		return nil, "", s.fault(ctx, "read object", key, err)
+	}
+	defer out.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(out.Body, registry.MaxObject+1))
+	if err != nil {
+		return nil, "", registry.TransportError(ctx, "read object", key, err)
+	}
+	if len(b) > registry.MaxObject {
+		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "more than %d bytes", registry.MaxObject)
+	}
+	return b, aws.ToString(out.ETag), nil
+}
+
+// Range opens a part of an object.
+func (s *Store) Range(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if err := registry.CheckKey(key); err != nil {
+		return nil, err
+	}
+	if offset < 0 || length <= 0 {
+		return nil, fault.Newf(fault.Invalid, "read range", key, "%d bytes from %d", length, offset)
+	}
+	out, err := s.api.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.o.Bucket, Key: s.key(key), Range: byteRange(offset, length)})
+	if err != nil {
+		return nil, s.fault(ctx, "read range", key, err)
+	}
+	if n := aws.ToInt64(out.ContentLength); n != length {
+		_ = out.Body.Close()
+		return nil, fault.Newf(fault.Invalid, "read range", key, "asked for %d bytes from %d, got %d", length, offset, n)
+	}
+	return out.Body, nil
+}
+
+// Swap replaces an object if it is still the one with etag.
+func (s *Store) Swap(ctx context.Context, key string, body []byte, etag string) (string, error) {
+	if err := registry.CheckKey(key); err != nil {
+		return "", err
+	}
+	b := registry.BodyOf(body)
+	in := &s3.PutObjectInput{
+		Bucket: &s.o.Bucket, Key: s.key(key), Body: bytes.NewReader(body), ContentLength: &b.Size,
+		ChecksumSHA256: checksum(b.SHA256[:]),
+	}
+	if etag == "" {
+		in.IfNoneMatch = aws.String("*")
+	} else {
+		in.IfMatch = &etag
+	}
+	out, err := s.api.PutObject(ctx, in)
+	if err != nil {
+		err = s.fault(ctx, "swap object", key, err)
+		if etag != "" && fault.Is(err, fault.NotFound) {
+			return "", fault.New(fault.Conflict, "swap object", key, err) // it was there, and is gone
+		}
+		return "", err
+	}
+	return aws.ToString(out.ETag), nil
+}
+
+// List yields the objects whose key begins with prefix.
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[registry.Object, error] {
+	return func(yield func(registry.Object, error) bool) {
+		pages := s3.NewListObjectsV2Paginator(s.api, &s3.ListObjectsV2Input{Bucket: &s.o.Bucket, Prefix: s.key(prefix)})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(registry.Object{}, s.fault(ctx, "list objects", prefix, err))
+				return
+			}
+			for _, o := range page.Contents {
+				obj := registry.Object{
+					Key:  strings.TrimPrefix(aws.ToString(o.Key), s.o.Prefix),
+					Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag),
+				}
+				if !yield(obj, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Presign returns a URL that reads an object, ranges of it too, without
+// credentials until it expires.
+func (s *Store) Presign(ctx context.Context, key string, ttl time.Duration) (url string, expires time.Time, err error) {
+	if err := registry.CheckKey(key); err != nil {
+		return "", time.Time{}, err
+	}
+	expires = time.Now().Add(ttl)
+	req, err := s.presign.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &s.o.Bucket, Key: s.key(key)}, s3.WithPresignExpires(ttl))
+	if err != nil {
+		return "", time.Time{}, s.fault(ctx, "presign", key, err)
+	}
+	return req.URL, expires, nil
+}
+
+// Sign presigns many keys; it is what registry/web's Options.Sign wants, with a
+// time to live.
+func (s *Store) Sign(ctx context.Context, keys []string, ttl time.Duration) (urls []string, expires time.Time, err error) {
+	expires = time.Now().Add(ttl)
+	for _, k := range keys {
+		u, _, err := s.Presign(ctx, k, ttl)
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		urls = append(urls, u)
+	}
+	return urls, expires, nil
+}
+
+// same is nil when the object at key has the content of body.
+func (s *Store) same(ctx context.Context, key string, body registry.Body) error {
+	head, err := s.head(ctx, key)
+	if err != nil {
+		return err
+	}
+	sum, known := recordedSum(head)
+	differs := aws.ToInt64(head.ContentLength) != body.Size || (known && sum != hex.EncodeToString(body.SHA256[:]))
+	if !differs && !known {
+		// Put here by another program: only its content can tell.
+		b, _, err := s.Get(ctx, key, "")
+		if err != nil {
+			return err
+		}
+		differs = registry.BodyOf(b).SHA256 != body.SHA256
+	}
+	if differs {
+		return fault.Newf(fault.Conflict, "create object", key, "it exists with other content")
+	}
+	return nil
+}
+
+func (s *Store) head(ctx context.Context, key string) (*s3.HeadObjectOutput, error) {
+	out, err := s.api.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.o.Bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil {
+		return nil, s.fault(ctx, "look up object", key, err)
+	}
+	return out, nil
+}
+
+// sumKey is the object metadata that holds the SHA-256 of the whole: a
+// multipart object's own checksum is one of checksums.
+const sumKey = "modelfleet-sha256"
+
+func recordedSum(h *s3.HeadObjectOutput) (string, bool) {
+	if h.ChecksumSHA256 != nil && h.ChecksumType != types.ChecksumTypeComposite {
+		if b, err := base64.StdEncoding.DecodeString(*h.ChecksumSHA256); err == nil {
+			return hex.EncodeToString(b), true
+		}
+	}
+	v, ok := h.Metadata[sumKey]
+	return v, ok
+}
+
+func checksum(sum []byte) *string { return aws.String(base64.StdEncoding.EncodeToString(sum)) }
