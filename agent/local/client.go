@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -129,70 +130,115 @@ func (c *Client) Watch(ctx context.Context, m fleet.ModelName, lease string, f f
 	return fault.New(kindOf(ctx), "watch model", string(m), errors.Join(lines.Err(), io.ErrUnexpectedEOF))
 }
 
-// errMoved ends a watch when another release is to be loaded.
-type errMoved struct{}
-
-func (errMoved) Error() string { return "another release serves" }
-
 // Follow loads the model, calls use with it, and again with each release that
 // the agent switches to; the release before is given back when use returned.
 // When use fails, the agent hears it: while the release is watched, that takes it
 // back. Follow waits for a release to appear and for an agent that is away, and
 // returns only when ctx ends.
 func (c *Client) Follow(ctx context.Context, m fleet.ModelName, use func(Loaded) error) error {
-	var held Loaded // used by the application; its lease may be gone
+	f := &follower{c: c, model: m, use: use}
+	// The connection that carries the lease outlives ctx by the goodbye: if it
+	// dropped first, the agent would take a good end for a crash.
+	conn, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	bye := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(bye)
+		defer hangUp()
+		f.goodbye(conn)
+	})
 	for ctx.Err() == nil {
-		err := c.follow(ctx, m, &held, use)
-		if errors.Is(err, errMoved{}) {
-			continue
+		if err := f.once(ctx, conn); !errors.Is(err, errMoved{}) {
+			pause(ctx, 100*time.Millisecond+rand.N(500*time.Millisecond))
 		}
-		pause(ctx, time.Duration(rand.Int64N(int64(500*time.Millisecond)))+100*time.Millisecond)
 	}
+	<-bye
 	return fault.New(fault.Canceled, "follow model", string(m), ctx.Err())
 }
 
-func (c *Client) follow(ctx context.Context, m fleet.ModelName, held *Loaded, use func(Loaded) error) error {
-	next, err := c.Load(ctx, m)
-	if err != nil {
-		return err
+// follower is one [Client.Follow] in progress.
+type follower struct {
+	c       *Client
+	model   fleet.ModelName
+	use     func(Loaded) error
+	held    Loaded                 // the application uses it; without a lease when the agent forgot it
+	refused Loaded                 // use failed with it
+	lease   atomic.Pointer[Loaded] // held, as goodbye sees it
+}
+
+// goodbye gives back what is held when the application ends.
+func (f *follower) goodbye(ctx context.Context) {
+	l := f.lease.Load()
+	if l == nil {
+		return
 	}
-	if next.Root != held.Root || next.Path != held.Path {
-		if err := use(next); err != nil {
-			if err := c.Refuse(ctx, next, err.Error()); err != nil {
-				return err
-			}
-			// Wait for the agent to take it back, still using what we had.
-			return c.Watch(ctx, m, "", moved(next))
-		}
-	}
-	if held.Lease != "" {
-		if err := c.Unload(ctx, *held); err != nil && !fault.Is(err, fault.NotFound) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	// An agent that is away forgot the lease anyway.
+	_ = f.c.Unload(ctx, *l)
+}
+
+// errMoved ends a watch because another release, or lease, is held now.
+type errMoved struct{}
+
+func (errMoved) Error() string { return "another release is held" }
+
+// once watches until something changed; conn carries the watch.
+func (f *follower) once(ctx, conn context.Context) error {
+	if f.held.Lease == "" && f.refused.Root.IsZero() {
+		if err := f.take(ctx); err != nil {
 			return err
 		}
 	}
-	*held = next
-	// The connection that carries the lease outlives ctx by the goodbye: if it
-	// dropped first, the agent would take a good end for a crash.
-	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
+	watch, stop := context.WithCancel(conn)
 	defer stop()
-	end := context.AfterFunc(ctx, func() {
-		bye, cancel := context.WithTimeout(watch, time.Second)
-		defer cancel()
-		c.Unload(bye, next)
-		stop()
+	err := f.c.Watch(watch, f.model, f.held.Lease, func(v Model) error {
+		if v.Serving == nil || same(*v.Serving, f.held) || same(*v.Serving, f.refused) {
+			return nil
+		}
+		if err := f.take(ctx); err != nil {
+			return err
+		}
+		return errMoved{}
 	})
-	defer end()
-	return c.Watch(watch, m, next.Lease, moved(next))
+	if fault.Is(err, fault.NotFound) {
+		f.held.Lease = "" // the agent was restarted; what is used stays in use
+	}
+	return err
 }
 
-func moved(from Loaded) func(Model) error {
-	return func(v Model) error {
-		if v.Serving != nil && (v.Serving.Root != from.Root || v.Serving.Path != from.Path) {
-			return errMoved{}
-		}
+// take loads what serves now, lets the application use it and gives back what
+// it held before.
+func (f *follower) take(ctx context.Context) error {
+	next, err := f.c.Load(ctx, f.model)
+	if err != nil {
+		return err
+	}
+	if same(next.Release, f.held) {
+		f.hold(next)
 		return nil
 	}
+	if err := f.use(next); err != nil {
+		f.refused = next
+		return f.c.Refuse(ctx, next, err.Error())
+	}
+	old := f.held
+	f.hold(next)
+	f.refused = Loaded{}
+	if old.Lease == "" {
+		return nil
+	}
+	if err := f.c.Unload(ctx, old); err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	return nil
 }
+
+func (f *follower) hold(l Loaded) {
+	f.held = l
+	f.lease.Store(&l)
+}
+
+func same(r Release, l Loaded) bool { return r.Root == l.Root && r.Path == l.Path }
 
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
