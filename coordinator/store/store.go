@@ -156,16 +156,14 @@ type Rollout struct {
 	Spec     json.RawMessage
 	Status   json.RawMessage // rollout.Status
 	Analysis json.RawMessage `json:",omitempty"` // analysis.State, of the stage it is in
-	Standing json.RawMessage `json:",omitempty"` // intake's base lines of its members
 	Verdict  json.RawMessage `json:",omitempty"` // the newest api.VerdictInfo, with evidence
 	Verdicts json.RawMessage `json:",omitempty"` // the last api.VerdictInfo of each stage
-	Ever     []fleet.MemberID
 }
 
-// Command is an operator's word to a rollout that no decision has used yet.
+// Command is an operator's word to a rollout.
 type Command struct {
-	ID      int64
 	Rollout fleet.RolloutID
+	Seq     uint64 // the store's: from 1 in each rollout, without gaps
 	Command api.Command
 	By      string
 	Reason  string
@@ -181,8 +179,10 @@ type Rollouts interface {
 	// AddRollout adds one; a taken id is a Conflict.
 	AddRollout(ctx context.Context, r Rollout, note audit.Note) error
 	AddCommand(ctx context.Context, c Command, note audit.Note) error
-	// Commands lists those that no decision has used, oldest first.
-	Commands(ctx context.Context) ([]Command, error)
+	// Commands lists a rollout's commands with a Seq above after, in order.
+	Commands(ctx context.Context, id fleet.RolloutID, after uint64) ([]Command, error)
+	// Standings lists what is remembered of a rollout's members, by member.
+	Standings(ctx context.Context, id fleet.RolloutID) ([]Standing, error)
 	// Samples is a rollout's history for charts, oldest first.
 	Samples(ctx context.Context, id fleet.RolloutID) ([]api.Sample, error)
 }
@@ -196,10 +196,17 @@ type Directive struct {
 	Published time.Time // zero until its pack is in the bucket
 }
 
+// Standing is what is remembered of one member in one rollout.
+type Standing struct {
+	Rollout fleet.RolloutID
+	Member  fleet.MemberID
+	Body    json.RawMessage // intake.Standing
+}
+
 // Decision is the outcome of one turn of the loop.
 type Decision struct {
-	Rollouts  []Rollout // replaced as a whole
-	Used      []int64   // ids of commands
+	Rollouts  []Rollout  // replaced as a whole
+	Standings []Standing // added or replaced
 	Samples   map[fleet.RolloutID]api.Sample
 	Directive *Directive // its Sequence must follow the group's newest
 	Notes     []audit.Note

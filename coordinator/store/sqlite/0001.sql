@@ -49,11 +49,18 @@ CREATE TABLE rollout (
 CREATE INDEX rollout_live ON rollout (ended, started);
 
 CREATE TABLE command (
-	id   INTEGER PRIMARY KEY AUTOINCREMENT,
-	used INTEGER NOT NULL DEFAULT 0,
-	doc  TEXT NOT NULL
-) STRICT;
-CREATE INDEX command_unused ON command (used, id);
+	rollout TEXT NOT NULL,
+	seq     INTEGER NOT NULL, -- from 1, without gaps
+	doc     TEXT NOT NULL,
+	PRIMARY KEY (rollout, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE standing (
+	rollout TEXT NOT NULL,
+	member  TEXT NOT NULL,
+	doc     TEXT NOT NULL,
+	PRIMARY KEY (rollout, member)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sample (
 	rollout TEXT NOT NULL,

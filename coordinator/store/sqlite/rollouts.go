@@ -75,21 +75,33 @@ func (s *Store) AddRollout(ctx context.Context, r store.Rollout, note audit.Note
 	})
 }
 
-// AddCommand keeps a command until a decision uses it.
+// AddCommand keeps a command and gives it its number.
 func (s *Store) AddCommand(ctx context.Context, c store.Command, note audit.Note) error {
 	return s.write(ctx, "command rollout", string(c.Rollout), []audit.Note{note}, func(tx *sql.Tx) error {
+		if err := tx.QueryRowContext(ctx, "SELECT count(*) + 1 FROM command WHERE rollout = ?", string(c.Rollout)).Scan(&c.Seq); err != nil {
+			return err
+		}
 		doc, err := json.Marshal(c)
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO command (doc) VALUES (?)", string(doc))
+		_, err = tx.ExecContext(ctx, "INSERT INTO command (rollout, seq, doc) VALUES (?, ?, ?)", string(c.Rollout), int64(c.Seq), string(doc))
 		return err
 	})
 }
 
-// Commands lists those that no decision has used, oldest first.
-func (s *Store) Commands(ctx context.Context) ([]store.Command, error) {
-	return all[store.Command](ctx, s.r, "list commands", "SELECT json_set(doc, '$.ID', id) FROM command WHERE used = 0 ORDER BY id")
+// Commands lists a rollout's commands above after, in order.
+func (s *Store) Commands(ctx context.Context, id fleet.RolloutID, after uint64) ([]store.Command, error) {
+	return all[store.Command](ctx, s.r, "list commands", "SELECT doc FROM command WHERE rollout = ? AND seq > ? ORDER BY seq", string(id), int64(after))
+}
+
+// Standings lists what is remembered of a rollout's members, by member.
+func (s *Store) Standings(ctx context.Context, id fleet.RolloutID) ([]store.Standing, error) {
+	return scan(ctx, s.r, "list standings", func(rows *sql.Rows) (st store.Standing, err error) {
+		var member, doc string
+		err = rows.Scan(&member, &doc)
+		return store.Standing{Rollout: id, Member: fleet.MemberID(member), Body: json.RawMessage(doc)}, err
+	}, "SELECT member, doc FROM standing WHERE rollout = ? ORDER BY member", string(id))
 }
 
 // Samples is a rollout's history, oldest first.
@@ -110,8 +122,9 @@ func (s *Store) Commit(ctx context.Context, d store.Decision) error {
 				return err
 			}
 		}
-		for _, id := range d.Used {
-			if _, err := tx.ExecContext(ctx, "UPDATE command SET used = 1 WHERE id = ?", id); err != nil {
+		for _, st := range d.Standings {
+			_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO standing (rollout, member, doc) VALUES (?, ?, ?)", string(st.Rollout), string(st.Member), string(st.Body))
+			if err != nil {
 				return err
 			}
 		}

@@ -61,17 +61,29 @@ func directivesFollowEachOther(t *testing.T, s store.Store) {
 	wantKind(t, s.MarkPublished(t.Context(), fleet.DefaultGroup, 9, now), fault.NotFound)
 }
 
-func commandsWaitUntilUsed(t *testing.T, s store.Store) {
+func commandsAreNumberedWithoutGaps(t *testing.T, s store.Store) {
 	for _, c := range []api.Command{api.Pause, api.Resume} {
-		ok(t, s.AddCommand(t.Context(), store.Command{Rollout: "r1", Command: c, By: "ann", At: now, Hold: true}, note(audit.RolloutCommanded, "r1")))
+		for _, id := range []fleet.RolloutID{"r1", "r2"} {
+			ok(t, s.AddCommand(t.Context(), store.Command{Rollout: id, Command: c, By: "ann", At: now, Hold: true}, note(audit.RolloutCommanded, "r1")))
+		}
 	}
-	got := must(s.Commands(t.Context()))(t)
-	if len(got) != 2 || got[0].Command != api.Pause || got[0].ID == got[1].ID || !got[0].Hold {
+	got := must(s.Commands(t.Context(), "r2", 0))(t)
+	if len(got) != 2 || got[0].Command != api.Pause || got[0].Seq != 1 || got[1].Seq != 2 || !got[0].Hold {
 		t.Fatalf("got %+v, want pause, resume", got)
 	}
-	ok(t, s.Commit(t.Context(), store.Decision{Used: []int64{got[0].ID}}))
-	if left := must(s.Commands(t.Context()))(t); len(left) != 1 || left[0].Command != api.Resume {
+	if left := must(s.Commands(t.Context(), "r2", 1))(t); len(left) != 1 || left[0].Command != api.Resume {
 		t.Errorf("got %+v, want resume", left)
+	}
+}
+
+func standingsAreReplaced(t *testing.T, s store.Store) {
+	standing := func(member, body string) store.Standing {
+		return store.Standing{Rollout: "r1", Member: fleet.MemberID(member), Body: []byte(body)}
+	}
+	ok(t, s.Commit(t.Context(), store.Decision{Standings: []store.Standing{standing("b", `1`), standing("a", `2`)}}))
+	ok(t, s.Commit(t.Context(), store.Decision{Standings: []store.Standing{standing("b", `3`), {Rollout: "r2", Member: "b", Body: []byte(`4`)}}}))
+	if diff := cmp.Diff([]store.Standing{standing("a", `2`), standing("b", `3`)}, must(s.Standings(t.Context(), "r1"))(t)); diff != "" {
+		t.Errorf("standings (-want +got):\n%s", diff)
 	}
 }
 
@@ -163,14 +175,14 @@ func seed(t *testing.T, s store.Store) {
 	ok(t, s.Admit(t.Context(), store.Admission{Admitted: []store.Release{release("m", "1")}}, note(audit.ReleaseAdmitted, "m@1")))
 	ok(t, s.AddRollout(t.Context(), rollout("r1", now), note(audit.RolloutStarted, "r1")))
 	ok(t, s.AddCommand(t.Context(), store.Command{Rollout: "r1", Command: api.Pause, By: "ann", At: now}, note(audit.RolloutCommanded, "r1")))
-	ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(1), Samples: map[fleet.RolloutID]api.Sample{"r1": {At: now}}, Notes: []audit.Note{note(audit.DirectiveIssued, "default")}}))
+	ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(1), Standings: []store.Standing{{Rollout: "r1", Member: "a", Body: []byte(`{}`)}}, Samples: map[fleet.RolloutID]api.Sample{"r1": {At: now}}, Notes: []audit.Note{note(audit.DirectiveIssued, "default")}}))
 }
 
 // everything is all that the store can list.
 func everything(t *testing.T, s store.Store) []any {
 	return []any{
 		must(s.Members(t.Context()))(t), must(s.Cells(t.Context()))(t), must(s.Tokens(t.Context()))(t), must(s.Operators(t.Context()))(t),
-		must(s.Messages(t.Context()))(t), must(s.Releases(t.Context()))(t), must(s.Rollouts(t.Context(), false))(t), must(s.Commands(t.Context()))(t),
+		must(s.Messages(t.Context()))(t), must(s.Releases(t.Context()))(t), must(s.Rollouts(t.Context(), false))(t), must(s.Commands(t.Context(), "r1", 0))(t), must(s.Standings(t.Context(), "r1"))(t),
 		must(s.Samples(t.Context(), "r1"))(t), must(s.Directive(t.Context(), fleet.DefaultGroup))(t), must(s.Audit(t.Context(), 0, 100))(t),
 	}
 }

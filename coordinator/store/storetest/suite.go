@@ -38,7 +38,8 @@ func Suite(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *tes
 		"ReleasesAreRevokedAndComeBack":   releasesAreRevokedAndComeBack,
 		"DecisionsAreAllOrNothing":        decisionsAreAllOrNothing,
 		"DirectivesFollowEachOther":       directivesFollowEachOther,
-		"CommandsWaitUntilUsed":           commandsWaitUntilUsed,
+		"CommandsAreNumberedWithoutGaps":  commandsAreNumberedWithoutGaps,
+		"StandingsAreReplaced":            standingsAreReplaced,
 		"SamplesAreInOrder":               samplesAreInOrder,
 		"TheAuditChainHolds":              theAuditChainHolds,
 		"ARefusedChangeLeavesNoNote":      aRefusedChangeLeavesNoNote,
@@ -105,7 +106,7 @@ func member(id, token string) store.Member {
 func rollout(id string, at time.Time) store.Rollout {
 	return store.Rollout{
 		ID: fleet.RolloutID(id), Group: fleet.DefaultGroup, Release: release("m", id).Release, Author: "ann", Started: at,
-		Spec: []byte(`{"stages":[]}`), Status: []byte(`{"state":"running"}`), Ever: []fleet.MemberID{"a"},
+		Spec: []byte(`{"stages":[]}`), Status: []byte(`{"state":"running"}`),
 	}
 }
 
