@@ -125,7 +125,7 @@ func Parse(data []byte) (*Bundle, error) {
 		return nil, errf(TooLarge, "", "a bundle of %d bytes, at most %d", len(data), MaxBundle)
 	}
 	var b bundle
-	if err := decodeStrict(data, &b); err != nil {
+	if err := DecodeStrict(data, &b); err != nil {
 		return nil, errf(Malformed, "", "bundle: %w", err)
 	}
 	switch {

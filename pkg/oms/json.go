@@ -12,10 +12,11 @@ import (
 // maxDepth bounds how deep strict JSON may nest.
 const maxDepth = 32
 
-// decodeStrict reads one JSON value into v. It refuses what encoding/json lets
+// DecodeStrict reads one JSON value into v, as this package reads everything it
+// is given. It refuses what encoding/json lets
 // pass and two readers may understand differently: duplicate keys, keys that
 // differ by case only, unknown fields, and anything after the value.
-func decodeStrict(data []byte, v any) error {
+func DecodeStrict(data []byte, v any) error {
 	if err := checkKeys(data); err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func parseStatement(payload []byte) (Manifest, error) {
 		return Manifest{}, errf(Malformed, "", "the statement is not UTF-8")
 	}
 	var s statement
-	if err := decodeStrict(payload, &s); err != nil {
+	if err := DecodeStrict(payload, &s); err != nil {
 		return Manifest{}, errf(Malformed, "", "statement: %w", err)
 	}
 	sz := s.Predicate.Serialization

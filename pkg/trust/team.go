@@ -1,0 +1,311 @@
+package trust
+
+import (
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/mod/semver"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/oms"
+)
+
+// TeamRole is what a publisher's role says, once somebody verified it.
+type TeamRole struct {
+	Version int64
+	Expires time.Time
+	Entries map[string]Entry // by bundle path; each with its one variant
+	Floors  map[fleet.ModelName]uint64
+}
+
+// ReadTeamRole reads a publisher's role that was already verified.
+func ReadTeamRole(m *metadata.Metadata[metadata.TargetsType]) (TeamRole, error) {
+	out := TeamRole{Version: m.Signed.Version, Expires: m.Signed.Expires, Entries: map[string]Entry{}, Floors: map[fleet.ModelName]uint64{}}
+	for path, target := range m.Signed.Targets {
+		sum := target.Hashes["sha256"]
+		if len(sum) != len(fleet.Digest{}) || target.Custom == nil {
+			return out, broken(RuleFormat, "%s is listed without a SHA-256 digest or without facts", path)
+		}
+		e, err := decodeEntry(path, fleet.Digest(sum), *target.Custom)
+		if err != nil {
+			return out, broken(RuleFormat, "%w", err)
+		}
+		out.Entries[path] = e
+	}
+	raw, ok := m.Signed.UnrecognizedFields[FieldFloor]
+	if !ok {
+		return out, nil
+	}
+	floors, ok := raw.(map[string]any)
+	if !ok {
+		return out, broken(RuleFormat, "%s is not an object", FieldFloor)
+	}
+	for model, v := range floors {
+		text, _ := v.(string)
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return out, broken(RuleFormat, "%s of %s: %v", FieldFloor, model, v)
+		}
+		out.Floors[fleet.ModelName(model)] = n
+	}
+	return out, nil
+}
+
+// PathsOf checks that every path a publisher's role lists is delegated to it.
+func (t TeamRole) PathsOf(d *metadata.Delegations, team fleet.Team) error {
+	for path := range t.Entries {
+		if err := onlyRole(d, path, RoleOf(team)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DelegatedKeys is the ECDSA keys that the policy gives a role.
+func DelegatedKeys(d *metadata.Delegations, role string) ([]*ecdsa.PublicKey, error) {
+	var out []*ecdsa.PublicKey
+	for _, r := range d.Roles {
+		if r.Name != role {
+			continue
+		}
+		for _, id := range r.KeyIDs {
+			key := d.Keys[id]
+			if key == nil {
+				return nil, fmt.Errorf("the policy names key %.12s but does not hold it", id)
+			}
+			pub, err := key.ToPublicKey()
+			if err != nil {
+				return nil, err
+			}
+			if ec, ok := pub.(*ecdsa.PublicKey); ok {
+				out = append(out, ec)
+			}
+		}
+	}
+	return out, nil
+}
+
+// teamRole is a publisher's role as this session sees it.
+type teamRole struct {
+	TeamRole
+	keys []*ecdsa.PublicKey
+	err  error // why nothing of it may be run
+}
+
+// placements keeps of the directive what publishers back.
+func (s *session) placements() error {
+	s.teams, s.out.Releases = map[fleet.Team]*teamRole{}, map[string]Backing{}
+	kept := make([]fleet.Placement, 0, len(s.out.Directive.Models))
+	for _, p := range s.out.Directive.Models {
+		held := false
+		if p.Stable != nil {
+			why, err := s.back(*p.Stable)
+			if err != nil {
+				return err
+			}
+			if why != nil {
+				s.refuse(*p.Stable, true, why)
+				held = true
+			}
+		}
+		if p.Rollout != nil && !held {
+			why, err := s.back(p.Rollout.Release)
+			if err != nil {
+				return err
+			}
+			if why != nil {
+				held = p.Stable == nil
+				s.refuse(p.Rollout.Release, held, why)
+				p.Rollout = nil
+			}
+		}
+		if !held {
+			kept = append(kept, p)
+		}
+	}
+	s.out.Directive.Models = kept
+	return nil
+}
+
+func (s *session) refuse(r fleet.Release, held bool, why error) {
+	s.out.Refused = append(s.out.Refused, Refusal{
+		Model: r.Model, Release: r.Ref(), Held: held, Err: Violated(RuleListed, "accept release", r.Ref(), why),
+	})
+}
+
+// back finds the publisher's word for every variant of a release. why says that
+// the publisher does not back it; err that the pack as a whole is not to be
+// believed.
+func (s *session) back(r fleet.Release) (why, err error) {
+	team, err := s.team(r.Team)
+	if err != nil {
+		return nil, err
+	}
+	if team.err != nil {
+		return team.err, nil
+	}
+	for _, v := range r.Variants {
+		path := r.BundlePath(v.Name)
+		if err := s.onlyRole(path, RoleOf(r.Team)); err != nil {
+			return err, nil
+		}
+		e, ok := team.Entries[path]
+		if !ok {
+			return broken(RuleListed, "role %s version %d does not list %s", RoleOf(r.Team), team.Version, path), nil
+		}
+		if err := e.agrees(r, v); err != nil {
+			return err, nil
+		}
+		if err := s.allowed(e, v, team.Floors[r.Model]); err != nil {
+			return err, nil
+		}
+		s.out.Releases[path] = Backing{Entry: e, Keys: team.keys}
+	}
+	return nil, nil
+}
+
+// allowed applies the rules that depend on the member and on the time.
+func (s *session) allowed(e Entry, v fleet.Variant, floor uint64) error {
+	ref := e.Release.Ref()
+	if old := s.next.Teams[e.Release.Team].Floors[e.Release.Model]; old > floor {
+		floor = old
+	}
+	if e.Release.Counter < floor {
+		return broken(RuleFloor, "%s has counter %d, the publisher's floor is %d", ref, e.Release.Counter, floor)
+	}
+	for _, root := range s.out.Revoked.Releases {
+		if root == v.Root {
+			return broken(RuleRevoked, "%s (%s) is revoked", ref, v.Root.Short())
+		}
+	}
+	if e.NotBefore.After(s.out.At) {
+		return broken(RuleNotBefore, "%s may run from %s on", ref, e.NotBefore.Format(time.RFC3339))
+	}
+	// A version that is not one (a development build) is taken for new enough.
+	if min, have := "v"+e.MinAgent, "v"+s.facts.Agent; semver.IsValid(min) && semver.IsValid(have) && semver.Compare(have, min) < 0 {
+		return broken(RuleAgent, "%s needs agent %s, this is %s", ref, e.MinAgent, s.facts.Agent)
+	}
+	return nil
+}
+
+// team loads a publisher's role once. A role that contradicts the snapshot or
+// is not signed means that the pack was put together by someone else: an error.
+// One that is absent or expired only stops that publisher's releases.
+func (s *session) team(name fleet.Team) (*teamRole, error) {
+	if t := s.teams[name]; t != nil {
+		return t, nil
+	}
+	t := &teamRole{}
+	s.teams[name] = t
+	role := RoleOf(name)
+	delegations := s.tm.Targets[metadata.TARGETS].Signed.Delegations
+	raw, ok := s.pack.Publishers[role]
+	if _, listed := s.tm.Snapshot.Signed.Meta[role+".json"]; !ok || !listed {
+		t.err = broken(RuleListed, "there is no role %s in the pack", role)
+		return t, nil
+	}
+	if s.delegatedKeys(role).IsZero() {
+		t.err = broken(RulePublisher, "the policy delegates nothing to %s", role)
+		return t, nil
+	}
+	m, err := s.tm.UpdateDelegatedTargets(raw, role, metadata.TARGETS)
+	if errors.Is(err, &metadata.ErrExpiredMetadata{}) {
+		t.err = broken(RuleExpired, "role %s has expired", role)
+		return t, nil
+	}
+	if err != nil {
+		return nil, broken(RulePublisher, "role %s: %w", role, err)
+	}
+	if t.TeamRole, err = ReadTeamRole(m); err != nil {
+		return nil, err
+	}
+	if t.keys, err = DelegatedKeys(delegations, role); err != nil {
+		return nil, err
+	}
+	s.out.Versions[role] = t.Version
+	// Floors only rise, as long as the keys stay: a stolen key that raised
+	// them is undone by taking it out of the policy.
+	keys := s.delegatedKeys(role)
+	next := TeamState{Keys: keys, Floors: map[fleet.ModelName]uint64{}}
+	if old := s.old.Teams[name]; old.Keys == keys {
+		maps.Copy(next.Floors, old.Floors)
+	}
+	for model, floor := range t.Floors {
+		next.Floors[model] = max(next.Floors[model], floor)
+	}
+	if s.next.Teams == nil {
+		s.next.Teams = map[fleet.Team]TeamState{}
+	}
+	s.next.Teams[name] = next
+	return t, nil
+}
+
+// maxPlacements caps a directive.
+const maxPlacements = 4096
+
+// ParseDirective reads a directive's bytes and checks everything the rest of
+// the software relies on: names, order, digests.
+func ParseDirective(raw []byte) (fleet.Directive, error) {
+	var d fleet.Directive
+	if err := oms.DecodeStrict(raw, &d); err != nil {
+		return d, broken(RuleFormat, "directive: %w", err)
+	}
+	if d.Schema != fleet.DirectiveSchema {
+		return d, broken(RuleFormat, "directive of schema %d, this software reads %d: update it", d.Schema, fleet.DirectiveSchema)
+	}
+	if _, err := fleet.ParseGroup(string(d.Group)); err != nil {
+		return d, broken(RuleFormat, "%w", err)
+	}
+	if len(d.Models) > maxPlacements {
+		return d, broken(RuleSize, "%d models, at most %d", len(d.Models), maxPlacements)
+	}
+	for i, p := range d.Models {
+		if i > 0 && d.Models[i-1].Model >= p.Model {
+			return d, broken(RuleFormat, "models are not sorted, or one is named twice: %s", p.Model)
+		}
+		if err := checkPlacement(p); err != nil {
+			return d, broken(RuleFormat, "model %s: %w", p.Model, err)
+		}
+	}
+	return d, nil
+}
+
+func checkPlacement(p fleet.Placement) error {
+	var releases []fleet.Release
+	if p.Stable != nil {
+		releases = append(releases, *p.Stable)
+	}
+	if x := p.Rollout; x != nil {
+		if _, err := fleet.ParseRolloutID(string(x.ID)); err != nil {
+			return err
+		}
+		releases = append(releases, x.Release)
+	}
+	if len(releases) == 0 {
+		return errors.New("neither a stable release nor a rollout")
+	}
+	for _, r := range releases {
+		if r.Model != p.Model {
+			return fmt.Errorf("it names a release of %s", r.Model)
+		}
+		if len(r.Variants) == 0 {
+			return fmt.Errorf("%s has no variants", r.Ref())
+		}
+		seen := map[string]bool{}
+		for _, v := range r.Variants {
+			if err := checkNames(r, v.Name); err != nil {
+				return err
+			}
+			if seen[v.Name] || v.Root.IsZero() || v.Bundle.IsZero() || v.Size <= 0 {
+				return fmt.Errorf("variant %s of %s is named twice, or lacks a digest or its size", v.Name, r.Ref())
+			}
+			seen[v.Name] = true
+		}
+	}
+	return nil
+}
