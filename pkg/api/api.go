@@ -42,6 +42,7 @@ type EnrolRequest struct {
 type EnrolReply struct {
 	Facts       fleet.Facts `json:"facts"`
 	Certificate []byte      `json:"certificate"` // DER, valid 7 days
+	Generation  uint64      `json:"generation"`  // of the certificate
 	DeviceCA    []byte      `json:"deviceCa"`    // DER of the issuing CA; members check it against the TUF target
 	Root        []byte      `json:"root"`        // root.json; its digest is in the join token
 	Pack        []byte      `json:"pack"`        // the group's first trust pack

@@ -21,13 +21,21 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (RenewReply, error) 
 	return ask[RenewReply](ctx, c, call{op: "renew certificate", method: http.MethodPost, path: "/v1/renew", in: r})
 }
 
-// SendRows hands over a batch of signed rows. Rows are cumulative, so sending
-// one twice does no harm.
-func (c *Client) SendRows(ctx context.Context, cell string, batch []byte) (RowsReply, error) {
+// GossipHeader tells the coordinator where others in the caller's cell reach it.
+const GossipHeader = "Modelfleet-Gossip"
+
+// SendRows hands over a batch of signed rows and windows. Rows are cumulative,
+// so sending one twice does no harm. gossipAddr is the host:port where others
+// in the caller's cell reach it, or "". A caller without a cell names it "-".
+func (c *Client) SendRows(ctx context.Context, cell string, batch []byte, gossipAddr string) (RowsReply, error) {
+	h := http.Header{"Content-Type": {"application/octet-stream"}}
+	if gossipAddr != "" {
+		h.Set(GossipHeader, gossipAddr)
+	}
 	return ask[RowsReply](ctx, c, call{
 		op: "send rows", subject: cell, method: http.MethodPost,
 		path: "/v1/cells/" + url.PathEscape(cell) + "/rows",
-		body: batch, header: http.Header{"Content-Type": {"application/octet-stream"}},
+		body: batch, header: h,
 	})
 }
 
