@@ -117,12 +117,13 @@ func parseTerm(s string) (term, error) {
 func (s Selector) Matches(f Facts) bool {
 	for _, t := range s.terms {
 		v, ok := f.Label(t.key)
+		_, listed := slices.BinarySearch(t.values, v)
 		holds := false
 		switch t.op {
 		case in:
-			holds = ok && slices.Contains(t.values, v)
+			holds = ok && listed
 		case notIn:
-			holds = !ok || !slices.Contains(t.values, v)
+			holds = !ok || !listed
 		case exists:
 			holds = ok
 		case absent:

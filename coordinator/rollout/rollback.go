@@ -1,0 +1,91 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// patience is how long a step of a rate-limited rollback waits for members
+// that do not report having returned, before the next step goes anyway.
+func patience(spec fleet.Spec) time.Duration { return max(spec.MemberSoak.D(), time.Minute) }
+
+// stepBack returns exposed members, newest first, and ends the rollback.
+func (m *machine) stepBack() bool {
+	late := m.now.Sub(m.st.Since) >= m.spec.StageDeadline.D()
+	if m.st.exposing() {
+		return m.lower(late)
+	}
+	still, silent := 0, 0
+	r := m.v.Roster
+	for i := range r.ids {
+		o := m.v.observation(i)
+		if m.st.stand(o).on {
+			still += count(o.Reachable)
+			silent += count(!o.Reachable)
+		}
+	}
+	numbers := []Number{num("still", still), num("silent", silent)}
+	switch {
+	case still == 0:
+		m.st.Silent = silent
+		return m.enter(RolledBack, because("returned", "nobody is exposed and every member that answers runs something else", numbers...))
+	case late:
+		m.st.Silent = silent
+		return m.enter(RolledBack, because("deadline", "nobody is exposed; the deadline of "+m.spec.StageDeadline.String()+" passed with members still on the release", numbers...))
+	}
+	return false
+}
+
+// lower takes the bounds down as far as the spec's rate allows: as many members
+// as are not already on their way back. From the last stage to the first and
+// from the highest position to the lowest, so that the newest exposed go first.
+func (m *machine) lower(late bool) bool {
+	r, st := m.v.Roster, &m.st
+	quota := max(1, r.Len())
+	if rate := m.spec.ReturnRate; rate > 0 && !late {
+		quota = rate
+		if m.now.Sub(st.Returned) < patience(*m.spec) {
+			quota -= m.returning()
+		}
+	}
+	if quota <= 0 {
+		return false
+	}
+	returned := 0
+	for s := len(st.Bounds) - 1; s >= 0 && returned < quota; s-- {
+		for i := r.Len() - 1; i >= 0 && returned < quota; i-- {
+			p := r.position[i]
+			if !st.Bounds[s].Covers(p) || r.stages[i]>>s&1 == 0 || !st.covers(r, i) {
+				continue
+			}
+			st.Bounds[s] = fleet.Bound(p)
+			// Silent members cannot be counted back; they go along for free.
+			if !st.covers(r, i) && m.v.observation(i).Reachable {
+				returned++
+			}
+		}
+		if returned < quota {
+			st.Bounds[s] = fleet.Nobody
+		}
+	}
+	if !st.exposing() {
+		m.drop()
+	}
+	st.Returned = m.now
+	m.act(Action{Kind: Return, Members: returned, Reason: because("returned", "members were told to return to what they ran before",
+		num("returned", returned), num("rate", m.spec.ReturnRate))})
+	return true
+}
+
+// returning counts the members that were told to go back and have not yet.
+func (m *machine) returning() int {
+	r, n := m.v.Roster, 0
+	for i := range r.ids {
+		o := m.v.observation(i)
+		if o.Reachable && m.st.stand(o).on && !m.st.covers(r, i) {
+			n++
+		}
+	}
+	return n
+}
