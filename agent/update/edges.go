@@ -111,3 +111,30 @@ func Picture() string {
 	}
 	return b.String()
 }
+
+// Deadlines lists every phase with what bounds it, as a Markdown table.
+func Deadlines() string {
+	var b strings.Builder
+	b.WriteString("| phase | left by itself after | settled |\n|---|---|---|\n")
+	for p := fleet.Idle; p <= fleet.Withdrawn; p++ {
+		after := "-"
+		switch d := Deadline(p); {
+		case p == fleet.Soaking:
+			after = "the soak"
+		case p == fleet.Offered:
+			after = "the retry's pause, 1 s to 10 min"
+		case p == fleet.Staged:
+			after = "its window or not-before"
+		case p == fleet.Failed:
+			after = "the retry's pause, up to 1 h; " + d.String() + " while it goes back"
+		case d > 0:
+			after = d.String() + ", then its effect is asked for again"
+		}
+		settled := ""
+		if Settled(p) {
+			settled = "yes"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", p, after, settled)
+	}
+	return b.String()
+}

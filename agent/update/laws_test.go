@@ -1,0 +1,316 @@
+package update_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// device is a disk and the effects in flight: the world around Step.
+type device struct {
+	st      update.State
+	now     time.Time
+	boot    int
+	files   map[fleet.Digest]bool // bundles whose files are on disk, verified
+	tested  map[fleet.Digest]bool // bundles whose self-test passed here
+	current fleet.Digest          // what applications are given
+	flight  []update.Effect       // not yet answered
+}
+
+func newDevice() *device {
+	return &device{
+		st:    update.State{Model: "m"},
+		now:   time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		files: map[fleet.Digest]bool{}, tested: map[fleet.Digest]bool{},
+	}
+}
+
+func offer(n int) update.Offer {
+	if n == 0 {
+		return update.Offer{}
+	}
+	return update.Offer{
+		Ref: fmt.Sprintf("m@%d", n), Root: fleet.DigestOf([]byte{byte(n)}), Bundle: fleet.DigestOf([]byte{byte(n), 'b'}), Size: 1,
+	}
+}
+
+// step is what the agent's loop does: state first, then effects.
+func (d *device) step(ev update.Event) []update.Effect {
+	ev.At = d.now
+	st, effects := update.Step(d.st, ev)
+	d.st = st
+	for _, e := range effects {
+		switch e.Kind {
+		case update.Keep:
+			for b := range d.files {
+				if !slices.Contains(e.Bundles, b) {
+					delete(d.files, b)
+				}
+			}
+		case update.Cancel:
+			d.flight = slices.DeleteFunc(d.flight, func(f update.Effect) bool { return f.Key == e.Key })
+		default:
+			d.flight = append(d.flight, e)
+		}
+	}
+	return effects
+}
+
+// carry does the effect as it would go well, and returns the answer.
+func (d *device) carry(e update.Effect) update.Event {
+	switch e.Kind {
+	case update.Fetch:
+		d.files[e.Offer.Bundle] = true
+		return update.Event{Kind: update.Fetched, Key: e.Key}
+	case update.Probe:
+		d.tested[e.Offer.Bundle] = true
+		return update.Event{Kind: update.ProbePassed, Key: e.Key}
+	}
+	if !e.Offer.IsZero() && !d.files[e.Offer.Bundle] {
+		return update.Event{Kind: update.SwitchFailed, Key: e.Key, Failure: update.Failure{Class: fleet.MemberFailure, Code: update.CodeGone, Text: "gone"}}
+	}
+	d.current = e.Offer.Bundle
+	return update.Event{Kind: update.Switched, Key: e.Key}
+}
+
+// fail is the answer to the effect when it goes wrong.
+func fail(e update.Effect, class fleet.FailureClass) update.Event {
+	kind := map[update.EffectKind]update.EventKind{
+		update.Fetch: update.FetchFailed, update.Probe: update.ProbeFailed, update.Switch: update.SwitchFailed,
+	}[e.Kind]
+	return update.Event{Kind: kind, Key: e.Key, Jitter: .5, Failure: update.Failure{Class: class, Code: "test", Text: "it failed"}}
+}
+
+func (d *device) restart(newBoot bool) {
+	if newBoot {
+		d.boot++
+	}
+	d.flight = nil
+	d.step(update.Event{Kind: update.Restarted, Current: d.current, Seen: true, Boot: fmt.Sprint(d.boot)})
+}
+
+func (d *device) tick(by time.Duration) {
+	d.now = d.now.Add(by)
+	d.step(update.Event{Kind: update.Tick, Current: d.current, Seen: true})
+}
+
+// settle lets everything go well until nothing moves any more.
+func (d *device) settle() {
+	for range 200 {
+		if len(d.flight) > 0 {
+			e := d.flight[0]
+			d.flight = d.flight[1:]
+			d.step(d.carry(e))
+			continue
+		}
+		next := d.st.Next()
+		if next.IsZero() {
+			return
+		}
+		d.tick(max(next.Sub(d.now), 0))
+	}
+}
+
+var classes = []fleet.FailureClass{fleet.TransportFailure, fleet.MemberFailure, fleet.ReleaseFailure}
+
+// act is one random thing that happens to a device.
+func act(t *rapid.T, d *device) {
+	arms := []fleet.Arm{fleet.NoArm, fleet.Exposed, fleet.Control}
+	switch rapid.SampledFrom([]string{"assign", "answer", "answer", "answer", "fail", "stale", "tick", "tick", "restart", "sick", "revoke"}).Draw(t, "act") {
+	case "assign":
+		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Terms: update.Terms{
+			Arm: rapid.SampledFrom(arms).Draw(t, "arm"), Soak: time.Minute, Health: fleet.Health{Restarts: 2}, Reason: "told",
+		}})
+	case "answer", "fail":
+		if len(d.flight) == 0 {
+			return
+		}
+		i := rapid.IntRange(0, len(d.flight)-1).Draw(t, "effect")
+		e := d.flight[i]
+		d.flight = slices.Delete(d.flight, i, i+1)
+		if rapid.IntRange(0, 3).Draw(t, "fails") == 0 {
+			d.step(fail(e, rapid.SampledFrom(classes).Draw(t, "class")))
+			return
+		}
+		d.step(d.carry(e))
+	case "stale":
+		kind := rapid.SampledFrom([]update.EventKind{update.Fetched, update.ProbePassed, update.ProbeFailed, update.Switched, update.SwitchFailed}).Draw(t, "kind")
+		d.step(update.Event{Kind: kind, Key: "of an attempt long gone"})
+	case "tick":
+		d.tick(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute, time.Hour}).Draw(t, "by"))
+	case "restart":
+		d.restart(rapid.Bool().Draw(t, "reboot"))
+	case "sick":
+		d.step(update.Event{Kind: update.Sick, Root: d.st.Running.Root, Failure: update.Failure{Code: "crash-loop", Text: "crashed"}})
+	case "revoke":
+		if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
+			d.step(update.Event{Kind: update.Revoked, Root: offer(rapid.IntRange(1, 4).Draw(t, "root")).Root})
+		}
+	}
+}
+
+// law drives a random device through random days and checks after each act.
+func law(t *testing.T, check func(t *rapid.T, before update.State, d *device)) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newDevice()
+		d.restart(false)
+		for range rapid.IntRange(1, 60).Draw(t, "acts") {
+			before := d.st
+			act(t, d)
+			check(t, before, d)
+		}
+	})
+}
+
+func TestNeverServesUnverified(t *testing.T) {
+	law(t, func(t *rapid.T, _ update.State, d *device) {
+		if !d.current.IsZero() && (!d.files[d.current] || !d.tested[d.current]) {
+			t.Fatalf("serves %s: files %v, self-test %v", d.current.Short(), d.files[d.current], d.tested[d.current])
+		}
+		for _, e := range d.flight {
+			if e.Kind == update.Switch && e.Key != "repair" && !e.Offer.IsZero() && !d.tested[e.Offer.Bundle] {
+				t.Fatalf("would switch to %s, never tested here", e.Offer.Ref)
+			}
+		}
+	})
+}
+
+func TestQuarantinedIsNeverRetried(t *testing.T) {
+	law(t, func(t *rapid.T, before update.State, d *device) {
+		for _, q := range before.Quarantined {
+			if !d.st.IsQuarantined(q.Root) {
+				t.Fatalf("%s was forgotten without an operator", q.Ref)
+			}
+			if d.st.Attempting() && d.st.Target.Root == q.Root {
+				t.Fatalf("%s is tried again, phase %s", q.Ref, d.st.Phase)
+			}
+		}
+	})
+}
+
+func TestTransportNeverQuarantines(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newDevice()
+		d.restart(false)
+		d.step(update.Event{Kind: update.Assigned, Offer: offer(1), Terms: update.Terms{Arm: fleet.Exposed, Soak: time.Minute}})
+		for range rapid.IntRange(1, 50).Draw(t, "tries") {
+			if len(d.flight) == 0 {
+				d.tick(time.Hour)
+				continue
+			}
+			e := d.flight[0]
+			d.flight = d.flight[1:]
+			d.step(fail(e, rapid.SampledFrom(classes).Draw(t, "class"))) // whatever a fetch says
+		}
+		if len(d.st.Quarantined) > 0 || d.st.Failure.Class == fleet.ReleaseFailure {
+			t.Fatalf("network trouble counted against the release: %+v", d.st)
+		}
+		d.settle()
+		if d.st.Phase != fleet.Healthy {
+			t.Fatalf("phase %s (%s) after the network came back", d.st.Phase, d.st.Why)
+		}
+	})
+}
+
+func TestFallbackIsAlwaysKept(t *testing.T) {
+	law(t, func(t *rapid.T, before update.State, d *device) {
+		if !d.st.Fallback.IsZero() && !d.files[d.st.Fallback.Bundle] && d.st.Phase != fleet.Activating {
+			t.Fatalf("the way back to %s has no files, phase %s", d.st.Fallback.Ref, d.st.Phase)
+		}
+		// A proven release that is switched away from becomes the way back,
+		// unless it was given up or going back made it moot.
+		if before.Running.Good && d.st.Running.Bundle != before.Running.Bundle && d.st.Phase == fleet.Soaking &&
+			d.st.Fallback.Bundle != before.Running.Bundle {
+			t.Fatalf("%s was good and is not kept", before.Running.Ref)
+		}
+	})
+}
+
+func TestEffectsAreIdempotent(t *testing.T) {
+	law(t, func(t *rapid.T, _ update.State, d *device) {
+		if len(d.flight) == 0 {
+			return
+		}
+		// The same answer twice moves the state once.
+		once, _ := update.Step(d.st, stamp(d, update.Event{Kind: answerOf(d.flight[0]), Key: d.flight[0].Key}))
+		twice, effects := update.Step(once, stamp(d, update.Event{Kind: answerOf(d.flight[0]), Key: d.flight[0].Key}))
+		if diff := cmp.Diff(once, twice); diff != "" || len(effects) > 0 {
+			t.Fatalf("a repeated answer to %s did something: %s %v", d.flight[0], diff, effects)
+		}
+	})
+}
+
+func stamp(d *device, ev update.Event) update.Event { ev.At = d.now; return ev }
+
+func answerOf(e update.Effect) update.EventKind {
+	return map[update.EffectKind]update.EventKind{
+		update.Fetch: update.Fetched, update.Probe: update.ProbePassed, update.Switch: update.Switched,
+	}[e.Kind]
+}
+
+// A restart at any point ends where going on would have ended.
+func TestRestartResumes(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newDevice()
+		d.restart(false)
+		for range rapid.IntRange(1, 40).Draw(t, "acts") {
+			act(t, d)
+		}
+		if rapid.Bool().Draw(t, "effect done, answer lost") && len(d.flight) > 0 {
+			d.carry(d.flight[0])
+		}
+		var back update.State
+		data, err := json.Marshal(d.st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(data, &back); err != nil {
+			t.Fatal(err)
+		}
+		d.st = back
+		d.restart(false)
+		d.settle()
+		want := d.st.Want
+		switch {
+		case d.st.IsQuarantined(want.Root) && !want.IsZero():
+			if d.st.Running.Root == want.Root || d.current == want.Bundle {
+				t.Fatalf("serves the quarantined %s, phase %s", want.Ref, d.st.Phase)
+			}
+		case d.current != want.Bundle || d.st.Running.Bundle != want.Bundle:
+			t.Fatalf("wants %q, serves %s, state %s (%s), running %q", want.Ref, d.current.Short(), d.st.Phase, d.st.Why, d.st.Running.Ref)
+		}
+		if !update.Settled(d.st.Phase) {
+			t.Fatalf("came to rest in %s", d.st.Phase)
+		}
+	})
+}
+
+func TestStepIsDeterministic(t *testing.T) {
+	law(t, func(t *rapid.T, before update.State, d *device) {
+		ev := stamp(d, update.Event{Kind: update.Assigned, Offer: offer(3), Terms: update.Terms{Reason: "told"}})
+		a, ea := update.Step(before, ev)
+		b, eb := update.Step(before, ev)
+		if cmp.Diff(a, b) != "" || cmp.Diff(ea, eb) != "" {
+			t.Fatal("the same event moved the same state in two ways")
+		}
+	})
+}
+
+func TestEveryPhaseHasAReason(t *testing.T) {
+	law(t, func(t *rapid.T, _ update.State, d *device) {
+		if d.st.Phase != fleet.Idle && d.st.Why == "" {
+			t.Fatalf("phase %s without a reason", d.st.Phase)
+		}
+	})
+}

@@ -1,0 +1,192 @@
+package uplink
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+)
+
+// Options says how an enrolled member reaches its coordinator.
+type Options struct {
+	Dir      string // where the identity is kept
+	Identity Identity
+	Key      *signer.Signer
+	// Poll is how long one wait for a pack lasts; default 50 s.
+	Poll time.Duration
+	// OnPack is given each pack the coordinator has, by one goroutine. An error
+	// means that it was refused; the same pack is then asked for again later.
+	OnPack func(ctx context.Context, pack []byte) error
+	// OnCell is told when a renewal changed the cell.
+	OnCell func(api.Cell)
+	// GossipAddr is where the cell can reach this member; "" when it cannot.
+	GossipAddr func() string
+	Logger     *slog.Logger
+}
+
+// Uplink speaks to the coordinator as an enrolled member. Make it with [New]; it
+// is safe for concurrent use.
+type Uplink struct {
+	o      Options
+	client *api.Client
+
+	mu sync.Mutex
+	id Identity // under mu; persisted before it is set
+}
+
+// New returns an uplink; it connects when something is asked of it.
+func New(o Options) (*Uplink, error) {
+	if o.Poll <= 0 {
+		o.Poll = 50 * time.Second
+	}
+	u := &Uplink{o: o, id: o.Identity}
+	client, err := api.NewClient(api.Options{
+		URL: o.Identity.URL, Pin: o.Identity.Pin,
+		Certificate: func() (*tls.Certificate, error) { return u.Identity().tlsCertificate(o.Key), nil },
+	})
+	u.client = client
+	return u, err
+}
+
+// Identity is who the member is now.
+func (u *Uplink) Identity() Identity {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.id
+}
+
+// Run renews the certificate and waits for packs until ctx ends.
+func (u *Uplink) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { u.renewLoop(ctx) })
+	wg.Go(func() { u.packLoop(ctx) })
+	wg.Wait()
+	u.client.Close()
+}
+
+// SendRows hands a batch of signed rows to the coordinator.
+func (u *Uplink) SendRows(ctx context.Context, batch []byte) (api.RowsReply, error) {
+	cell := u.Identity().Cell.ID
+	if cell == "" {
+		cell = "-"
+	}
+	return u.client.SendRows(ctx, cell, batch, u.gossipAddr())
+}
+
+// Presign asks for URLs to objects in the bucket.
+func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Time, error) {
+	r, err := u.client.Presign(ctx, keys)
+	return r.URLs, r.Expires, err
+}
+
+// packLoop waits for packs. It asks with what it was given last, so that the
+// coordinator answers at once when there is something newer.
+func (u *Uplink) packLoop(ctx context.Context) {
+	etag, failed := "", 0
+	for ctx.Err() == nil {
+		r, err := u.client.Pack(ctx, u.Identity().Facts.Group, etag, u.o.Poll)
+		if err == nil && !r.NotModified {
+			if err = u.o.OnPack(ctx, r.Pack); err == nil || !fault.KindOf(err).Retry() {
+				// A pack that was refused is not fetched again and again: the next
+				// one is waited for. The refusal was reported by who refused it.
+				etag, err = r.ETag, nil
+			}
+		}
+		if err == nil {
+			if failed > 0 {
+				u.o.Logger.Info("coordinator is back", "after", failed)
+			}
+			failed = 0
+			continue
+		}
+		if failed++; failed == 1 && ctx.Err() == nil {
+			u.o.Logger.Warn("coordinator cannot be asked for packs", "err", err, "kind", fault.KindOf(err).String())
+		}
+		pause(ctx, backoff(failed))
+	}
+}
+
+// renewLoop gets a new certificate at two thirds of the life of each.
+func (u *Uplink) renewLoop(ctx context.Context) {
+	for failed := 0; ; {
+		at, err := u.Identity().renewAt()
+		wait := time.Until(at)
+		if err != nil || failed > 0 {
+			wait = backoff(failed + 4) // there is a third of its life left: no hurry
+		}
+		if !pause(ctx, max(wait, 0)) {
+			return
+		}
+		if err := u.renew(ctx); err != nil {
+			if failed++; failed == 1 && ctx.Err() == nil {
+				u.o.Logger.Warn("certificate was not renewed", "err", err, "kind", fault.KindOf(err).String())
+			}
+			continue
+		}
+		failed = 0
+		u.o.Logger.Info("certificate renewed", "generation", u.Identity().Generation)
+	}
+}
+
+func (u *Uplink) renew(ctx context.Context) error {
+	id := u.Identity()
+	csr, err := request(u.o.Key, id.Facts.ID)
+	if err != nil {
+		return err
+	}
+	r, err := u.client.Renew(ctx, api.RenewRequest{CSR: csr, Generation: id.Generation, GossipAddr: u.gossipAddr()})
+	if err != nil {
+		return err
+	}
+	cert, name, err := checkCertificate(r.Certificate, r.DeviceCA, id.Facts.ID, u.o.Key.ECDSA())
+	if err != nil {
+		return err
+	}
+	if name != id.Fleet {
+		return fault.Newf(fault.Untrusted, "renew certificate", string(id.Facts.ID), "it is of fleet %s, this is a member of %s", name, id.Fleet)
+	}
+	moved := r.Cell.ID != id.Cell.ID
+	id.Certificate, id.Issuer, id.Generation, id.Cell = cert.Raw, r.DeviceCA, r.Generation, r.Cell
+	if err := id.save(u.o.Dir); err != nil {
+		return err
+	}
+	u.mu.Lock()
+	u.id = id
+	u.mu.Unlock()
+	u.client.Close() // the next connection shows the new certificate
+	if moved && u.o.OnCell != nil {
+		u.o.OnCell(r.Cell)
+	}
+	return nil
+}
+
+func (u *Uplink) gossipAddr() string {
+	if u.o.GossipAddr == nil {
+		return ""
+	}
+	return u.o.GossipAddr()
+}
+
+// backoff is the pause after the n-th failure in a row: uniform up to a bound
+// that doubles from half a second to a minute.
+func backoff(n int) time.Duration {
+	return rand.N(min(time.Minute, 500*time.Millisecond<<min(n, 10)))
+}
+
+// pause waits, and reports whether ctx outlived it.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
