@@ -95,7 +95,7 @@ func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
 		}
 	}
 	v.Sites, v.Hidden = siteMap(members, p, s.quiet)
-	v.Attention = s.attentions(members)
+	v.Attention = s.attentions(members, releases)
 	if n := len(v.Attention); n > 8 {
 		v.Attention, v.MoreTrys = v.Attention[:8], n-8
 	}
@@ -213,10 +213,10 @@ func squareOf(m api.MemberInfo, p map[string]string, quiet bool) cellMark {
 }
 
 // attentions are the members that need a person, worst first.
-func (s *site) attentions(members []api.MemberInfo) []attention {
+func (s *site) attentions(members []api.MemberInfo, releases []api.ReleaseInfo) []attention {
 	var list []attention
 	for _, m := range members {
-		if a, ok := s.attentionOf(m); ok {
+		if a, ok := s.attentionOf(m, releases); ok {
 			list = append(list, a)
 		}
 	}
@@ -225,7 +225,7 @@ func (s *site) attentions(members []api.MemberInfo) []attention {
 	return list
 }
 
-func (s *site) attentionOf(m api.MemberInfo) (attention, bool) {
+func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attention, bool) {
 	id := m.Facts.ID
 	if m.Revoked {
 		return attention{}, false // out of the fleet: nobody waits for it
@@ -242,11 +242,11 @@ func (s *site) attentionOf(m api.MemberInfo) (attention, bool) {
 			}
 			return attention{id, "warn", what}, true
 		case st.Phase == fleet.Quarantined || len(st.Quarantined) > 0:
-			digests := make([]string, 0, len(st.Quarantined))
+			names := make([]string, 0, len(st.Quarantined))
 			for _, d := range st.Quarantined {
-				digests = append(digests, d.Short())
+				names = append(names, nameOf(d, releases))
 			}
-			return attention{id, "warn", fmt.Sprintf("keeps a release of %s in quarantine (%s)", st.Model, cmp.Or(strings.Join(digests, ", "), "digest not told"))}, true
+			return attention{id, "warn", "keeps in quarantine: " + cmp.Or(strings.Join(names, ", "), "a release of "+string(st.Model))}, true
 		}
 	}
 	if s.quiet(m) {
@@ -256,6 +256,16 @@ func (s *site) attentionOf(m api.MemberInfo) (attention, bool) {
 		return attention{id, "warn", "silent for " + shortDuration(s.Now().Sub(m.Seen).Truncate(time.Second))}, true
 	}
 	return attention{}, false
+}
+
+// nameOf is the release that a digest belongs to, or the digest.
+func nameOf(root fleet.Digest, releases []api.ReleaseInfo) string {
+	for _, r := range releases {
+		if r.Release.Has(root) {
+			return r.Release.Ref()
+		}
+	}
+	return root.Short()
 }
 
 // memberRow is a line of the members' table, one per member and model.
@@ -297,7 +307,7 @@ func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
 	}
 	if v.Show == "attention" {
 		members = slices.DeleteFunc(slices.Clone(members), func(m api.MemberInfo) bool {
-			_, wants := s.attentionOf(m)
+			_, wants := s.attentionOf(m, releases)
 			return !wants
 		})
 	}
@@ -347,6 +357,13 @@ type memberModel struct {
 	Accuracy   string
 	P50, P95   string
 	Progress   template.HTML
+	Refuses    []refused
+}
+
+// refused is a release in a member's quarantine.
+type refused struct {
+	Name   string
+	Digest fleet.Digest
 }
 
 func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
@@ -355,6 +372,10 @@ func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
 		return view{}, err
 	}
 	why, err := s.Source.Explain(r.Context(), id)
+	if err != nil {
+		return view{}, err
+	}
+	releases, err := s.Source.Releases(r.Context())
 	if err != nil {
 		return view{}, err
 	}
@@ -368,6 +389,9 @@ func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
 			ErrorRate: percent(ratio(st.Errors, st.Requests)),
 			Accuracy:  percent(ratio(st.Right, st.Right+st.Wrong)),
 			P50:       latency(st.P50), P95: latency(st.P95),
+		}
+		for _, d := range st.Quarantined {
+			m.Refuses = append(m.Refuses, refused{nameOf(d, releases), d})
 		}
 		if st.BytesTotal > 0 && st.Phase == fleet.Downloading {
 			m.Progress = shareBar("downloaded", int(st.BytesTotal), []segment{{"busy", "downloaded", int(st.BytesDone)}})

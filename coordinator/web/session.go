@@ -143,26 +143,23 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 		}}, visitor{})
 		return
 	}
-	expires := s.Now().Add(s.Session)
-	text, err := s.seal.lock(session{Token: token, Expires: expires})
+	text, err := s.seal.lock(session{Token: token, Expires: s.Now().Add(s.Session)})
 	if err != nil {
 		s.problem(w, r, err, visitor{})
 		return
 	}
-	http.SetCookie(w, s.cookie(r, text, expires))
+	http.SetCookie(w, s.cookie(r, text, int(s.Session.Seconds())))
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 func (s *site) logout(w http.ResponseWriter, r *http.Request) {
-	c := s.cookie(r, "", time.Unix(0, 0))
-	c.MaxAge = -1
-	http.SetCookie(w, c)
+	http.SetCookie(w, s.cookie(r, "", -1))
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-func (s *site) cookie(r *http.Request, text string, expires time.Time) *http.Cookie {
+func (s *site) cookie(r *http.Request, text string, maxAge int) *http.Cookie {
 	return &http.Cookie{
-		Name: cookieName, Value: text, Path: "/", Expires: expires,
+		Name: cookieName, Value: text, Path: "/", MaxAge: maxAge,
 		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 	}
 }
@@ -170,7 +167,7 @@ func (s *site) cookie(r *http.Request, text string, expires time.Time) *http.Coo
 // local keeps a redirect on this site: anything but a path of ours is "/".
 func local(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\\`) {
+	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\`) {
 		return "/"
 	}
 	return next
