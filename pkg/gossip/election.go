@@ -24,24 +24,26 @@ type candidate struct {
 // that see the same candidates elect the same; the hour passes the work around
 // and bounds what one relay sees.
 func elect(cell string, hour int64, cs []candidate) []fleet.MemberID {
-	score := func(c candidate) uint64 {
-		b := append([]byte(c.name), 0)
-		b = append(append(b, cell...), 0)
-		sum := sha256.Sum256(binary.BigEndian.AppendUint64(b, uint64(hour)))
-		return binary.BigEndian.Uint64(sum[:8]) / uint64(max(c.weight, 1))
+	type scored struct {
+		candidate
+		rank  int
+		score uint64
 	}
-	rank := func(c candidate) int {
+	all := make([]scored, 0, len(cs))
+	for _, c := range cs {
+		b := append(append([]byte(c.name), 0), cell...)
+		sum := sha256.Sum256(binary.BigEndian.AppendUint64(append(b, 0), uint64(hour)))
+		s := scored{c, 1, binary.BigEndian.Uint64(sum[:8]) / uint64(max(c.weight, 1))}
 		if c.coordinator {
-			return 0
+			s.rank = 0
 		}
-		return 1
+		all = append(all, s)
 	}
-	sorted := slices.Clone(cs)
-	slices.SortFunc(sorted, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(score(a), score(b)), cmp.Compare(a.name, b.name))
+	slices.SortFunc(all, func(a, b scored) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.score, b.score), cmp.Compare(a.name, b.name))
 	})
 	var out []fleet.MemberID
-	for _, c := range sorted[:min(numRelays, len(sorted))] {
+	for _, c := range all[:min(numRelays, len(all))] {
 		out = append(out, c.name)
 	}
 	return out

@@ -76,9 +76,10 @@ type Handlers struct {
 	OnMessage func(m telemetry.Message, from Identity) bool
 	// OnAck tells that the coordinator has messages that this member sent.
 	OnAck func(Ack)
-	// OnPack judges a pack that another member has. An error refuses it; a pack
-	// taken is announced to others.
-	OnPack func(Pack) error
+	// OnPack judges a pack that another member has and says what version it
+	// really is: Pack.Version is only what that member said. An error refuses
+	// it; a pack taken is announced to others.
+	OnPack func(Pack) (version uint64, err error)
 	// OnChange tells that members or relays changed.
 	OnChange func()
 }

@@ -103,7 +103,7 @@ func (p *Pool) newer(a announce) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old, ok := p.packs[a.group]
-	return !ok || old.version < a.version
+	return !ok || (old.version < a.version && old.hash != a.hash)
 }
 
 func (p *Pool) pull(x *want, now time.Time) {
@@ -170,15 +170,19 @@ func (p *Pool) takeBody(body []byte) {
 	if p.opts.Handlers.OnPack == nil {
 		return
 	}
-	if err := p.opts.Handlers.OnPack(pack); err != nil {
-		p.count.refused.Add(1)
-		p.opts.Logger.Warn("pack from the cell refused", "device", x.holders[0], "err", err)
+	version, err := p.opts.Handlers.OnPack(pack)
+	if err != nil || version != pack.Version {
 		if len(w.bad) >= maxBad {
 			clear(w.bad)
 		}
-		w.bad[hash] = true
+		w.bad[hash] = true // or a false version would have it fetched again and again
+	}
+	if err != nil {
+		p.count.refused.Add(1)
+		p.opts.Logger.Warn("pack from the cell refused", "device", x.holders[0], "err", err)
 		return
 	}
+	pack.Version = version
 	p.count.packs.Add(1)
 	if err := p.Announce(pack); err != nil {
 		p.opts.Logger.Warn("pack not announced", "err", err)

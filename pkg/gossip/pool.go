@@ -220,7 +220,7 @@ func (p *Pool) join() {
 		p.mu.Unlock()
 		if p.size() == 1 || turn%6 == 5 {
 			for _, s := range seeds {
-				if s == p.Addr() {
+				if s == p.Addr() || p.stopped() {
 					continue
 				}
 				if n, _ := p.list.Join([]string{s}); n > 0 && p.size() > 1 {
@@ -238,6 +238,15 @@ func (p *Pool) join() {
 			return
 		case <-time.After(wait):
 		}
+	}
+}
+
+func (p *Pool) stopped() bool {
+	select {
+	case <-p.stop:
+		return true
+	default:
+		return false
 	}
 }
 
