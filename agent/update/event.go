@@ -45,6 +45,7 @@ type Event struct {
 	At      time.Time    // in the device's own time zone, for windows
 	Key     string       // of the effect that this answers
 	Offer   Offer        // Assigned; zero: run nothing
+	Stable  Offer        // Assigned; what to run when Offer is refused here
 	Terms   Terms        // Assigned
 	Failure Failure      // FetchFailed, ProbeFailed, SwitchFailed, Sick
 	Root    fleet.Digest // Sick, Revoked, Lifted
@@ -65,7 +66,7 @@ const (
 	Cancel                   // stop whatever was begun under Key; answers nothing
 	Probe                    // test Offer before it is served; answers ProbePassed or ProbeFailed
 	Switch                   // give applications Offer, or nothing when it is zero; answers Switched or SwitchFailed
-	Keep                     // files of all releases of the model but Bundles may go
+	Keep                     // files of all releases of the model may go, but Bundles and what applications are given
 )
 
 // String is the effect's name.

@@ -51,14 +51,17 @@ func (d *device) step(ev update.Event) []update.Effect {
 		switch e.Kind {
 		case update.Keep:
 			for b := range d.files {
-				if !slices.Contains(e.Bundles, b) {
+				// What applications are given stays, whatever the state says.
+				if !slices.Contains(e.Bundles, b) && b != d.current {
 					delete(d.files, b)
 				}
 			}
 		case update.Cancel:
 			d.flight = slices.DeleteFunc(d.flight, func(f update.Effect) bool { return f.Key == e.Key })
 		default:
-			d.flight = append(d.flight, e)
+			if !slices.ContainsFunc(d.flight, func(f update.Effect) bool { return f.Key == e.Key }) {
+				d.flight = append(d.flight, e)
+			}
 		}
 	}
 	return effects
@@ -126,7 +129,8 @@ func act(t *rapid.T, d *device) {
 	arms := []fleet.Arm{fleet.NoArm, fleet.Exposed, fleet.Control}
 	switch rapid.SampledFrom([]string{"assign", "answer", "answer", "answer", "fail", "stale", "tick", "tick", "restart", "sick", "revoke"}).Draw(t, "act") {
 	case "assign":
-		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Terms: update.Terms{
+		stable := offer(rapid.IntRange(0, 2).Draw(t, "stable"))
+		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Stable: stable, Terms: update.Terms{
 			Arm: rapid.SampledFrom(arms).Draw(t, "arm"), Soak: time.Minute, Health: fleet.Health{Restarts: 2}, Reason: "told",
 		}})
 	case "answer", "fail":
@@ -281,7 +285,7 @@ func TestRestartResumes(t *testing.T) {
 		d.st = back
 		d.restart(false)
 		d.settle()
-		want := d.st.Want
+		want := d.st.Aim()
 		switch {
 		case d.st.IsQuarantined(want.Root) && !want.IsZero():
 			if d.st.Running.Root == want.Root || d.current == want.Bundle {

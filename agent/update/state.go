@@ -16,6 +16,7 @@ type State struct {
 	Why   string          `json:"why,omitempty"`  // why it is in the phase, for people
 
 	Want    Offer `json:"want,omitzero"`    // what the newest directive says it should run; zero: nothing
+	Stable  Offer `json:"stable,omitzero"`  // what it should run instead when Want is refused here
 	Terms   Terms `json:"terms,omitzero"`   // on what terms
 	Target  Offer `json:"target,omitzero"`  // the release the attempt under way is about
 	Running Held  `json:"running,omitzero"` // what applications are given
@@ -89,6 +90,14 @@ type Quarantine struct {
 // IsQuarantined reports whether the release with that root failed here before.
 func (s State) IsQuarantined(root fleet.Digest) bool {
 	return slices.ContainsFunc(s.Quarantined, func(q Quarantine) bool { return q.Root == root })
+}
+
+// Aim is what the device tries to run: Want, or Stable when Want failed here.
+func (s State) Aim() Offer {
+	if s.IsQuarantined(s.Want.Root) && !s.Stable.IsZero() {
+		return s.Stable
+	}
+	return s.Want
 }
 
 // Attempting reports whether an attempt to bring in Target is under way before

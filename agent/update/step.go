@@ -16,7 +16,7 @@ func Step(st State, ev Event) (State, []Effect) {
 	case Tick:
 		m.tick()
 	case Assigned:
-		m.st.Want, m.st.Terms = ev.Offer, ev.Terms
+		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
 		m.reconcile()
 	case Fetched:
 		if m.answers(fleet.Downloading) {
@@ -120,19 +120,16 @@ func (m *machine) switching() bool { return m.st.Phase == fleet.Activating || m.
 // It looks at the state only, so a lost or repeated event costs nothing.
 func (m *machine) reconcile() {
 	st := &m.st
-	switch want := st.Want.Bundle; {
+	switch aim := st.Aim(); {
 	case m.switching():
 	case !st.Running.IsZero() && st.IsQuarantined(st.Running.Root):
 		m.leave()
-	case want == st.Running.Bundle:
-		m.hold()
-	case st.IsQuarantined(st.Want.Root):
-		m.cancel()
-		if st.Phase != fleet.Quarantined {
-			m.enter(fleet.Quarantined, "%s failed here before; it is not tried again until an operator lifts it", st.Want.Ref)
-		}
-	case want == st.Target.Bundle && (st.Attempting() || st.waits()):
-		st.Target = st.Want
+	case aim.Bundle == st.Running.Bundle:
+		m.hold(aim)
+	case st.IsQuarantined(aim.Root):
+		m.refuse()
+	case aim.Bundle == st.Target.Bundle && (st.Attempting() || st.waits()):
+		st.Target = aim
 		m.advance()
 	default:
 		m.begin()
@@ -140,48 +137,60 @@ func (m *machine) reconcile() {
 }
 
 // hold settles a device that already runs what it should.
-func (m *machine) hold() {
-	m.cancel()
+func (m *machine) hold(aim Offer) {
+	st := &m.st
+	if !st.Running.IsZero() {
+		st.Running.Offer = aim // the same bundle, perhaps under another ref
+	}
 	switch {
-	case m.st.Phase == fleet.Soaking:
-	case m.st.Attempting() || m.st.waits():
-		m.enter(fleet.Withdrawn, "the offer of %s was taken back before the switch", m.st.Target.Ref)
-	case m.st.Phase == fleet.Quarantined:
+	case st.Phase == fleet.Soaking:
+	case aim.Bundle != st.Want.Bundle:
+		m.refuse()
+	case st.Attempting() || st.waits():
+		m.cancel()
+		m.enter(fleet.Withdrawn, "the offer of %s was taken back before the switch", st.Target.Ref)
+	case st.Phase == fleet.Quarantined:
 		m.enter(fleet.Withdrawn, "the refused release is no longer offered")
 	}
-	if !m.st.Running.IsZero() {
-		m.st.Running.Offer = m.st.Want // the same bundle, perhaps under another ref
+}
+
+// refuse settles a device that is told to run what failed on it.
+func (m *machine) refuse() {
+	m.cancel()
+	if m.st.Phase != fleet.Quarantined {
+		m.enter(fleet.Quarantined, "%s failed here before; it is not tried again until an operator lifts it", m.st.Want.Ref)
 	}
 }
 
 // begin starts on a new offer.
 func (m *machine) begin() {
 	m.cancel()
-	m.st.Target, m.st.Tries, m.st.RetryAt = m.st.Want, 0, time.Time{}
+	m.st.Target, m.st.Tries, m.st.RetryAt = m.st.Aim(), 0, time.Time{}
 	if !m.returns() {
 		m.st.Failure = Failure{}
 	}
 	m.launch(m.st.Terms.Reason)
 }
 
-// returns reports whether running Want means going back: to nothing, or to the
-// release kept on disk that was good here. An exposed member does not go back
-// but tries the release as if it were new.
+// returns reports whether reaching the aim means going back: to nothing, or to
+// the release kept on disk that was good here. An exposed member does not go
+// back to the release it is exposed to but tries it as if it were new.
 func (m *machine) returns() bool {
-	want := m.st.Want.Bundle
-	return want.IsZero() || want == m.st.Fallback.Bundle && m.st.Terms.Arm != fleet.Exposed
+	aim := m.st.Aim()
+	exposed := m.st.Terms.Arm == fleet.Exposed && aim.Bundle == m.st.Want.Bundle
+	return aim.IsZero() || aim.Bundle == m.st.Fallback.Bundle && !exposed
 }
 
-// launch begins an attempt, the first or a later one, to run Want.
+// launch begins an attempt, the first or a later one, to reach the aim.
 func (m *machine) launch(why string) {
 	st := &m.st
 	st.Attempt++
 	st.Return = m.returns()
 	switch {
-	case st.Want.IsZero():
+	case st.Target.IsZero():
 		m.toSwitch("nothing should run here any more")
 	case st.Return:
-		m.toSwitch("returning to %s, kept on disk", st.Want.Ref)
+		m.toSwitch("returning to %s, kept on disk", st.Target.Ref)
 	default:
 		m.enter(fleet.Offered, "%s", why)
 		m.advance()
