@@ -68,9 +68,9 @@ func (m *machine) stage() *StageStatus { return &m.st.Stages[m.st.Stage] }
 func (m *machine) want() *fleet.Stage  { return &m.spec.Stages[m.st.Stage] }
 func (m *machine) last() bool          { return m.st.Stage == len(m.st.Stages)-1 }
 
-// failing reports whether the gates have failed what is exposed.
+// failing reports whether a gate has failed the release.
 func (m *machine) failing() bool {
-	return m.v.Verdict != nil && m.v.Verdict.Outcome == Fail && m.st.exposing()
+	return m.v.Verdict != nil && m.v.Verdict.Outcome == Fail
 }
 
 // step makes one move, and reports whether it made one.

@@ -75,20 +75,20 @@ type Peer struct {
 type View struct {
 	// Roster is who takes part. The caller keeps it and makes a new one when
 	// the enrolled members or their labels change.
-	Roster *Roster
+	Roster *Roster `json:"-"`
 	// Observed is parallel to the roster's members ([Roster.Index]). Members
 	// beyond its length were never heard.
-	Observed []Observation
+	Observed []Observation `json:"observed"`
 	// Verdict is the newest of this rollout's gates; nil: none yet.
-	Verdict *Verdict
+	Verdict *Verdict `json:"verdict,omitempty"`
 	// Commands by Seq ascending; those already taken may be left out.
-	Commands []Command
+	Commands []Command `json:"commands,omitempty"`
 	// Newer is a rollout of the same model that was made after this one and
 	// should take its place; nil: none. It is ignored unless it really is newer.
-	Newer *Peer
+	Newer *Peer `json:"newer,omitempty"`
 	// Older is a rollout of the same model that is not terminal yet; nil:
 	// none. A Draft waits for it.
-	Older *Peer
+	Older *Peer `json:"older,omitempty"`
 }
 
 // Roster is the members of a rollout's population, sorted by position, with
