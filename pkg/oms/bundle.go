@@ -262,3 +262,7 @@ func pae(typ string, body []byte) []byte {
 	buf.Write(body)
 	return buf.Bytes()
 }
+
+// Unverified returns what the bundle says without asking who signed it: for
+// listing, and for whoever just made it. Never act on it.
+func (b *Bundle) Unverified() (Manifest, error) { return parseStatement(b.b.Envelope.Payload) }

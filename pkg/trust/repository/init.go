@@ -1,0 +1,395 @@
+package repository
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// InitOptions says who holds a new fleet's keys.
+type InitOptions struct {
+	Fleet string // the fleet's name
+	Now   time.Time
+
+	Root          []signature.Signer // root keys that sign here
+	RootKeys      []crypto.PublicKey // root keys that sign elsewhere, with [Countersign]
+	RootThreshold int                // default: more than half of all root keys
+	Policy        []signature.Signer // keys of the policy; default Root
+	Teams         []Team             // publishers
+
+	Coordinator crypto.PublicKey // signs directives and snapshots
+	Timestamp   crypto.PublicKey // default Coordinator
+	DeviceCA    []byte           // certificates in PEM that members are issued under; may be set later
+
+	Lifetimes Lifetimes
+}
+
+// Team is a publisher and its keys.
+type Team struct {
+	Name      fleet.Team
+	Keys      []crypto.PublicKey // P-256: the same keys sign the OMS bundles
+	Threshold int                // default 1; 2 asks for a second person's approval
+}
+
+// Genesis is a new fleet.
+type Genesis struct {
+	Root    []byte       // root.json
+	Pin     fleet.Digest // of Root: what members pin
+	Missing int          // signatures Root still needs, by [Countersign]
+	Writes  []Write
+}
+
+// Init makes root and policy of a new fleet. The coordinator makes the rest at
+// its first directive; publishers make their roles when they first publish.
+func Init(o InitOptions) (Genesis, error) {
+	const op = "make fleet"
+	if _, err := fleet.ParseGroup(o.Fleet); err != nil {
+		return Genesis{}, fault.New(fault.Invalid, op, o.Fleet, err).WithHint("a fleet's name is 1 to 63 of a-z 0-9 . _ -")
+	}
+	if o.Coordinator == nil || len(o.Root)+len(o.RootKeys) == 0 {
+		return Genesis{}, fault.Newf(fault.Invalid, op, o.Fleet, "a root key and the coordinator's key are needed")
+	}
+	o.Lifetimes = o.Lifetimes.orDefault()
+	if o.Timestamp == nil {
+		o.Timestamp = o.Coordinator
+	}
+	if len(o.Policy) == 0 {
+		o.Policy = o.Root
+	}
+	g, err := o.root()
+	if err != nil {
+		return Genesis{}, fault.New(fault.Invalid, op, o.Fleet, err)
+	}
+	policyWrites, err := o.policy()
+	if err != nil {
+		return Genesis{}, wrap(err, op, o.Fleet)
+	}
+	g.Writes = append([]Write{{Key: trust.MetadataKey(metadata.ROOT, 1), Body: g.Root}}, policyWrites...)
+	return g, nil
+}
+
+func (o InitOptions) root() (Genesis, error) {
+	m := metadata.Root(expiry(o.Now, o.Lifetimes.Root))
+	rootKeys, err := publicKeys(o.Root)
+	if err != nil {
+		return Genesis{}, err
+	}
+	rootKeys = append(rootKeys, o.RootKeys...)
+	policyKeys, err := publicKeys(o.Policy)
+	if err != nil {
+		return Genesis{}, err
+	}
+	for _, role := range []struct {
+		name string
+		keys []crypto.PublicKey
+	}{
+		{metadata.ROOT, rootKeys}, {metadata.TARGETS, policyKeys},
+		{metadata.SNAPSHOT, []crypto.PublicKey{o.Coordinator}}, {metadata.TIMESTAMP, []crypto.PublicKey{o.Timestamp}},
+	} {
+		if err := setKeys(m, role.name, role.keys); err != nil {
+			return Genesis{}, err
+		}
+	}
+	if o.RootThreshold == 0 {
+		o.RootThreshold = len(rootKeys)/2 + 1
+	}
+	if o.RootThreshold < 1 || o.RootThreshold > len(rootKeys) {
+		return Genesis{}, fmt.Errorf("a threshold of %d with %d root keys", o.RootThreshold, len(rootKeys))
+	}
+	m.Signed.Roles[metadata.ROOT].Threshold = o.RootThreshold
+	raw, err := sign(m, o.Root...)
+	if err != nil {
+		return Genesis{}, err
+	}
+	return Genesis{Root: raw, Pin: fleet.DigestOf(raw), Missing: max(0, o.RootThreshold-len(o.Root))}, nil
+}
+
+func (o InitOptions) policy() ([]Write, error) {
+	m := metadata.Targets(expiry(o.Now, o.Lifetimes.Policy))
+	m.Signed.UnrecognizedFields = map[string]any{trust.FieldFleet: o.Fleet}
+	m.Signed.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
+	change := PolicyChange{Teams: o.Teams, Coordinator: o.Coordinator, DeviceCA: o.DeviceCA, Revoked: &trust.Revoked{}}
+	return change.apply(m, o.Policy)
+}
+
+// PolicyChange is what the keepers of the policy change.
+type PolicyChange struct {
+	Teams       []Team           // added, or their keys replaced
+	Remove      []fleet.Team     // taken out: nothing they list runs any more
+	Coordinator crypto.PublicKey // the key directives are signed with
+	DeviceCA    []byte           // certificates in PEM
+	Revoked     *trust.Revoked
+}
+
+// NextPolicy makes the policy's next version from the current one.
+func NextPolicy(current []byte, change PolicyChange, now time.Time, life Lifetimes, signers ...signature.Signer) ([]Write, error) {
+	m, err := metadata.Targets().FromBytes(current)
+	if err != nil {
+		return nil, trust.Violated(trust.RuleFormat, "change policy", "", err)
+	}
+	m.Signed.Version++
+	m.Signed.Expires = expiry(now, life.orDefault().Policy)
+	m.ClearSignatures()
+	writes, err := change.apply(m, signers)
+	if err != nil {
+		return nil, wrap(err, "change policy", "")
+	}
+	return writes, nil
+}
+
+// apply changes m, signs it and lists the writes.
+func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers []signature.Signer) ([]Write, error) {
+	d := m.Signed.Delegations
+	for _, t := range c.Teams {
+		if _, err := fleet.ParseTeam(string(t.Name)); err != nil {
+			return nil, err
+		}
+		for _, key := range t.Keys {
+			if err := p256(key); err != nil {
+				return nil, fmt.Errorf("team %s: %w", t.Name, err)
+			}
+		}
+		if err := delegate(d, trust.RoleOf(t.Name), max(1, t.Threshold), trust.TeamPaths(t.Name), t.Keys...); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range c.Remove {
+		d.Roles = slices.DeleteFunc(d.Roles, func(r metadata.DelegatedRole) bool { return r.Name == trust.RoleOf(t) })
+	}
+	if c.Coordinator != nil {
+		if err := delegate(d, trust.RoleFleet, 1, "fleet/*", c.Coordinator); err != nil {
+			return nil, err
+		}
+	}
+	dropUnusedKeys(d)
+	var writes []Write
+	list := func(path string, body []byte) {
+		sum := fleet.DigestOf(body)
+		m.Signed.Targets[path] = &metadata.TargetFiles{Length: int64(len(body)), Hashes: metadata.Hashes{"sha256": sum[:]}, Path: path}
+		writes = append(writes, Write{Key: trust.TargetKey(path, sum), Body: body})
+	}
+	if c.DeviceCA != nil {
+		list(trust.PathDeviceCA, c.DeviceCA)
+	}
+	if c.Revoked != nil {
+		body, err := json.Marshal(c.Revoked)
+		if err != nil {
+			return nil, err
+		}
+		list(trust.PathRevoked, body)
+	}
+	raw, err := sign(m, signers...)
+	if err != nil {
+		return nil, err
+	}
+	return append(writes, Write{Key: trust.MetadataKey(metadata.TARGETS, m.Signed.Version), Body: raw}), nil
+}
+
+// RootChange is what the keepers of root change; nil fields stay.
+type RootChange struct {
+	Root      []crypto.PublicKey
+	Threshold int // of root; 0 stays
+	Policy    []crypto.PublicKey
+	Snapshot  []crypto.PublicKey
+	Timestamp []crypto.PublicKey
+}
+
+// NextRoot makes the next root from the current one. It must be signed by
+// enough of the old root keys and enough of the new ones; more may sign
+// elsewhere, with [Countersign]. ok reports whether it is complete.
+func NextRoot(current []byte, change RootChange, now time.Time, life Lifetimes, signers ...signature.Signer) (next []byte, ok bool, err error) {
+	const op = "change root"
+	prev, err := metadata.Root().FromBytes(current)
+	if err != nil {
+		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
+	}
+	m, err := metadata.Root().FromBytes(current)
+	if err != nil {
+		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
+	}
+	m.Signed.Version++
+	m.Signed.Expires = expiry(now, life.orDefault().Root)
+	m.ClearSignatures()
+	for role, keys := range map[string][]crypto.PublicKey{
+		metadata.ROOT: change.Root, metadata.TARGETS: change.Policy,
+		metadata.SNAPSHOT: change.Snapshot, metadata.TIMESTAMP: change.Timestamp,
+	} {
+		if keys == nil {
+			continue
+		}
+		if err := setKeys(m, role, keys); err != nil {
+			return nil, false, fault.New(fault.Invalid, op, role, err)
+		}
+	}
+	if change.Threshold > 0 {
+		m.Signed.Roles[metadata.ROOT].Threshold = change.Threshold
+	}
+	raw, err := sign(m, signers...)
+	if err != nil {
+		return nil, false, fault.New(fault.Invalid, op, "", err)
+	}
+	_, err = successor(prev, raw)
+	return raw, err == nil, nil
+}
+
+// Countersign adds a signature to metadata that needs several: a root, a
+// policy, or a publisher's role whose threshold is above one. Its first version
+// must be put into the bucket only once it is complete.
+func Countersign(raw []byte, s signature.Signer) ([]byte, error) {
+	var kind struct {
+		Signed struct {
+			Type string `json:"_type"`
+		} `json:"signed"`
+	}
+	err := json.Unmarshal(raw, &kind)
+	var out []byte
+	switch {
+	case err != nil:
+	case kind.Signed.Type == metadata.ROOT:
+		out, err = addSignature[metadata.RootType](raw, s)
+	case kind.Signed.Type == metadata.TARGETS:
+		out, err = addSignature[metadata.TargetsType](raw, s)
+	default:
+		err = fmt.Errorf("metadata of type %q is signed by one key", kind.Signed.Type)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "add signature", "", err)
+	}
+	return out, nil
+}
+
+func addSignature[T metadata.Roles](raw []byte, s signature.Signer) ([]byte, error) {
+	m, err := new(metadata.Metadata[T]).FromBytes(raw)
+	if err != nil {
+		return nil, err
+	}
+	id, err := keyID(s)
+	if err != nil {
+		return nil, err
+	}
+	m.Signatures = slices.DeleteFunc(m.Signatures, func(x metadata.Signature) bool { return x.KeyID == id })
+	return sign(m, s)
+}
+
+// sign adds the signers' signatures and encodes.
+func sign[T metadata.Roles](m *metadata.Metadata[T], signers ...signature.Signer) ([]byte, error) {
+	for _, s := range signers {
+		if _, err := m.Sign(s); err != nil {
+			return nil, fmt.Errorf("sign: %w", err)
+		}
+	}
+	return m.ToBytes(false)
+}
+
+// setKeys gives a top role exactly these keys.
+func setKeys(m *metadata.Metadata[metadata.RootType], role string, keys []crypto.PublicKey) error {
+	for _, id := range slices.Clone(m.Signed.Roles[role].KeyIDs) {
+		if err := m.Signed.RevokeKey(id, role); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys {
+		if _, ed := key.(ed25519.PublicKey); !ed || role != metadata.ROOT {
+			if err := p256(key); err != nil {
+				return fmt.Errorf("role %s: %w", role, err)
+			}
+		}
+		k, err := metadata.KeyFromPublicKey(key)
+		if err != nil {
+			return err
+		}
+		if err := m.Signed.AddKey(k, role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delegate gives a delegated role exactly these keys and this path.
+func delegate(d *metadata.Delegations, role string, threshold int, path string, keys ...crypto.PublicKey) error {
+	if len(keys) < threshold {
+		return fmt.Errorf("role %s has %d keys and a threshold of %d", role, len(keys), threshold)
+	}
+	dr := metadata.DelegatedRole{Name: role, Threshold: threshold, Terminating: true, Paths: []string{path}}
+	for _, key := range keys {
+		k, err := metadata.KeyFromPublicKey(key)
+		if err != nil {
+			return err
+		}
+		id, err := k.ID()
+		if err != nil {
+			return err
+		}
+		d.Keys[id] = k
+		dr.KeyIDs = append(dr.KeyIDs, id)
+	}
+	i := slices.IndexFunc(d.Roles, func(r metadata.DelegatedRole) bool { return r.Name == role })
+	if i < 0 {
+		d.Roles = append(d.Roles, dr)
+	} else {
+		d.Roles[i] = dr
+	}
+	return nil
+}
+
+func dropUnusedKeys(d *metadata.Delegations) {
+	for id := range d.Keys {
+		if !slices.ContainsFunc(d.Roles, func(r metadata.DelegatedRole) bool { return slices.Contains(r.KeyIDs, id) }) {
+			delete(d.Keys, id)
+		}
+	}
+}
+
+// p256 refuses keys that the metadata library would label P-256 although they are not.
+func p256(key crypto.PublicKey) error {
+	if k, ok := key.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
+		return fmt.Errorf("a key of type %T is not ECDSA P-256", key)
+	}
+	return nil
+}
+
+func publicKeys(signers []signature.Signer) ([]crypto.PublicKey, error) {
+	var out []crypto.PublicKey
+	for _, s := range signers {
+		pub, err := s.PublicKey()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pub)
+	}
+	return out, nil
+}
+
+// KeyID is the id that TUF metadata gives a public key.
+func KeyID(pub crypto.PublicKey) (string, error) {
+	k, err := metadata.KeyFromPublicKey(pub)
+	if err != nil {
+		return "", err
+	}
+	return k.ID()
+}
+
+func keyID(s signature.Signer) (string, error) {
+	pub, err := s.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	return KeyID(pub)
+}
+
+// expiry is whole seconds in UTC, as TUF wants.
+func expiry(now time.Time, life time.Duration) time.Time {
+	return now.Add(life).UTC().Truncate(time.Second)
+}

@@ -1,0 +1,272 @@
+package repository
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// Publication is what the coordinator signed and must now write, in order.
+type Publication struct {
+	Writes  []Write // the packs last
+	Packs   map[fleet.Group][]byte
+	Issued  time.Time
+	Expires time.Time // of the timestamp: sign again before
+	// Refused is what members will not run although the directive names it,
+	// for instance because its publisher delisted it meanwhile.
+	Refused []trust.Refusal
+}
+
+const signOp = "sign directive"
+
+// Sign signs a directive: the fleet role, snapshot, timestamp and the group's
+// pack. Models are sorted and Schema is set; Sequence must be above the group's
+// last. Signing the very same directive again renews it. On an error nothing
+// changed.
+func (r *Repository) Sign(d fleet.Directive, now time.Time) (Publication, error) {
+	d.Schema = fleet.DirectiveSchema
+	d.Models = slices.Clone(d.Models)
+	slices.SortFunc(d.Models, func(a, b fleet.Placement) int { return strings.Compare(string(a.Model), string(b.Model)) })
+	d.Issued = d.Issued.UTC()
+	raw, err := json.Marshal(d)
+	if err != nil {
+		return Publication{}, fault.New(fault.Invalid, signOp, string(d.Group), err)
+	}
+	if _, err := trust.ParseDirective(raw); err != nil { // never sign what members would not read
+		return Publication{}, fault.New(fault.Invalid, signOp, string(d.Group), err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, ok := r.current.directives[d.Group]; ok && !bytes.Equal(old, raw) {
+		last, err := trust.ParseDirective(old)
+		if err != nil {
+			return Publication{}, fault.New(fault.Internal, signOp, string(d.Group), err)
+		}
+		if d.Sequence <= last.Sequence {
+			return Publication{}, fault.Newf(fault.Conflict, signOp, string(d.Group), "sequence %d, the newest signed is %d", d.Sequence, last.Sequence).
+				WithHint("read the repository again and decide anew")
+		}
+	}
+	next := r.current
+	next.directives = maps.Clone(r.current.directives)
+	if next.directives == nil {
+		next.directives = map[fleet.Group]json.RawMessage{}
+	}
+	next.directives[d.Group] = raw
+	return r.publish(next, true, now, d.Group)
+}
+
+// Refresh renews what has lived two fifths of its life, and publishes teams and
+// policies taken up since the last signature. ok is false when nothing was due
+// (or nothing was ever signed). All groups' packs are renewed.
+func (r *Repository) Refresh(now time.Time) (pub Publication, ok bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.current
+	if c.timestampMeta == nil || c.fleetMeta == nil {
+		return Publication{}, false, nil
+	}
+	due := func(expires time.Time, life time.Duration) bool { return expires.Sub(now) < life*3/5 }
+	l := r.opts.Lifetimes
+	renewFleet := due(c.fleetMeta.Signed.Expires, l.Fleet)
+	if !r.dirty && !renewFleet && !due(c.snapshotMeta.Signed.Expires, l.Snapshot) && !due(c.timestampMeta.Signed.Expires, l.Timestamp) {
+		return Publication{}, false, nil
+	}
+	pub, err = r.publish(c, renewFleet, now, slices.Sorted(maps.Keys(c.directives))...)
+	return pub, err == nil, err
+}
+
+// publish signs what next says and makes the packs of groups. It changes r only
+// when everything, including the verification of the packs, went well.
+func (r *Repository) publish(next signed, signFleet bool, now time.Time, groups ...fleet.Group) (Publication, error) {
+	if r.opts.Coordinator == nil {
+		return Publication{}, fault.New(fault.Invalid, signOp, "", errReadOnly)
+	}
+	pub := Publication{Packs: map[fleet.Group][]byte{}, Issued: now.UTC().Truncate(time.Second)}
+	if signFleet {
+		writes, err := r.signFleet(&next, now)
+		if err != nil {
+			return Publication{}, err
+		}
+		pub.Writes = append(pub.Writes, writes...)
+	}
+	writes, err := r.signSnapshot(&next, now)
+	if err != nil {
+		return Publication{}, err
+	}
+	pub.Writes = append(pub.Writes, writes...)
+	write, err := r.signTimestamp(&next, now)
+	if err != nil {
+		return Publication{}, err
+	}
+	pub.Writes = append(pub.Writes, write)
+	pub.Expires = next.timestampMeta.Signed.Expires
+	for _, g := range groups {
+		pack, err := r.pack(next, g)
+		if err != nil {
+			return Publication{}, fault.New(fault.Internal, signOp, string(g), err)
+		}
+		refused, err := r.rehearse(pack, g, now)
+		if err != nil {
+			return Publication{}, err
+		}
+		pub.Refused = append(pub.Refused, refused...)
+		pub.Packs[g] = pack
+		pub.Writes = append(pub.Writes, Write{Key: g.PackKey(), Body: pack, Mutable: true})
+	}
+	r.current, r.dirty = next, false
+	return pub, nil
+}
+
+// signFleet makes the fleet role's next version, which lists all groups' directives.
+func (r *Repository) signFleet(next *signed, now time.Time) ([]Write, error) {
+	m := metadata.Targets(expiry(now, r.opts.Lifetimes.Fleet))
+	m.Signed.Version = 1
+	if s := next.snapshotMeta; s != nil {
+		if info := s.Signed.Meta["fleet.json"]; info != nil {
+			m.Signed.Version = info.Version + 1
+		}
+	}
+	var writes []Write
+	for _, g := range slices.Sorted(maps.Keys(next.directives)) {
+		body, path := next.directives[g], g.TargetPath()
+		sum := fleet.DigestOf(body)
+		m.Signed.Targets[path] = &metadata.TargetFiles{Length: int64(len(body)), Hashes: metadata.Hashes{"sha256": sum[:]}, Path: path}
+		writes = append(writes, Write{Key: trust.TargetKey(path, sum), Body: body})
+	}
+	raw, err := sign(m, r.opts.Coordinator)
+	if err != nil {
+		return nil, fault.New(fault.Internal, signOp, trust.RoleFleet, err)
+	}
+	if err := r.policy.meta.VerifyDelegate(trust.RoleFleet, m); err != nil {
+		return nil, r.wrongKey(trust.RulePolicy, trust.RoleFleet, m.Signatures, err)
+	}
+	next.fleet, next.fleetMeta = raw, m
+	return append(writes, Write{Key: trust.MetadataKey(trust.RoleFleet, m.Signed.Version), Body: raw}), nil
+}
+
+// signSnapshot pins the versions and hashes of all roles. A role once listed
+// stays: members refuse a snapshot that lost one.
+func (r *Repository) signSnapshot(next *signed, now time.Time) ([]Write, error) {
+	m := metadata.Snapshot(expiry(now, r.opts.Lifetimes.Snapshot))
+	if old := next.snapshotMeta; old != nil {
+		m.Signed.Version = old.Signed.Version + 1
+		maps.Copy(m.Signed.Meta, old.Signed.Meta)
+	}
+	m.Signed.Meta["targets.json"] = metaFile(r.policy.meta.Signed.Version, r.policy.raw)
+	m.Signed.Meta["fleet.json"] = metaFile(next.fleetMeta.Signed.Version, next.fleet)
+	for name, t := range r.teams {
+		m.Signed.Meta[trust.RoleOf(name)+".json"] = metaFile(t.role.Version, t.raw)
+	}
+	raw, err := sign(m, r.opts.Coordinator)
+	if err != nil {
+		return nil, fault.New(fault.Internal, signOp, metadata.SNAPSHOT, err)
+	}
+	if err := r.root.VerifyDelegate(metadata.SNAPSHOT, m); err != nil {
+		return nil, r.wrongKey(trust.RuleSnapshot, metadata.SNAPSHOT, m.Signatures, err)
+	}
+	next.snapshot, next.snapshotMeta = raw, m
+	return []Write{{Key: trust.MetadataKey(metadata.SNAPSHOT, m.Signed.Version), Body: raw}}, nil
+}
+
+// signTimestamp says that the snapshot is the newest, and when that was said.
+func (r *Repository) signTimestamp(next *signed, now time.Time) (Write, error) {
+	m := metadata.Timestamp(expiry(now, r.opts.Lifetimes.Timestamp))
+	if old := next.timestampMeta; old != nil {
+		m.Signed.Version = old.Signed.Version + 1
+	}
+	m.Signed.Meta["snapshot.json"] = metaFile(next.snapshotMeta.Signed.Version, next.snapshot)
+	m.Signed.UnrecognizedFields = map[string]any{trust.FieldIssued: now.UTC().Format(time.RFC3339)}
+	raw, err := sign(m, r.opts.Timestamp)
+	if err != nil {
+		return Write{}, fault.New(fault.Internal, signOp, metadata.TIMESTAMP, err)
+	}
+	if err := r.root.VerifyDelegate(metadata.TIMESTAMP, m); err != nil {
+		return Write{}, r.wrongKey(trust.RuleTimestamp, metadata.TIMESTAMP, m.Signatures, err)
+	}
+	next.timestamp, next.timestampMeta = raw, m
+	return Write{Key: trust.MetadataKey(metadata.TIMESTAMP, m.Signed.Version), Body: raw, Mutable: true}, nil
+}
+
+// wrongKey says that a signer of ours is not the one the fleet trusts.
+func (r *Repository) wrongKey(rule trust.Rule, role string, sigs []metadata.Signature, err error) error {
+	id := ""
+	for _, s := range sigs {
+		id = short(s.KeyID)
+	}
+	return trust.Violated(rule, signOp, role, fmt.Errorf("key %s is not the one that %s is delegated to: %w", id, role, err)).
+		WithHint("start the coordinator with the key it was initialised with, or have root and policy name the new one")
+}
+
+// pack collects all a member of the group needs.
+func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
+	directive, ok := c.directives[g]
+	if !ok {
+		return nil, fmt.Errorf("no directive was signed for group %s", g)
+	}
+	d, err := trust.ParseDirective(directive)
+	if err != nil {
+		return nil, err
+	}
+	p := trust.Pack{
+		Roots: r.roots, Timestamp: c.timestamp, Snapshot: c.snapshot, Policy: r.policy.raw, Fleet: c.fleet,
+		Publishers: map[string]json.RawMessage{}, Directive: directive, Targets: r.policy.targets,
+	}
+	add := func(rel *fleet.Release) {
+		if rel == nil {
+			return
+		}
+		if t, ok := r.teams[rel.Team]; ok {
+			p.Publishers[trust.RoleOf(rel.Team)] = t.raw
+		}
+	}
+	for _, m := range d.Models {
+		add(m.Stable)
+		if m.Rollout != nil {
+			add(&m.Rollout.Release)
+		}
+	}
+	return p.Encode()
+}
+
+// rehearse verifies a pack as a member that just enrolled would.
+func (r *Repository) rehearse(pack []byte, g fleet.Group, now time.Time) ([]trust.Refusal, error) {
+	t, _, err := trust.Verify(pack, trust.State{Root: r.roots[len(r.roots)-1]}, fleet.Facts{Group: g}, now)
+	if err != nil {
+		return nil, fault.New(fault.Untrusted, signOp, string(g), err)
+	}
+	if t.Freshness != trust.Fresh {
+		return nil, trust.Violated(trust.RuleExpired, signOp, string(g), fmt.Errorf("role %s expired on %s", t.Expired, t.Expires.Format(time.DateOnly))).
+			WithHint("renew root and policy with: modelfleet key ceremony; check this machine's clock")
+	}
+	return t.Refused, nil
+}
+
+// Pack is the newest pack of a group, made from what was signed last.
+func (r *Repository) Pack(g fleet.Group) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.current.directives[g]; !ok {
+		return nil, fault.Newf(fault.NotFound, "make pack", string(g), "no directive was signed for the group")
+	}
+	pack, err := r.pack(r.current, g)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "make pack", string(g), err)
+	}
+	return pack, nil
+}
+
+func metaFile(version int64, raw []byte) *metadata.MetaFiles {
+	sum := fleet.DigestOf(raw)
+	return &metadata.MetaFiles{Version: version, Length: int64(len(raw)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+}
