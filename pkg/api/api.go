@@ -84,8 +84,9 @@ type RowsReply struct {
 
 // RefusedRow says why one row of a batch was not taken.
 type RefusedRow struct {
-	Member string `json:"member"`
-	Reason string `json:"reason"`
+	Member  string `json:"member"`  // its id, or its key's when it is not known
+	Message string `json:"message"` // first 8 bytes of the message's SHA-256, in hex
+	Reason  string `json:"reason"`
 }
 
 // PresignRequest asks for URLs to objects. POST /v1/objects over mTLS or with a
