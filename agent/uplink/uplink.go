@@ -23,6 +23,9 @@ type Options struct {
 	// OnPack is given each pack the coordinator has, by one goroutine. An error
 	// means that it was refused; the same pack is then asked for again later.
 	OnPack func(ctx context.Context, pack []byte) error
+	// Idle reports whether others of the cell bring packs here just now; the
+	// coordinator is then asked only every ten waits. Nil: never.
+	Idle func() bool
 	// OnCell is told when a renewal changed the cell.
 	OnCell func(api.Cell)
 	// GossipAddr is where the cell can reach this member; "" when it cannot.
@@ -89,7 +92,10 @@ func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Tim
 // coordinator answers at once when there is something newer.
 func (u *Uplink) packLoop(ctx context.Context) {
 	etag, failed := "", 0
-	for ctx.Err() == nil {
+	for asked := false; ctx.Err() == nil; asked = true {
+		if asked && !u.idle(ctx) {
+			return
+		}
 		r, err := u.client.Pack(ctx, u.Identity().Facts.Group, etag, u.o.Poll)
 		if err == nil && !r.NotModified {
 			if err = u.o.OnPack(ctx, r.Pack); err == nil || !fault.KindOf(err).Retry() {
@@ -110,6 +116,17 @@ func (u *Uplink) packLoop(ctx context.Context) {
 		}
 		pause(ctx, backoff(failed))
 	}
+}
+
+// idle waits as long as others bring packs, and reports whether ctx outlived it.
+func (u *Uplink) idle(ctx context.Context) bool {
+	until := time.Now().Add(10 * u.o.Poll)
+	for u.o.Idle != nil && u.o.Idle() && time.Now().Before(until) {
+		if !pause(ctx, time.Second) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
 }
 
 // renewLoop gets a new certificate at two thirds of the life of each.
