@@ -106,10 +106,11 @@ func (b *browser) look(url, name, scheme string, width int64) string {
 	}
 	b.do(chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("main")))
 	text := ask(b, chromedp.Text(chromedp.CSS("main")))
-	wide := ask(b, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > window.innerWidth`))
+	wide := ask(b, chromedp.Evaluate[string](`document.documentElement.scrollWidth <= window.innerWidth ? "" :
+		[...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > window.innerWidth && !e.closest(".scroll")).map((e) => e.tagName + "." + e.className).slice(0, 4).join(", ")`))
 	picture := ask(b, chromedp.FullScreenshot(100))
-	if wide {
-		b.t.Errorf("%s at %d pixels: the page is wider than the window", name, width)
+	if wide != "" {
+		b.t.Errorf("%s at %d pixels: the page is wider than the window, at %s", name, width, wide)
 	}
 	if err := os.WriteFile(filepath.Join(b.dir, name+".png"), picture, 0o644); err != nil {
 		b.t.Fatal(err)
@@ -118,9 +119,9 @@ func (b *browser) look(url, name, scheme string, width int64) string {
 }
 
 func TestPagesInARealBrowser(t *testing.T) {
-	b := startBrowser(t)
 	f := busyFleet()
-	d := open(t, f)
+	d := open(t, f) // first, so that it is closed last: its stream ends with the browser
+	b := startBrowser(t)
 
 	if text := b.look(d.url+"/rollouts/scorer-3", "login", "light", 1280); !strings.Contains(text, "Sign in") {
 		t.Fatalf("a stranger sees:\n%s", text)
@@ -154,9 +155,9 @@ func TestPagesInARealBrowser(t *testing.T) {
 }
 
 func TestAnEventRefreshesThePageOnTheScreen(t *testing.T) {
-	b := startBrowser(t)
 	f := busyFleet()
-	d := open(t, f)
+	d := open(t, f) // first, so that it is closed last: its stream ends with the browser
+	b := startBrowser(t)
 	b.do(chromedp.Navigate(d.url+"/login"), chromedp.SendKeys(chromedp.CSS("#token"), viewerToken), chromedp.Click(chromedp.CSS("form button.primary")),
 		chromedp.WaitVisible(chromedp.CSS("#live.on")))
 	f.rollouts[0].Reason = "stage quarter passed"

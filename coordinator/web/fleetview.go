@@ -270,11 +270,12 @@ func nameOf(root fleet.Digest, releases []api.ReleaseInfo) string {
 
 // memberRow is a line of the members' table, one per member and model.
 type memberRow struct {
-	Info  api.MemberInfo
-	Model api.ModelStatus
-	Has   bool // it runs, or should run, a model at all
-	Quiet bool
-	Class string
+	Info   api.MemberInfo
+	Model  api.ModelStatus
+	Has    bool // it runs, or should run, a model at all
+	Quiet  bool
+	Class  string
+	Labels []string
 }
 
 // membersView is the members' table.
@@ -328,6 +329,9 @@ func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
 	p := palette(releases)
 	for _, m := range members[at:end] {
 		row := memberRow{Info: m, Quiet: s.quiet(m)}
+		for _, k := range slices.Sorted(maps.Keys(m.Facts.Labels)) {
+			row.Labels = append(row.Labels, k+"="+m.Facts.Labels[k])
+		}
 		if len(m.Models) == 0 {
 			v.Rows = append(v.Rows, row)
 		}

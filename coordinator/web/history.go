@@ -2,6 +2,7 @@ package web
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -30,7 +31,7 @@ func charts(x api.RolloutInfo) []chart {
 	draw := func(p plot, f func(a, b api.ArmInfo) float64, empty string, legend func(float64) string) chart {
 		p.Span, p.Marks, p.Series = span, stageMarks(x), lines(h, x.Started, f)
 		c := chart{Title: p.Title, Plot: p.SVG(), Empty: empty}
-		for _, s := range p.Series {
+		for _, s := range slices.Backward(p.Series) { // exposed first, as everywhere
 			c.Keys = append(c.Keys, key{s.Class, s.Name, legend(s.last())})
 		}
 		return c
@@ -78,14 +79,18 @@ func lines(h []api.Sample, start time.Time, f func(a, b api.ArmInfo) float64) []
 	return []series{control, exposed} // the exposed line is drawn on top
 }
 
-// stageMarks are the moments at which stages began, as far as they are known:
-// a stage's Since is its newest change of state.
+// stageMarks are the moments at which stages began to expose: the first sample
+// with more exposed members than the stage before aimed at.
 func stageMarks(x api.RolloutInfo) []mark {
 	var marks []mark
+	before := 0
 	for _, st := range x.Stages {
-		if !st.Since.IsZero() {
-			marks = append(marks, mark{st.Since.Sub(x.Started), st.Name})
+		i := slices.IndexFunc(x.History, func(s api.Sample) bool { return s.Exposed.Members > before })
+		if i < 0 || st.Exposed == 0 {
+			break
 		}
+		marks = append(marks, mark{x.History[i].At.Sub(x.Started), st.Name})
+		before = st.Target
 	}
 	return marks
 }

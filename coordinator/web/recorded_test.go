@@ -155,6 +155,9 @@ func busyFleet() *recorded {
 		Name: "orchard", Group: "default", Directive: 17, Members: 52, Reporting: 51, Functions: 4, Running: running,
 		Pack: api.PackInfo{Bytes: 3120, Digest: fleet.DigestOf([]byte("pack")), Signed: ago(4 * time.Minute), Expires: now.Add(23*time.Hour + 56*time.Minute)},
 	}
+	for i, x := range f.releases {
+		f.releases[i].Members = running[x.Release.Ref()]
+	}
 	f.rollouts = []api.RolloutInfo{goodRollout(v4), badRollout(v3)}
 	f.addAudit()
 	return f
@@ -206,7 +209,7 @@ func (f *recorded) addMembers(v2, v3, v4 fleet.Release) {
 }
 
 // arms grow sample by sample: rate is the exposed arm's share of errors.
-func history(start time.Time, every time.Duration, n int, rate func(i int) float64, right func(i int) float64) (h []api.Sample) {
+func history(start time.Time, every time.Duration, n int, exposed func(i int) int, rate func(i int) float64, right func(i int) float64) (h []api.Sample) {
 	r := rand.New(rand.NewPCG(7, 7))
 	var e, c api.ArmInfo
 	step := func(a *api.ArmInfo, requests uint64, rate, right float64, p95 time.Duration) {
@@ -220,7 +223,7 @@ func history(start time.Time, every time.Duration, n int, rate func(i int) float
 		a.P50, a.P95, a.P99 = fleet.Duration(p95/2), fleet.Duration(float64(p95)*noise), fleet.Duration(2*p95)
 	}
 	for i := range n {
-		e.Members, c.Members = 3+i/12, 49-i/12
+		e.Members, c.Members = exposed(i), 52-exposed(i)
 		e.Seen, c.Seen = e.Members, c.Members-1
 		step(&e, 480+40*uint64(i), rate(i), right(i), 4300*time.Microsecond)
 		step(&c, 5200, 0.0098, 0.953, 4800*time.Microsecond)
@@ -231,7 +234,7 @@ func history(start time.Time, every time.Duration, n int, rate func(i int) float
 
 func goodRollout(rel fleet.Release) api.RolloutInfo {
 	start := now.Add(-14 * time.Minute)
-	h := history(start, 10*time.Second, 84, func(int) float64 { return 0.0081 }, func(int) float64 { return 0.966 })
+	h := history(start, 10*time.Second, 84, func(i int) int { return 3 + 10*min(1, i/54) }, func(int) float64 { return 0.0081 }, func(int) float64 { return 0.966 })
 	last := h[len(h)-1]
 	return api.RolloutInfo{
 		ID: "scorer-4", Release: rel, From: "scorer@1.2.0", Group: "default", State: "Running", Author: "ana", Started: start,
@@ -248,7 +251,7 @@ func goodRollout(rel fleet.Release) api.RolloutInfo {
 
 func badRollout(rel fleet.Release) api.RolloutInfo {
 	start := now.Add(-150 * time.Minute)
-	h := history(start, 5*time.Second, 36, func(i int) float64 { return 0.012 + 0.09*min(1, float64(i)/10) }, func(i int) float64 { return 0.95 - 0.11*min(1, float64(i)/8) })
+	h := history(start, 5*time.Second, 36, func(int) int { return 3 }, func(i int) float64 { return 0.012 + 0.09*min(1, float64(i)/10) }, func(i int) float64 { return 0.95 - 0.11*min(1, float64(i)/8) })
 	last := h[len(h)-1]
 	last.Exposed.Fatal = 2
 	return api.RolloutInfo{

@@ -36,7 +36,7 @@ func newCard(x api.RolloutInfo) rolloutCard {
 		sc := stageCard{StageInfo: st, N: i + 1, Tone: tone(st.State), Now: c.Live && i == x.Stage}
 		target := fmt.Sprintf("stage %s exposes %d of %d members", st.Name, st.Exposed, x.Population)
 		segs := []segment{{cmp.Or(sc.Tone, "calm"), "exposed", st.Exposed}}
-		if st.Target > st.Exposed {
+		if c.Live && st.Target > st.Exposed {
 			segs = append(segs, segment{"aim", "to be exposed", st.Target - st.Exposed})
 		}
 		sc.Bar = shareBar(target, x.Population, segs)
@@ -189,8 +189,8 @@ func compare(x api.RolloutInfo) []comparison {
 		worse := !math.IsNaN(a) && !math.IsNaN(b) && a != b && (a > b) == moreIsWorse
 		return comparison{what, percent(a), percent(b), worse}
 	}
-	quantile := func(what string, a, b fleet.Duration) comparison {
-		return comparison{what, latency(a), latency(b), b > 0 && a > b+b/10}
+	quantiles := func(a api.ArmInfo) string {
+		return latency(a.P50) + " / " + latency(a.P95) + " / " + latency(a.P99)
 	}
 	return []comparison{
 		{What: "members reporting", Exposed: fmt.Sprintf("%d of %d", e.Seen, e.Members), Control: fmt.Sprintf("%d of %d", c.Seen, c.Members)},
@@ -198,7 +198,7 @@ func compare(x api.RolloutInfo) []comparison {
 		{What: "requests", Exposed: count(e.Requests), Control: count(c.Requests)},
 		share("errors", ratio(e.Errors, e.Requests), ratio(c.Errors, c.Requests), true),
 		share("right, where labelled", ratio(e.Right, e.Right+e.Wrong), ratio(c.Right, c.Right+c.Wrong), false),
-		quantile("latency p50", e.P50, c.P50), quantile("latency p95", e.P95, c.P95), quantile("latency p99", e.P99, c.P99),
+		{"latency p50 / p95 / p99", quantiles(e), quantiles(c), c.P95 > 0 && e.P95 > c.P95+c.P95/10},
 	}
 }
 

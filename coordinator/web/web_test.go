@@ -183,7 +183,7 @@ func TestAForeignCookieIsNoSession(t *testing.T) {
 func TestCommandsNeedARoleAndTheSameOrigin(t *testing.T) {
 	f := busyFleet()
 	d := open(t, f).signIn(adminToken)
-	d.shows("/rollouts/scorer-4", "Tell it", "Roll back", "Pause")
+	d.shows("/rollouts/scorer-4", "Commands", "Roll back", "Pause")
 	if status, _ := d.post("/rollouts/scorer-4/rollback", url.Values{"reason": {"drill"}}); status != http.StatusOK {
 		t.Errorf("rollback: %d", status)
 	}
@@ -199,7 +199,7 @@ func TestCommandsNeedARoleAndTheSameOrigin(t *testing.T) {
 	}
 
 	v := open(t, f).signIn(viewerToken)
-	if _, body := v.get("/rollouts/scorer-4"); strings.Contains(body, "Tell it") {
+	if _, body := v.get("/rollouts/scorer-4"); strings.Contains(body, "Commands") {
 		t.Error("a viewer is shown commands")
 	}
 	if status, _ := v.post("/rollouts/scorer-4/abort", nil); status != http.StatusForbidden {

@@ -43,10 +43,22 @@
     if (!timer) timer = setTimeout(() => { timer = 0; refresh(); }, 400);
   }
 
-  const events = new EventSource("/events");
-  events.onopen = () => { lamp.hidden = false; lamp.className = "live on"; lamp.textContent = "live"; };
-  events.onmessage = soon;
-  events.onerror = () => { lamp.hidden = false; lamp.className = "live off"; lamp.textContent = "reconnecting"; };
-  setInterval(refresh, 5000);
+  // One connection, and none from a page that was left: browsers allow six a
+  // server, and keep pages for the way back.
+  let events = null;
+  function listen() {
+    events = new EventSource("/events");
+    events.onopen = () => show("live on", "live");
+    events.onmessage = soon;
+    events.onerror = () => show("live off", "reconnecting");
+  }
+  function show(name, text) {
+    lamp.hidden = false;
+    lamp.className = name;
+    lamp.textContent = text;
+  }
+  window.addEventListener("pagehide", () => { if (events) events.close(); events = null; });
+  window.addEventListener("pageshow", () => { if (!events) { listen(); } });
   document.addEventListener("visibilitychange", refresh);
+  setInterval(refresh, 5000);
 })();
