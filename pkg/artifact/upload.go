@@ -2,7 +2,13 @@ package artifact
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 )
@@ -37,10 +43,161 @@ type UploadStats struct {
 	Packed  int64 // bytes a member fetches when it takes the smallest objects
 }
 
-// job is one file to be uploaded.
-type job struct {
-	file File
-	path string
-	size int64
-	_    fleet.Digest
+// Upload puts the files of a folder into a bucket. Doing it again does nothing;
+// content that is there already, from any release, is not sent. A file that is
+// not what the manifest signed is Invalid: the folder changed since.
+func Upload(ctx context.Context, st Store, dir string, files []File, o UploadOptions) (UploadStats, error) {
+	if o.Parallel <= 0 {
+		o.Parallel = 2
+	}
+	packer, err := NewPacker()
+	if err != nil {
+		return UploadStats{}, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return UploadStats{}, fault.New(fault.NotFound, "upload", dir, err)
+	}
+	defer root.Close()
+	u := &uploader{st: st, o: o, packer: packer, root: root}
+	jobs, err := u.prepare(files)
+	if err != nil {
+		return UploadStats{}, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(o.Parallel)
+	for _, f := range jobs {
+		g.Go(func() error { return u.file(ctx, f) })
+	}
+	err = g.Wait()
+	return u.stats, err
+}
+
+// uploader is one call of Upload.
+type uploader struct {
+	st     Store
+	o      UploadOptions
+	packer *Packer
+	root   *os.Root
+
+	mu    sync.Mutex
+	stats UploadStats
+	done  UploadProgress
+}
+
+// prepare learns the files' sizes and leaves one file for each content.
+func (u *uploader) prepare(files []File) ([]File, error) {
+	var jobs []File
+	seen := map[fleet.Digest]bool{}
+	for _, f := range files {
+		fi, err := u.root.Lstat(filepath.FromSlash(f.Path))
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "upload", f.Path, err)
+		}
+		if !fi.Mode().IsRegular() || (f.Size >= 0 && f.Size != fi.Size()) {
+			return nil, changed(f.Path)
+		}
+		f.Size = fi.Size()
+		if f.Whole() {
+			f.FrameSize = FrameSize
+		}
+		u.stats.Files++
+		u.stats.Bytes += f.Size
+		if seen[f.Digest] {
+			u.stats.Reused++
+			u.done.Done += f.Size
+			continue
+		}
+		seen[f.Digest] = true
+		jobs = append(jobs, f)
+	}
+	u.done.Total = u.stats.Bytes
+	return jobs, nil
+}
+
+// file uploads one file. The index of the plain object is written last: where
+// it is, everything is.
+func (u *uploader) file(ctx context.Context, f File) error {
+	rawKey, fullKey := RawKey(f.Digest), FullKey(f.Digest)
+	if x, ok := u.uploaded(ctx, f); ok {
+		u.note(func(s *UploadStats) { s.Reused++; s.Packed += smaller(x) })
+		u.settle(f.Path, f.Size)
+		return nil
+	}
+	src, err := u.root.Open(filepath.FromSlash(f.Path))
+	if err != nil {
+		return fault.New(fault.Invalid, "upload", f.Path, err)
+	}
+	defer src.Close()
+	spool, err := os.CreateTemp(u.o.TempDir, "modelfleet-pack-*")
+	if err != nil {
+		return fault.New(fault.Exhausted, "upload", f.Path, err)
+	}
+	defer os.Remove(spool.Name())
+	defer spool.Close()
+	p, err := u.pack(ctx, f, src, spool)
+	if err != nil {
+		return err
+	}
+	if err := u.create(ctx, rawKey, registry.Body{Reader: src, Size: f.Size, SHA256: p.rawSum}); err != nil {
+		return err
+	}
+	if n := p.full.PackedSize(); n > 0 && worthIt(n, f.Size) {
+		if err := u.create(ctx, fullKey, registry.Body{Reader: spool, Size: n, SHA256: p.fullSum}); err != nil {
+			return err
+		}
+		if err := u.create(ctx, IndexKey(fullKey), registry.BodyOf(p.full.Encode())); err != nil {
+			return err
+		}
+		p.raw.FullSize = n
+	}
+	u.note(func(s *UploadStats) { s.Packed += smaller(p.raw) })
+	return u.create(ctx, IndexKey(rawKey), registry.BodyOf(p.raw.Encode()))
+}
+
+// uploaded reports whether a file is in the bucket, whole. Any doubt means no:
+// making objects again is harmless.
+func (u *uploader) uploaded(ctx context.Context, f File) (Index, bool) {
+	b, _, err := u.st.Get(ctx, IndexKey(RawKey(f.Digest)), "")
+	if err != nil {
+		return Index{}, false
+	}
+	x, err := ParseIndex(b)
+	return x, err == nil && x.Kind == Raw && x.File == f.Digest && x.Size == f.Size
+}
+
+func smaller(x Index) int64 {
+	if x.FullSize > 0 {
+		return x.FullSize
+	}
+	return x.Size
+}
+
+func (u *uploader) create(ctx context.Context, key string, b registry.Body) error {
+	made, err := u.st.Create(ctx, key, b)
+	if made {
+		u.note(func(s *UploadStats) { s.Objects++; s.Sent += b.Size })
+	}
+	return err
+}
+
+func (u *uploader) note(add func(*UploadStats)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	add(&u.stats)
+}
+
+func (u *uploader) settle(path string, n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.done.Path = path
+	u.done.Done += n
+	if u.o.Progress != nil {
+		u.o.Progress(u.done)
+	}
+}
+
+func changed(path string) error {
+	return fault.Newf(fault.Invalid, "upload", path, "the file is not what was signed").
+		WithHint("the folder changed since it was signed; sign and publish it again")
 }

@@ -16,11 +16,11 @@ import (
 
 // Pin protects a release from collection under a name, durably. A name pins one
 // release: pinning again moves it.
-func (s *Store) Pin(name string, root fleet.Digest) error {
+func (s *Store) Pin(name string, key fleet.Digest) error {
 	if err := checkPin(name); err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(s.dir, "pins", name), []byte(root.String()+"\n"), 0o644)
+	return WriteFile(filepath.Join(s.dir, "pins", name), []byte(key.String()+"\n"), 0o644)
 }
 
 // Unpin removes a pin; one that is not there is no error.
@@ -67,18 +67,19 @@ func checkPin(name string) error {
 	return nil
 }
 
-// Hold keeps files from collection while an install counts on them, until the
-// function returned is called.
-func (s *Store) Hold(files []fleet.Digest) (release func()) {
+// Hold keeps the files an install counts on, and its staging folder, from
+// collection until the function returned is called.
+func (s *Store) Hold(key fleet.Digest, files []fleet.Digest) (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.held[key]++ // keys and files are digests of different things: they cannot clash
 	for _, d := range files {
 		s.held[d]++
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for _, d := range files {
+		for _, d := range append([]fleet.Digest{key}, files...) {
 			if s.held[d]--; s.held[d] == 0 {
 				delete(s.held, d)
 			}
@@ -137,8 +138,10 @@ func (s *Store) collectStaging(keep []fleet.Digest) error {
 	if err != nil {
 		return Classify("collect staging", s.dir, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, e := range es {
-		if d, err := fleet.ParseDigest(e.Name()); err == nil && slices.Contains(keep, d) {
+		if d, err := fleet.ParseDigest(e.Name()); err == nil && (slices.Contains(keep, d) || s.held[d] > 0) {
 			continue
 		}
 		if err := s.root.RemoveAll(path.Join("staging", e.Name())); err != nil {

@@ -3,9 +3,12 @@
 //
 //	DIR/files/AA/DIGEST        one verified file, read-only, never changed again
 //	DIR/files/AA/DIGEST.frames the digests of its frames: where a later release may copy from
-//	DIR/releases/ROOT/...      one release whole: a folder of hard links into files/
-//	DIR/staging/ROOT/          an install under way: partial files and its journal
-//	DIR/pins/NAME              the release root that NAME protects from collection
+//	DIR/releases/KEY/...       one release whole: a folder of hard links into files/
+//	DIR/staging/KEY/           an install under way: partial files and its journal
+//	DIR/pins/NAME              the key of the release that NAME protects from collection
+//
+// A release's key is the digest of its signed bundle (fleet.Variant.Bundle): the
+// OMS root covers contents but not names, so two releases may share it.
 //
 // What is visible under files/ and releases/ is whole, verified and durable:
 // names appear there by one rename after everything was synced. A process that

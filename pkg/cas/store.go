@@ -20,7 +20,7 @@ type Store struct {
 	root *os.Root
 
 	mu   sync.Mutex
-	held map[fleet.Digest]int // file digests that installs under way count on
+	held map[fleet.Digest]int // files that installs under way count on, and their keys
 }
 
 // Entry is one file of a release: where it lies in the folder, and its content.
@@ -122,42 +122,44 @@ func (s *Store) Adopt(tmp string, d fleet.Digest, frames Frames) error {
 }
 
 // Discard takes a file that turned out to be damaged out of the store; releases
-// that link it keep the damaged bytes until they are assembled anew. The path
-// returned is where it lies now, in the staging folder of release root, so that
-// its good frames can still be copied.
-func (s *Store) Discard(d, root fleet.Digest) (string, error) {
-	to := filepath.Join(s.StagingDir(root), d.String()+".damaged")
+// that link it keep the damaged bytes until they are assembled anew. It goes to
+// [DamagedPath] in the staging folder of the release with the given key, so
+// that its good frames can still be copied.
+func (s *Store) Discard(d, key fleet.Digest) error {
+	to := DamagedPath(s.StagingDir(key), d)
 	if err := MkdirAll(filepath.Dir(to)); err != nil {
-		return "", err
+		return err
 	}
-	if err := Publish(s.FilePath(d), to); err != nil {
-		return "", Classify("discard file", d.String(), err)
-	}
-	return to, nil
+	return Classify("discard file", d.String(), Publish(s.FilePath(d), to))
+}
+
+// DamagedPath is where a discarded file lies in a staging folder.
+func DamagedPath(staging string, d fleet.Digest) string {
+	return filepath.Join(staging, d.String()+".damaged")
 }
 
 // StagingDir is the folder of an install under way. It may be absent.
-func (s *Store) StagingDir(root fleet.Digest) string {
-	return filepath.Join(s.dir, "staging", root.String())
+func (s *Store) StagingDir(key fleet.Digest) string {
+	return filepath.Join(s.dir, "staging", key.String())
 }
 
 // DropStaging removes what is left of an install.
-func (s *Store) DropStaging(root fleet.Digest) error {
-	return Classify("drop staging", root.Short(), s.root.RemoveAll(path.Join("staging", root.String())))
+func (s *Store) DropStaging(key fleet.Digest) error {
+	return Classify("drop staging", key.Short(), s.root.RemoveAll(path.Join("staging", key.String())))
 }
 
 // ReleaseDir is the folder of a release. It is visible only when whole.
-func (s *Store) ReleaseDir(root fleet.Digest) string {
-	return filepath.Join(s.dir, "releases", root.String())
+func (s *Store) ReleaseDir(key fleet.Digest) string {
+	return filepath.Join(s.dir, "releases", key.String())
 }
 
 // HasRelease reports whether a release is here, whole.
-func (s *Store) HasRelease(root fleet.Digest) bool {
-	fi, err := s.root.Stat(path.Join("releases", root.String()))
+func (s *Store) HasRelease(key fleet.Digest) bool {
+	fi, err := s.root.Stat(path.Join("releases", key.String()))
 	return err == nil && fi.IsDir()
 }
 
-// Releases lists the roots of all releases here, sorted.
+// Releases lists the keys of all releases here, sorted.
 func (s *Store) Releases() ([]fleet.Digest, error) {
 	es, err := fs.ReadDir(s.root.FS(), "releases")
 	if err != nil {
@@ -176,32 +178,29 @@ func (s *Store) Releases() ([]fleet.Digest, error) {
 // adopted, built aside, synced and renamed into place. When the release is
 // there already it is exchanged only if it is not exactly these files (it was
 // damaged); otherwise nothing happens. It returns the folder.
-func (s *Store) Assemble(root fleet.Digest, entries []Entry) (string, error) {
-	final := s.ReleaseDir(root)
-	if s.intact(root, entries) {
+func (s *Store) Assemble(key fleet.Digest, entries []Entry) (string, error) {
+	final := s.ReleaseDir(key)
+	if s.intact(key, entries) {
 		return final, nil
 	}
-	tree := path.Join("staging", root.String(), "tree")
+	tree := path.Join("staging", key.String(), "tree")
 	if err := s.root.RemoveAll(tree); err != nil {
-		return "", Classify("assemble release", root.Short(), err)
+		return "", Classify("assemble release", key.Short(), err)
 	}
 	if err := MkdirAll(filepath.Join(s.dir, tree)); err != nil {
 		return "", err
 	}
 	if err := s.link(tree, entries); err != nil {
-		return "", Classify("assemble release", root.Short(), err)
+		return "", Classify("assemble release", key.Short(), err)
 	}
-	if s.HasRelease(root) { // damaged: set it aside, so that the rename below finds no one in its place
-		old := path.Join("staging", root.String(), "damaged")
-		if err := s.root.RemoveAll(old); err != nil {
-			return "", Classify("assemble release", root.Short(), err)
+	if s.HasRelease(key) { // damaged: exchanged in one step, applications may be looking
+		if err := exchange(filepath.Join(s.dir, tree), final); err != nil {
+			return "", Classify("assemble release", key.Short(), err)
 		}
-		if err := s.root.Rename(path.Join("releases", root.String()), old); err != nil {
-			return "", Classify("assemble release", root.Short(), err)
-		}
+		return final, Classify("assemble release", key.Short(), s.root.RemoveAll(tree))
 	}
 	if err := Publish(filepath.Join(s.dir, tree), final); err != nil {
-		return "", Classify("assemble release", root.Short(), err)
+		return "", Classify("assemble release", key.Short(), err)
 	}
 	return final, nil
 }
@@ -240,9 +239,9 @@ func (s *Store) link(tree string, entries []Entry) error {
 
 // intact reports whether a release's folder holds exactly the entries, as links
 // to the files of the store.
-func (s *Store) intact(root fleet.Digest, entries []Entry) bool {
-	dir := path.Join("releases", root.String())
-	if !s.HasRelease(root) {
+func (s *Store) intact(key fleet.Digest, entries []Entry) bool {
+	dir := path.Join("releases", key.String())
+	if !s.HasRelease(key) {
 		return false
 	}
 	seen := 0

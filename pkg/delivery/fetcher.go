@@ -4,9 +4,11 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 )
@@ -38,8 +40,9 @@ type Options struct {
 	// Patience is how long an install goes on without one new verified frame
 	// while every source fails; default 2 min. After it the error is Transient.
 	Patience time.Duration
-	// Keep lists releases (by key) that making room must not remove, besides
-	// those that are pinned; may be nil.
+	// Keep lists the releases (by key) that making room must not remove, besides
+	// those that are pinned. When it is nil, making room removes no release, only
+	// what no release uses.
 	Keep   func() []fleet.Digest
 	Logger *slog.Logger
 }
@@ -72,5 +75,56 @@ type Result struct {
 // Fetcher installs releases. It may be used by many goroutines at once; installs
 // of the same release take turns.
 type Fetcher struct {
-	o Options
+	o     Options
+	meter *meter
+
+	mu    sync.Mutex
+	turns map[fleet.Digest]chan struct{} // one token each: whose turn it is, by key
+}
+
+// New returns a fetcher.
+func New(o Options) (*Fetcher, error) {
+	if o.Store == nil || o.Source == nil {
+		return nil, fault.Newf(fault.Invalid, "make fetcher", "", "a store and a source must be given")
+	}
+	setDefault(&o.Streams, pick(o.LowMemory, 2, 4))
+	setDefault(&o.Memory, pick(o.LowMemory, int64(16<<20), 48<<20))
+	setDefault(&o.Reserve, 64<<20)
+	setDefault(&o.Stall, 15*time.Second)
+	setDefault(&o.Patience, 2*time.Minute)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Fetcher{o: o, meter: &meter{cap: o.Rate}, turns: map[fleet.Digest]chan struct{}{}}, nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func pick[T any](cond bool, yes, no T) T {
+	if cond {
+		return yes
+	}
+	return no
+}
+
+// turn waits until no other install of the release is under way.
+func (f *Fetcher) turn(ctx context.Context, key fleet.Digest) (done func(), err error) {
+	f.mu.Lock()
+	t := f.turns[key]
+	if t == nil {
+		t = make(chan struct{}, 1)
+		f.turns[key] = t
+	}
+	f.mu.Unlock()
+	select {
+	case t <- struct{}{}:
+		return func() { <-t }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

@@ -1,5 +1,7 @@
 package delivery
 
+import "slices"
+
 // Kind is a kind of source, in the order of preference at equal price.
 type Kind uint8
 
@@ -23,3 +25,122 @@ func (k Kind) String() string {
 
 // MarshalText is the kind's name.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Need is one file of which frames are wanted.
+type Need struct {
+	Size      int64
+	FrameSize int64
+	Wanted    []bool // by frame
+}
+
+// FrameLen is the plain length of frame i.
+func (n Need) FrameLen(i int) int64 { return min(n.FrameSize, n.Size-int64(i)*n.FrameSize) }
+
+// Offer is what one source has of one file.
+type Offer struct {
+	Kind   Kind
+	File   int    // index into the needs
+	Name   string // object key, or path of a file that is here
+	Frames []Span // where each frame lies; Length 0: the source lacks it
+}
+
+// Span is a range of bytes of a source.
+type Span struct{ Offset, Length int64 }
+
+// Rates are the member's own measured rates, in bytes a second.
+type Rates struct {
+	Link   float64 // from the bucket, all streams together
+	Peer   float64 // from neighbours
+	Disk   float64 // copying here
+	Unpack float64 // plain bytes out of the decoders, all cores together
+}
+
+// Fetch is one range of one offer: whole frames, adjacent in the file and in
+// the source.
+type Fetch struct {
+	Offer        int // index into the offers
+	File         int
+	First, Count int // frames
+	Span         Span
+}
+
+// FrameID names a frame.
+type FrameID struct{ File, Frame int }
+
+// Plan says where each wanted frame is taken from and in which ranges: for each
+// frame the source with the least time at the given rates, adjacent frames of
+// one source joined up to maxSpan bytes. Fetches come in the order to start
+// them: copies first, they free the link; then by file and position. lacking
+// are the wanted frames that no source has. Plan is pure.
+func Plan(needs []Need, offers []Offer, r Rates, maxSpan int64) (fetches []Fetch, lacking []FrameID) {
+	byFile := make([][]int, len(needs))
+	for i, o := range offers {
+		byFile[o.File] = append(byFile[o.File], i)
+	}
+	for file, n := range needs {
+		var last *Fetch // the fetch that the next frame may be joined to
+		for frame, wanted := range n.Wanted {
+			if !wanted {
+				last = nil
+				continue
+			}
+			best := cheapest(offers, byFile[file], frame, n.FrameLen(frame), r)
+			if best < 0 {
+				lacking, last = append(lacking, FrameID{file, frame}), nil
+				continue
+			}
+			s := offers[best].Frames[frame]
+			if last != nil && last.Offer == best && s.Offset == last.Span.Offset+last.Span.Length &&
+				last.Span.Length+s.Length <= maxSpan {
+				last.Count++
+				last.Span.Length += s.Length
+				continue
+			}
+			fetches = append(fetches, Fetch{Offer: best, File: file, First: frame, Count: 1, Span: s})
+			last = &fetches[len(fetches)-1]
+		}
+	}
+	slices.SortStableFunc(fetches, func(a, b Fetch) int {
+		return copyRank(offers[a.Offer].Kind) - copyRank(offers[b.Offer].Kind)
+	})
+	return fetches, lacking
+}
+
+func copyRank(k Kind) int {
+	if k == Copy {
+		return 0
+	}
+	return 1
+}
+
+// cheapest is the offer with the least price for a frame; at equal price the
+// kind that comes first, then the offer that does. -1: none has it.
+func cheapest(offers []Offer, candidates []int, frame int, plain int64, r Rates) int {
+	best, price := -1, 0.0
+	for _, i := range candidates {
+		o := offers[i]
+		if frame >= len(o.Frames) || o.Frames[frame].Length <= 0 {
+			continue
+		}
+		p := r.price(o.Kind, o.Frames[frame].Length, plain)
+		if best < 0 || p < price || (p == price && o.Kind < offers[best].Kind) {
+			best, price = i, p
+		}
+	}
+	return best
+}
+
+// price is the time a frame takes: transfer and decoding overlap, so the slower
+// of the two counts.
+func (r Rates) price(k Kind, packed, plain int64) float64 {
+	switch k {
+	case Copy:
+		return float64(packed) / r.Disk
+	case Peer:
+		return float64(packed) / r.Peer
+	case Raw:
+		return float64(packed) / r.Link
+	default:
+		return max(float64(packed)/r.Link, float64(plain)/r.Unpack)
+	}
+}

@@ -37,9 +37,6 @@ func (s *Store) fault(ctx context.Context, op, key string, err error) error {
 	}
 	re, ok := errors.AsType[*awshttp.ResponseError](err)
 	if !ok || re.Response == nil {
-		if _, signing := errors.AsType[*smithy.CanceledError](err); !signing && ctx.Err() == nil && noCredentials(err) {
-			return fault.New(fault.Denied, op, key, err).WithHint("give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-		}
 		return registry.TransportError(ctx, op, key, cause)
 	}
 	var header http.Header
@@ -52,18 +49,6 @@ func (s *Store) fault(ctx context.Context, op, key string, err error) error {
 func (s *Store) noBucket(op string, cause error) error {
 	return fault.New(fault.NotFound, op, s.o.Bucket, cause).
 		WithHint("there is no bucket %q; check its name, region and endpoint, or make it", s.o.Bucket)
-}
-
-// noCredentials reports whether the request was never sent because nothing
-// signed it.
-func noCredentials(err error) bool {
-	oe, ok := errors.AsType[*smithy.OperationError](err)
-	if !ok {
-		return false
-	}
-	_, answered := errors.AsType[*awshttp.ResponseError](err)
-	var sign interface{ CredentialsSource() string }
-	return !answered && errors.As(oe, &sign)
 }
 
 // apiCause is an answer of the server in a few words; it unwraps to the SDK's.

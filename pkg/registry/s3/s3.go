@@ -80,6 +80,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if cfg.Region == "" {
 		cfg.Region = "us-east-1"
 	}
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+		return nil, fault.New(fault.Denied, "open bucket", o.Bucket, err).
+			WithHint("give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
 	cfg.Retryer = func() aws.Retryer {
 		return retry.NewStandard(func(so *retry.StandardOptions) { so.MaxAttempts = o.Attempts })
 	}

@@ -1,0 +1,34 @@
+package delivery
+
+import (
+	"errors"
+
+	"github.com/modelfleet/modelfleet/pkg/cas"
+)
+
+// buffers are one worker's: a frame and its packed form, aligned, made when
+// they are first needed.
+type buffers struct {
+	size int64
+	a, b []byte
+}
+
+func (b *buffers) plain() ([]byte, error)  { return b.get(&b.a) }
+func (b *buffers) packed() ([]byte, error) { return b.get(&b.b) }
+
+func (b *buffers) get(p *[]byte) ([]byte, error) {
+	if *p == nil {
+		buf, err := newBuffer(b.size)
+		if err != nil {
+			return nil, cas.Classify("take memory", "", err)
+		}
+		*p = buf
+	}
+	return *p, nil
+}
+
+func (b *buffers) free() error {
+	err := errors.Join(freeBuffer(b.a), freeBuffer(b.b))
+	b.a, b.b = nil, nil
+	return err
+}
