@@ -156,8 +156,8 @@ type Rollout struct {
 	Spec     json.RawMessage
 	Status   json.RawMessage // rollout.Status
 	Analysis json.RawMessage `json:",omitempty"` // analysis.State, of the stage it is in
-	Verdict  json.RawMessage `json:",omitempty"` // the newest api.VerdictInfo, with evidence
-	Verdicts json.RawMessage `json:",omitempty"` // the last api.VerdictInfo of each stage
+	Verdict  json.RawMessage `json:",omitempty"` // the newest api.VerdictInfo of each stage, by index
+	Info     json.RawMessage `json:",omitempty"` // api.RolloutInfo as of the newest decision, without history
 }
 
 // Command is an operator's word to a rollout.
@@ -221,6 +221,11 @@ type Decisions interface {
 	Directive(ctx context.Context, g fleet.Group) (Directive, error)
 	// MarkPublished notes that members can see the directive.
 	MarkPublished(ctx context.Context, g fleet.Group, sequence uint64, at time.Time, notes ...audit.Note) error
+	// SavePublication keeps signed bytes that are about to be written to the
+	// bucket, so that a restart writes the same; nil forgets them.
+	SavePublication(ctx context.Context, signed []byte) error
+	// Publication is what SavePublication kept; nil when there is nothing.
+	Publication(ctx context.Context) ([]byte, error)
 }
 
 // AuditLog is the append-only log.

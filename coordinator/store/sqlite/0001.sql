@@ -78,6 +78,12 @@ CREATE TABLE directive (
 	PRIMARY KEY (grp, sequence)
 ) STRICT, WITHOUT ROWID;
 
+-- What was signed and is being written to the bucket; at most one row.
+CREATE TABLE publication (
+	id     INTEGER PRIMARY KEY CHECK (id = 1),
+	signed BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE audit (
 	idx     INTEGER PRIMARY KEY,
 	at      INTEGER NOT NULL,

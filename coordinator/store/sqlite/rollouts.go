@@ -180,3 +180,25 @@ func (s *Store) MarkPublished(ctx context.Context, g fleet.Group, sequence uint6
 		return changed(res, err, fault.Newf(fault.NotFound, "mark directive published", string(g), "there is no directive %d", sequence))
 	})
 }
+
+// SavePublication keeps signed bytes until they are in the bucket; nil forgets them.
+func (s *Store) SavePublication(ctx context.Context, signed []byte) error {
+	return s.write(ctx, "save publication", "", nil, func(tx *sql.Tx) error {
+		if signed == nil {
+			_, err := tx.ExecContext(ctx, "DELETE FROM publication")
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO publication (id, signed) VALUES (1, ?)", signed)
+		return err
+	})
+}
+
+// Publication is what SavePublication kept; nil when there is nothing.
+func (s *Store) Publication(ctx context.Context) ([]byte, error) {
+	var signed []byte
+	err := s.r.QueryRowContext(ctx, "SELECT signed FROM publication").Scan(&signed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return signed, fail("read publication", "", err)
+}

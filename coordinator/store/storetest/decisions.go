@@ -87,6 +87,19 @@ func standingsAreReplaced(t *testing.T, s store.Store) {
 	}
 }
 
+func aPublicationIsKeptUntilForgotten(t *testing.T, s store.Store) {
+	for _, want := range []string{"", "first", "second", ""} {
+		if want != "" {
+			ok(t, s.SavePublication(t.Context(), []byte(want)))
+		} else {
+			ok(t, s.SavePublication(t.Context(), nil))
+		}
+		if got := must(s.Publication(t.Context()))(t); string(got) != want || (got == nil) != (want == "") {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func samplesAreInOrder(t *testing.T, s store.Store) {
 	for _, n := range []int{2, 1} {
 		at := now.Add(time.Duration(n) * time.Second)

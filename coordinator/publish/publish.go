@@ -1,0 +1,314 @@
+// Package publish puts what was decided where members find it: it signs the
+// directive and the metadata around it, writes them to the bucket in TUF's
+// order, the pack last, and wakes those who wait for it.
+//
+//	directive, stored ──▶ sign ──▶ signed bytes, stored ──▶ bucket ──▶ long polls, gossip
+//
+// Every arrow may be the last before a crash. [Open] finishes what was begun:
+// the same bytes are written again, which changes nothing that is there already,
+// and a directive that was never signed is signed.
+package publish
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+// Store keeps signed bytes until they are in the bucket; see package store.
+type Store interface {
+	SavePublication(ctx context.Context, signed []byte) error
+	Publication(ctx context.Context) ([]byte, error)
+}
+
+// Options are what a publisher needs.
+type Options struct {
+	Bucket      registry.Store
+	Store       Store
+	Root        []byte // a root.json that is trusted already
+	Coordinator signature.Signer
+	Timestamp   signature.Signer
+	Lifetimes   repository.Lifetimes
+	Logger      *slog.Logger
+	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
+	Announce func(g fleet.Group, sequence uint64, pack []byte)
+}
+
+// Pack is a group's newest trust pack, as members can see it.
+type Pack struct {
+	Body     []byte
+	ETag     string // strong, with its quotes
+	Digest   fleet.Digest
+	Signed   time.Time
+	Expires  time.Time
+	Sequence uint64 // of the directive in it
+}
+
+// reloadEvery is how often roots and policies are looked for in the bucket.
+const reloadEvery = time.Minute
+
+// Publisher owns the fleet's TUF repository. It is safe for concurrent use;
+// writers wait for each other.
+type Publisher struct {
+	o Options
+
+	writing sync.Mutex // guards the following
+	repo    *repository.Repository
+	pending *pending           // signed, not wholly written
+	before  []repository.Write // to be written before the next signature
+
+	reloaded time.Time // when new roots and policies were last looked for
+
+	mu    sync.RWMutex // guards the following
+	packs map[fleet.Group]Pack
+	woken chan struct{} // closed when packs change
+}
+
+// pending is a publication on its way to the bucket, as it is stored.
+type pending struct {
+	Writes   []repository.Write
+	Packs    map[fleet.Group][]byte
+	Sequence map[fleet.Group]uint64
+	Issued   time.Time
+	Expires  time.Time
+}
+
+// Open finishes a publication that a crash interrupted, and opens the
+// repository.
+func Open(ctx context.Context, o Options) (*Publisher, error) {
+	p := &Publisher{o: o, packs: map[fleet.Group]Pack{}, woken: make(chan struct{})}
+	raw, err := o.Store.Publication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if raw != nil {
+		var q pending
+		if err := json.Unmarshal(raw, &q); err != nil {
+			return nil, fault.New(fault.Internal, "read interrupted publication", "", err)
+		}
+		p.pending = &q
+	}
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if err := p.finish(ctx); err != nil && !fault.Is(err, fault.Conflict) {
+		return nil, err
+	}
+	return p, p.open(ctx)
+}
+
+// open reads the repository from the bucket; the caller holds writing.
+func (p *Publisher) open(ctx context.Context) error {
+	repo, err := repository.Open(ctx, p.get, repository.Options{
+		Root: p.o.Root, Coordinator: p.o.Coordinator, Timestamp: p.o.Timestamp, Lifetimes: p.o.Lifetimes,
+	})
+	if err != nil {
+		return err
+	}
+	p.repo = repo
+	return nil
+}
+
+func (p *Publisher) get(ctx context.Context, key string) ([]byte, error) {
+	body, _, err := p.o.Bucket.Get(ctx, key, "")
+	return body, err
+}
+
+// Fleet is the fleet's name, as the policy says.
+func (p *Publisher) Fleet() string { return p.repository().Fleet() }
+
+// Root is the newest root.json.
+func (p *Publisher) Root() []byte { return p.repository().Root() }
+
+// DeviceCA is the certificates, in PEM, that the policy lists.
+func (p *Publisher) DeviceCA() []byte { return p.repository().DeviceCA() }
+
+// Teams is the publishers that the policy knows.
+func (p *Publisher) Teams() []fleet.Team { return p.repository().Teams() }
+
+// Listed is what the admitted publishers list.
+func (p *Publisher) Listed() ([]trust.Entry, error) { return p.repository().Releases() }
+
+func (p *Publisher) repository() *repository.Repository {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	return p.repo
+}
+
+// Publish signs a directive and writes it. body is the directive's JSON, as it
+// was stored. Doing it again is harmless. It returns what members will not run
+// although the directive names it.
+func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]trust.Refusal, error) {
+	d, err := trust.ParseDirective(body)
+	if err != nil {
+		return nil, err
+	}
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if err := p.finish(ctx); err != nil {
+		return nil, err
+	}
+	if cur, ok := p.Pack(d.Group); ok && cur.Sequence == d.Sequence {
+		return nil, nil
+	}
+	pub, err := p.repo.Sign(d, now)
+	if err != nil {
+		return nil, err
+	}
+	return pub.Refused, p.write(ctx, pub)
+}
+
+// Refresh renews what is about to expire and publishes what was admitted. done
+// is false when nothing was due.
+func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refused []trust.Refusal, err error) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if err := p.finish(ctx); err != nil {
+		return false, nil, err
+	}
+	if now.Sub(p.reloaded) >= reloadEvery {
+		if _, err := p.repo.Reload(ctx); err != nil {
+			return false, nil, err
+		}
+		p.reloaded = now
+	}
+	pub, due, err := p.repo.Refresh(now)
+	if err != nil || !due {
+		return false, nil, err
+	}
+	return true, pub.Refused, p.write(ctx, pub)
+}
+
+// Admit takes up a publisher's role. record is called with what changed before
+// members can see any of it; when it fails the admission is undone.
+func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, record func(repository.Admission) error) (repository.Admission, error) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if err := p.finish(ctx); err != nil {
+		return repository.Admission{}, err
+	}
+	if _, err := p.repo.Reload(ctx); err != nil {
+		return repository.Admission{}, err
+	}
+	a, err := p.repo.Admit(ctx, team, now)
+	if err != nil {
+		return a, err
+	}
+	if err := record(a); err != nil {
+		return a, errors.Join(err, p.open(ctx)) // forgets what was admitted
+	}
+	p.before = append(p.before, a.Writes...)
+	return a, nil
+}
+
+// write stores a publication and puts it into the bucket; the caller holds writing.
+func (p *Publisher) write(ctx context.Context, pub repository.Publication) error {
+	q := &pending{Writes: append(p.before, pub.Writes...), Packs: pub.Packs, Issued: pub.Issued, Expires: pub.Expires, Sequence: map[fleet.Group]uint64{}}
+	for g := range pub.Packs {
+		d, _, err := p.repo.Directive(g)
+		if err != nil {
+			return err
+		}
+		q.Sequence[g] = d.Sequence
+	}
+	raw, err := json.Marshal(q)
+	if err != nil {
+		return fault.New(fault.Internal, "publish", "", err)
+	}
+	p.pending, p.before = q, nil
+	if err := p.o.Store.SavePublication(ctx, raw); err != nil {
+		return err // finish tries again: nothing was written yet
+	}
+	return p.finish(ctx)
+}
+
+// finish writes what is pending, if anything; the caller holds writing.
+func (p *Publisher) finish(ctx context.Context) error {
+	q := p.pending
+	if q == nil {
+		return nil
+	}
+	for _, w := range q.Writes {
+		err := p.put(ctx, w)
+		if fault.Is(err, fault.Conflict) { // somebody else signed this version: theirs stand
+			p.pending = nil
+			return errors.Join(err, p.o.Store.SavePublication(ctx, nil), p.open(ctx))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	p.pending = nil
+	if err := p.o.Store.SavePublication(ctx, nil); err != nil {
+		return err
+	}
+	p.show(q)
+	return nil
+}
+
+func (p *Publisher) put(ctx context.Context, w repository.Write) error {
+	if !w.Mutable {
+		_, err := p.o.Bucket.Create(ctx, w.Key, registry.BodyOf(w.Body))
+		return err
+	}
+	had, etag, err := p.o.Bucket.Get(ctx, w.Key, "")
+	switch {
+	case fault.Is(err, fault.NotFound):
+		etag = ""
+	case err != nil:
+		return err
+	case slices.Equal(had, w.Body):
+		return nil
+	}
+	_, err = p.o.Bucket.Swap(ctx, w.Key, w.Body, etag)
+	return err
+}
+
+// show gives the new packs to those who ask and those who wait.
+func (p *Publisher) show(q *pending) {
+	p.mu.Lock()
+	for g, body := range q.Packs {
+		p.packs[g] = newPack(body, q.Sequence[g], q.Issued, q.Expires)
+	}
+	close(p.woken)
+	p.woken = make(chan struct{})
+	p.mu.Unlock()
+	if p.o.Announce != nil {
+		for g, body := range q.Packs {
+			p.o.Announce(g, q.Sequence[g], body)
+		}
+	}
+}
+
+func newPack(body []byte, seq uint64, issued, expires time.Time) Pack {
+	sum := fleet.DigestOf(body)
+	return Pack{Body: body, Digest: sum, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, Signed: issued, Expires: expires, Sequence: seq}
+}
+
+// Pack is a group's newest pack; ok is false when none was published since the
+// start.
+func (p *Publisher) Pack(g fleet.Group) (pack Pack, ok bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	pack, ok = p.packs[g]
+	return pack, ok
+}
+
+// Woken is closed when some pack changes; ask for it before [Publisher.Pack].
+func (p *Publisher) Woken() <-chan struct{} {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.woken
+}
