@@ -210,8 +210,10 @@ func (r *Relay) Run(ctx context.Context, pool Pool) error {
 }
 
 // quick and slow are how long urgent and other rows wait for company.
-func (r *Relay) quick() time.Duration { return max(min(r.opts.Period/4, time.Second), time.Millisecond) }
-func (r *Relay) slow() time.Duration  { return min(r.opts.Period/2, 10*time.Second) }
+func (r *Relay) quick() time.Duration {
+	return max(min(r.opts.Period/4, time.Second), time.Millisecond)
+}
+func (r *Relay) slow() time.Duration { return min(r.opts.Period/2, 10*time.Second) }
 
 // look learns the member's role and decides its duty.
 func (r *Relay) look(now time.Time) Duty {
@@ -280,7 +282,7 @@ func (r *Relay) handOver(ctx context.Context, items []*item, raws [][]byte) bool
 		reply, err = r.opts.Uplink.SendRows(ctx, batch)
 	}
 	now := time.Now()
-	if err != nil && (fault.KindOf(err).Retry() || ctx.Err() != nil || fault.Is(err, fault.Denied)) {
+	if err != nil && !fault.Is(err, fault.Invalid) {
 		r.mu.Lock()
 		r.failures++
 		wait := r.quick() << min(r.failures, 12)

@@ -60,7 +60,7 @@ type Model struct {
 	Code    FailureCode
 	Done    uint64   // bytes of Target fetched
 	Total   uint64   // of so many
-	Series  []Series // oldest first; the last one is being counted
+	Series  []Series // in the order they began; the one of Running, Rollout and Arm is being counted
 }
 
 // SeriesKey is what counters are kept apart by: a switch, or a rollout that

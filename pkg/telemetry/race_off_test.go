@@ -1,0 +1,6 @@
+//go:build !race
+
+package telemetry_test
+
+// raceEnabled shortens what would take minutes under the race detector.
+const raceEnabled = false
