@@ -11,7 +11,6 @@ package devs3
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -63,11 +62,9 @@ func Run(ctx context.Context, o Options) error {
 	if !filepath.IsAbs(o.Dir) {
 		return fault.Newf(fault.Invalid, "serve S3", o.Dir, "not an absolute path")
 	}
-	data, versions := filepath.Join(o.Dir, "data"), filepath.Join(o.Dir, "versions")
-	for _, d := range []string{filepath.Join(data, o.Bucket), versions} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fault.New(fault.Invalid, "serve S3", d, err)
-		}
+	data := filepath.Join(o.Dir, "data")
+	if err := os.MkdirAll(filepath.Join(data, o.Bucket), 0o755); err != nil {
+		return fault.New(fault.Invalid, "serve S3", o.Dir, err)
 	}
 	addr, err := freeAddr(o.Addr)
 	if err != nil {
@@ -79,7 +76,6 @@ func Run(ctx context.Context, o Options) error {
 		return fault.New(fault.Invalid, "serve S3", o.Dir, err)
 	}
 	be, err := posix.New(data, store, posix.PosixOpts{
-		VersioningDir:       versions,
 		SideCarDir:          sidecar,
 		CopyObjectThreshold: 5 << 30, // the zero value would refuse every copy
 	})
@@ -110,7 +106,8 @@ func Run(ctx context.Context, o Options) error {
 		return fault.New(fault.Internal, "serve S3", addr, err)
 	case <-ctx.Done():
 		err := srv.ShutDown()
-		return errors.Join(err, <-done)
+		<-done // says that its listener was closed, which we know
+		return err
 	}
 }
 

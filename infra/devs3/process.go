@@ -42,10 +42,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	if tied {
 		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin)
-			stop()
+			_, _ = io.Copy(io.Discard, os.Stdin) // ends when the parent does, however it does
+			end()
 		}()
 	}
 	o.Ready = func(addr string) { fmt.Fprintln(stdout, listening+addr) }
@@ -110,8 +112,6 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Stop ends the server after the requests under way.
 func (p *Process) Stop() error {
-	if err := p.stdin.Close(); err != nil {
-		return err
-	}
+	_ = p.stdin.Close() // an error means that it is closed already
 	return p.cmd.Wait()
 }

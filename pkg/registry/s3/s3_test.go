@@ -1,0 +1,160 @@
+package s3_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modelfleet/modelfleet/infra/devs3"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/registry/registrytest"
+	"github.com/modelfleet/modelfleet/pkg/registry/s3"
+	"github.com/modelfleet/modelfleet/pkg/registry/web"
+)
+
+// TestMain lets the test program be the S3 server as well: a process of its own.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == devs3.Arg {
+		os.Exit(devs3.Main(os.Args[2:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+func server(t *testing.T) *devs3.Process {
+	t.Helper()
+	p, err := devs3.Start(context.Background(), os.Args[0], devs3.Options{Dir: t.TempDir(), Bucket: "fleet-models"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Errorf("stop S3 server: %v", err)
+		}
+	})
+	return p
+}
+
+func open(t *testing.T, p *devs3.Process, change func(*s3.Options)) *s3.Store {
+	t.Helper()
+	o := s3.Options{Bucket: p.Bucket, Endpoint: p.Endpoint, Region: p.Region, AccessKey: p.AccessKey, SecretKey: p.SecretKey}
+	if change != nil {
+		change(&o)
+	}
+	s, err := s3.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// One server, all of S3 and of reading it by presigned URLs.
+func TestAgainstARealServer(t *testing.T) {
+	t.Parallel()
+	p := server(t)
+	s := open(t, p, nil)
+	t.Run("Check", func(t *testing.T) {
+		if err := s.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("Suite", func(t *testing.T) { registrytest.Suite(t, s) })
+	t.Run("SuiteBelowAPrefix", func(t *testing.T) {
+		registrytest.ReaderSuite(t, open(t, p, func(o *s3.Options) { o.Prefix = "/team/fleet/" }), open(t, p, func(o *s3.Options) { o.Prefix = "team/fleet" }))
+	})
+	t.Run("WebByPresignedURLs", func(t *testing.T) {
+		w, err := web.Open(web.Options{Sign: func(ctx context.Context, keys []string) ([]string, time.Time, error) {
+			return s.Sign(ctx, keys, time.Hour)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		registrytest.ReaderSuite(t, w, s)
+	})
+	t.Run("PresignedURLsExpire", func(t *testing.T) {
+		if _, err := s.Create(t.Context(), "signed", registry.BodyOf([]byte("x"))); err != nil {
+			t.Fatal(err)
+		}
+		u, _, err := s.Presign(t.Context(), "signed", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			url  string
+			want int
+		}{{u, 200}, {strings.Replace(u, "X-Amz-Expires=3600", "X-Amz-Expires=3601", 1), 403}, {p.Endpoint + "/fleet-models/signed", 403}} {
+			resp, err := http.Get(c.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != c.want {
+				t.Errorf("status %d, want %d", resp.StatusCode, c.want)
+			}
+		}
+	})
+	t.Run("NoSuchBucket", func(t *testing.T) {
+		other := open(t, p, func(o *s3.Options) { o.Bucket = "not-there" })
+		_, _, err := other.Get(t.Context(), "x", "")
+		_, serr := other.Swap(t.Context(), "x", []byte("x"), "")
+		for _, err := range []error{other.Check(t.Context()), err, serr} {
+			if !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Hint(err), `"not-there"`) {
+				t.Errorf("error is %v, hint %q", err, fault.Hint(err))
+			}
+		}
+	})
+	t.Run("WrongSecretIsDenied", func(t *testing.T) {
+		other := open(t, p, func(o *s3.Options) { o.SecretKey = "wrong" })
+		if _, _, err := other.Get(t.Context(), "x", ""); !fault.Is(err, fault.Denied) {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
+
+func TestAnswersMapToKinds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		status int
+		kind   fault.Kind
+	}{{403, fault.Denied}, {404, fault.NotFound}, {409, fault.Conflict}, {412, fault.Conflict}, {416, fault.Invalid}, {429, fault.Transient}, {500, fault.Transient}, {503, fault.Transient}, {507, fault.Exhausted}} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(c.status)
+			_, _ = io.WriteString(w, "<Error><Code>SomeCode</Code><Message>no</Message></Error>")
+		}))
+		defer srv.Close()
+		s, err := s3.Open(t.Context(), s3.Options{Bucket: "bucket", Endpoint: srv.URL, AccessKey: "a", SecretKey: "b", Attempts: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Range(t.Context(), "key", 0, 1)
+		if !fault.Is(err, c.kind) {
+			t.Errorf("%d is %v (%v), want %v", c.status, fault.KindOf(err), err, c.kind)
+		}
+		after, ok := registry.RetryAfter(err)
+		if wait := c.kind == fault.Transient; ok != wait || (wait && after != 7*time.Second) {
+			t.Errorf("%d: retry after %v, %v", c.status, after, ok)
+		}
+		if strings.Contains(err.Error(), "request id") {
+			t.Errorf("%d: the message is the SDK's: %v", c.status, err)
+		}
+	}
+}
+
+func TestAServerThatIsGoneIsTransient(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	srv.Close()
+	s, err := s3.Open(t.Context(), s3.Options{Bucket: "bucket", Endpoint: srv.URL, AccessKey: "a", SecretKey: "b", Attempts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Get(t.Context(), "key", ""); !fault.Is(err, fault.Transient) {
+		t.Errorf("error is %v (%v)", err, fault.KindOf(err))
+	}
+}
