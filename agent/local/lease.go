@@ -16,6 +16,7 @@ type lease struct {
 	app     string
 	model   fleet.ModelName
 	root    fleet.Digest
+	path    string
 	expires time.Time
 	watches int // connections that carry it
 }
@@ -31,16 +32,16 @@ type leases struct {
 }
 
 // take gives app a lease and reports whether it held one of the same release.
-func (l *leases) take(app string, model fleet.ModelName, root fleet.Digest, now time.Time) (got lease, reloaded bool) {
+func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Time) (got lease, reloaded bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, old := range l.byID {
-		if old.app == app && old.model == model && old.root == root {
+		if old.app == app && old.model == model && old.root == r.Root {
 			delete(l.byID, id)
 			reloaded = true
 		}
 	}
-	n := &lease{id: rand.Text(), app: app, model: model, root: root, expires: now.Add(l.ttl)}
+	n := &lease{id: rand.Text(), app: app, model: model, root: r.Root, path: r.Path, expires: now.Add(l.ttl)}
 	l.byID[n.id] = n
 	return *n, reloaded
 }
@@ -109,14 +110,14 @@ func (l *leases) expire(now time.Time) []lease {
 	return lost
 }
 
-// roots is the releases in use.
-func (l *leases) roots() []fleet.Digest {
+// paths is the folders in use.
+func (l *leases) paths() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []fleet.Digest
+	var all []string
 	for _, n := range l.byID {
-		if !slices.Contains(all, n.root) {
-			all = append(all, n.root)
+		if !slices.Contains(all, n.path) {
+			all = append(all, n.path)
 		}
 	}
 	return all

@@ -58,9 +58,8 @@ func New(o Options) *Server {
 	}
 }
 
-// InUse is the root digests of the releases that applications hold. Their files
-// must stay.
-func (s *Server) InUse() []fleet.Digest { return s.leases.roots() }
+// InUse is the folders of the releases that applications hold. They must stay.
+func (s *Server) InUse() []string { return s.leases.paths() }
 
 // Changed wakes everyone who watches; the agent calls it when a model moved.
 func (s *Server) Changed() {
@@ -209,7 +208,7 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) error {
 		return fault.Newf(fault.NotFound, "load model", string(m.Name), "nothing to serve yet: %s", m.Phase).
 			WithHint("watch GET /v1/watch?model=%s and load when it serves", m.Name)
 	}
-	l, reloaded := s.leases.take(req.App, m.Name, m.Serving.Root, time.Now())
+	l, reloaded := s.leases.take(req.App, m.Name, *m.Serving, time.Now())
 	if reloaded {
 		s.lost(l, req.App+" loaded the same release again without unloading it", false)
 	}

@@ -32,6 +32,7 @@ type Identity struct {
 	Fleet       string       `json:"fleet"`
 	Facts       fleet.Facts  `json:"facts"`
 	RootPin     fleet.Digest `json:"rootPin"`     // from the join token
+	Root        []byte       `json:"root"`        // root.json, with that digest
 	Certificate []byte       `json:"certificate"` // DER
 	Issuer      []byte       `json:"issuer"`      // DER of the device CA
 	Generation  uint64       `json:"generation"`  // of Certificate
@@ -162,7 +163,7 @@ func (id *Identity) accept(r api.EnrolReply, tok trust.JoinToken, pub *ecdsa.Pub
 	if r.Facts.Group != tok.Group {
 		return st, fault.Newf(fault.Untrusted, "enrol", string(r.Facts.ID), "the coordinator put it into group %s, the token is for %s", r.Facts.Group, tok.Group)
 	}
-	id.Fleet, id.Facts, id.Certificate, id.Issuer, id.Cell = name, r.Facts, cert.Raw, r.DeviceCA, r.Cell
+	id.Fleet, id.Facts, id.Root, id.Certificate, id.Issuer, id.Cell = name, r.Facts, r.Root, cert.Raw, r.DeviceCA, r.Cell
 	return st, nil
 }
 

@@ -26,8 +26,8 @@ type Options struct {
 	// Idle reports whether others of the cell bring packs here just now; the
 	// coordinator is then asked only every ten waits. Nil: never.
 	Idle func() bool
-	// OnCell is told when a renewal changed the cell.
-	OnCell func(api.Cell)
+	// OnRenew is told of each renewal.
+	OnRenew func(Identity)
 	// GossipAddr is where the cell can reach this member; "" when it cannot.
 	GossipAddr func() string
 	Logger     *slog.Logger
@@ -168,7 +168,6 @@ func (u *Uplink) renew(ctx context.Context) error {
 	if name != id.Fleet {
 		return fault.Newf(fault.Untrusted, "renew certificate", string(id.Facts.ID), "it is of fleet %s, this is a member of %s", name, id.Fleet)
 	}
-	moved := r.Cell.ID != id.Cell.ID
 	id.Certificate, id.Issuer, id.Generation, id.Cell = cert.Raw, r.DeviceCA, r.Generation, r.Cell
 	if err := id.save(u.o.Dir); err != nil {
 		return err
@@ -177,8 +176,8 @@ func (u *Uplink) renew(ctx context.Context) error {
 	u.id = id
 	u.mu.Unlock()
 	u.client.Close() // the next connection shows the new certificate
-	if moved && u.o.OnCell != nil {
-		u.o.OnCell(r.Cell)
+	if u.o.OnRenew != nil {
+		u.o.OnRenew(id)
 	}
 	return nil
 }

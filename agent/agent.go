@@ -1,0 +1,340 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/agent/relay"
+	"github.com/modelfleet/modelfleet/agent/slot"
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/agent/uplink"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/registry/dir"
+	"github.com/modelfleet/modelfleet/pkg/registry/web"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// agent is the parts of a running agent.
+type agent struct {
+	o        Options
+	key      *signer.Signer
+	loop     *loop
+	uplink   *uplink.Uplink
+	relay    *relay.Relay
+	reporter *reporter
+	server   *local.Server
+	pool     atomic.Pointer[gossip.Pool]
+}
+
+// Run runs an agent until ctx ends. An error means that it could not start:
+// what stands in the way, and what to do.
+func Run(ctx context.Context, o Options) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	d, err := openDisk(o.State)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	id, key, first, err := o.identity(ctx)
+	if err != nil {
+		return err
+	}
+	mem, pack, err := o.remember(d, id, first)
+	if err != nil {
+		return err
+	}
+	a, err := assemble(o, d, id, key, mem)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx, pack)
+}
+
+// identity is the kept one, or a new one by the join token.
+func (o *Options) identity(ctx context.Context) (uplink.Identity, *signer.Signer, uplink.Enrolment, error) {
+	id, key, err := uplink.Load(ctx, o.identityDir())
+	if err == nil {
+		if len(o.Labels) > 0 && !covers(id.Facts.Labels, o.Labels) {
+			o.Logger.Warn("labels are those of the enrolment", "labels", id.Facts.Labels.String())
+		}
+		return id, key, uplink.Enrolment{}, nil
+	}
+	if !fault.Is(err, fault.NotFound) || o.Token == "" {
+		return id, nil, uplink.Enrolment{}, err
+	}
+	n, err := o.newcomer()
+	if err != nil {
+		return id, nil, uplink.Enrolment{}, err
+	}
+	id, key, first, err := uplink.Enrol(ctx, n)
+	if err == nil {
+		o.Logger.Info("enrolled", "device", id.Facts.ID, "fleet", id.Fleet, "group", id.Facts.Group, "cell", id.Cell.ID)
+	}
+	return id, key, first, err
+}
+
+func covers(have, want fleet.Labels) bool {
+	for k, v := range want {
+		if have[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// remember reads the agent's memory and begins a new epoch. Without a memory the
+// pinned root is in what the enrolment gave or in the pack on disk.
+func (o *Options) remember(d *disk, id uplink.Identity, first uplink.Enrolment) (memory, []byte, error) {
+	pack, err := d.loadPack()
+	if err != nil {
+		return memory{}, nil, err
+	}
+	if pack == nil {
+		pack = first.Pack
+	}
+	mem, found, err := d.load()
+	if err != nil {
+		if !fault.Is(err, fault.Invalid) {
+			return mem, nil, err
+		}
+		o.Logger.Error("state is damaged", "err", err)
+	}
+	if !found {
+		mem.Trust = first.Trust
+		if len(mem.Trust.Root) == 0 {
+			if mem.Trust, err = trust.NewState(id.Root, id.RootPin); err != nil {
+				return mem, nil, err
+			}
+		}
+		// An epoch lost with the file must not come again.
+		mem.Epoch = uint64(time.Now().Unix())
+	}
+	mem.Epoch++
+	return mem, pack, d.save(mem)
+}
+
+// assemble makes the parts and ties them together.
+func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem memory) (*agent, error) {
+	a := &agent{o: o, key: key}
+	store, err := cas.Open(filepath.Join(o.State, "store"))
+	if err != nil {
+		return nil, err
+	}
+	slots, err := slot.Open(slot.Options{Dir: filepath.Join(o.State, "models"), Failpoint: o.Failpoint})
+	if err != nil {
+		return nil, err
+	}
+	facts := id.Facts
+	facts.Agent = o.Version
+	l := &loop{
+		o: o, facts: facts, disk: d, slots: slots, mem: mem,
+		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1),
+	}
+	a.loop = l
+	a.adopt(slots)
+	if err := a.network(id); err != nil {
+		return nil, err
+	}
+	source, err := a.source()
+	if err != nil {
+		return nil, err
+	}
+	keep := func() []fleet.Digest { return append(slices.Clone(*l.keep.Load()), a.inUse()...) }
+	l.keep.Store(new([]fleet.Digest))
+	fetcher, err := delivery.New(delivery.Options{Store: store, Source: source, LowMemory: o.LowMemory, Keep: keep, Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	l.run = &runner{
+		log: o.Logger, store: store, slots: slots, source: source, fetcher: fetcher, probe: o.Probe,
+		trusted: l.trusted.Load, keep: keep, answer: l.send, fail: o.Failpoint, dead: l.dead, cell: a.pool.Load,
+		underway: map[effectKey]context.CancelFunc{}, progress: map[fleet.ModelName]delivery.Progress{},
+	}
+	return a, a.telemetry(id)
+}
+
+// adopt takes over what the slots give applications where the memory does not
+// know of it: it was lost, and what is served must go on being served.
+func (a *agent) adopt(slots *slot.Slots) {
+	models, err := slots.Models()
+	if err != nil {
+		a.o.Logger.Error("slots not read", "err", err)
+		return
+	}
+	for _, m := range models {
+		if _, known := a.loop.mem.Models[m]; known {
+			continue
+		}
+		if d, ok := a.loop.current(m); ok && !d.IsZero() {
+			a.loop.mem.Models[m] = update.State{Model: m, Running: update.Held{Offer: update.Offer{Ref: string(m) + "@unknown", Bundle: d}, Good: true}}
+		}
+	}
+}
+
+// network makes the ways to the coordinator.
+func (a *agent) network(id uplink.Identity) error {
+	codec, err := telemetry.NewCodec()
+	if err != nil {
+		return err
+	}
+	a.uplink, err = uplink.New(uplink.Options{
+		Dir: a.o.identityDir(), Identity: id, Key: a.key, Logger: a.o.Logger,
+		OnPack: func(ctx context.Context, pack []byte) error {
+			_, err := a.loop.offerPack(ctx, pack, "coordinator")
+			return err
+		},
+		OnRenew:    a.renewed,
+		GossipAddr: a.gossipAddr,
+		Idle:       func() bool { return a.relay.Duty() == relay.Rest && a.pool.Load() != nil },
+	})
+	if err != nil {
+		return err
+	}
+	a.relay, err = relay.New(relay.Options{
+		Member: id.Facts.ID, Period: a.o.Report, Uplink: a.uplink, Codec: codec, Logger: a.o.Logger,
+		Delivered: func(seq uint64) { a.reporter.rec.Acked(seq) },
+		Replied: func(r api.RowsReply) {
+			if p := a.pool.Load(); p != nil && len(r.Seeds) > 0 {
+				p.SetSeeds(r.Seeds)
+			}
+		},
+	})
+	return err
+}
+
+// telemetry makes the recorder, what applications see, and the reporter.
+func (a *agent) telemetry(id uplink.Identity) error {
+	keyID, err := telemetry.KeyIDOf(a.key.ECDSA())
+	if err != nil {
+		return err
+	}
+	rec, err := telemetry.NewRecorder(telemetry.RecorderOptions{
+		Key: keyID, Epoch: a.loop.mem.Epoch, Window: a.o.Window, Sketch: max(a.o.Report, time.Second), Agent: a.o.Version,
+	})
+	if err != nil {
+		return err
+	}
+	h := &host{log: a.o.Logger, rec: rec, watches: map[fleet.ModelName]*watched{}}
+	h.listing.Store(&local.Listing{})
+	a.loop.host = h
+	a.server = local.New(local.Options{Socket: a.o.Socket, TTL: a.o.Lease, Host: h, Logger: a.o.Logger})
+	a.loop.changed = a.server.Changed
+	a.reporter = &reporter{
+		log: a.o.Logger, rec: rec, key: a.key, fleet: id.Fleet, relay: a.relay,
+		idle: a.o.Report, busy: a.o.Busy, look: a.loop.look, status: h.Listing,
+	}
+	return nil
+}
+
+// source is where model files are read from.
+func (a *agent) source() (delivery.Source, error) {
+	switch s := a.o.Source; {
+	case s == "":
+		return web.Open(web.Options{Sign: a.uplink.Presign})
+	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
+		return web.Open(web.Options{BaseURL: s})
+	default:
+		return dir.Open(s)
+	}
+}
+
+func (a *agent) inUse() []fleet.Digest {
+	var bundles []fleet.Digest
+	for _, path := range a.server.InUse() {
+		if d, err := fleet.ParseDigest(filepath.Base(path)); err == nil {
+			bundles = append(bundles, d)
+		}
+	}
+	return bundles
+}
+
+func (a *agent) gossipAddr() string {
+	if p := a.pool.Load(); p != nil {
+		return p.Addr()
+	}
+	return ""
+}
+
+func (a *agent) renewed(id uplink.Identity) {
+	p := a.pool.Load()
+	if p == nil {
+		return
+	}
+	if err := p.SetCertificate(id.Certificate); err != nil {
+		a.o.Logger.Warn("cell was not given the new certificate", "err", err)
+	}
+	p.SetSeeds(id.Cell.Seeds)
+}
+
+// run serves until ctx ends or a failpoint cuts it short.
+func (a *agent) run(ctx context.Context, pack []byte) error {
+	ln, err := a.server.Listen()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	id := a.uplink.Identity()
+	a.loop.host.send = func(e event) { a.loop.send(ctx, e) }
+	if err := a.loop.start(ctx, pack); err != nil {
+		ln.Close()
+		return err
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, 2)
+	wg.Go(func() { errs <- a.server.Serve(ctx, ln) })
+	wg.Go(func() { errs <- a.loop.serve(ctx) })
+	pool := a.openCell(ctx, id)
+	if pool != nil {
+		a.pool.Store(pool)
+	}
+	wg.Go(func() { a.carry(ctx, pool) })
+	wg.Go(func() { a.uplink.Run(ctx) })
+	wg.Go(func() { a.reporter.run(ctx) })
+	wg.Go(func() { a.watchPackFile(ctx) })
+	a.o.Logger.Info("serving", "device", id.Facts.ID, "fleet", id.Fleet, "socket", a.o.Socket, "gossip", a.gossipAddr())
+	if a.o.Ready != nil {
+		a.o.Ready(Info{Member: id.Facts.ID, Fleet: id.Fleet, Socket: a.o.Socket, Gossip: a.gossipAddr()})
+	}
+	err = <-errs // the first to end ends all
+	stop()
+	a.loop.run.await(10 * time.Second)
+	if pool != nil {
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := pool.Leave(bye); err != nil {
+			a.o.Logger.Debug("cell not left in good order", "err", err)
+		}
+	}
+	wg.Wait()
+	if err == nil {
+		err = <-errs
+	}
+	return err
+}
+
+// carry runs the relay; a nil pool must reach it as a nil interface.
+func (a *agent) carry(ctx context.Context, pool *gossip.Pool) {
+	var p relay.Pool
+	if pool != nil {
+		p = pool
+	}
+	if err := a.relay.Run(ctx, p); err != nil {
+		a.o.Logger.Error("relay ended", "err", err)
+	}
+}

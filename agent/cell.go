@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"slices"
+	"strings"
+
+	"github.com/modelfleet/modelfleet/agent/uplink"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
+)
+
+// openCell joins the member's gossip pool. Without one, or when the port is
+// taken, the device is a cell of one and speaks to the coordinator itself.
+func (a *agent) openCell(ctx context.Context, id uplink.Identity) *gossip.Pool {
+	if a.o.Gossip == "" || id.Cell.ID == "" || len(id.Cell.Key) == 0 {
+		return nil
+	}
+	pool, err := gossip.Open(gossip.Options{
+		Fleet: id.Fleet, Cell: id.Cell.ID, Member: id.Facts.ID, Group: id.Facts.Group,
+		Signer: a.key, Certificate: id.Certificate, Identify: a.identify(id),
+		Keys: [][]byte{id.Cell.Key}, Bind: a.o.Gossip, Advertise: a.o.Address, Seeds: id.Cell.Seeds, Uplink: true,
+		Handlers: gossip.Handlers{
+			OnMessage: a.relay.Take,
+			OnAck:     a.relay.Acked,
+			OnPack:    func(p gossip.Pack) (uint64, error) { return a.loop.offerPack(ctx, p.Body, "cell") },
+		},
+		Logger: a.o.Logger,
+	})
+	if err != nil {
+		a.o.Logger.Error("cell not joined; reporting directly", "cell", id.Cell.ID, "err", err)
+		return nil
+	}
+	return pool
+}
+
+// identify judges peers' certificates by the device CAs of the newest trust
+// pack, or before the first one by the CA that issued this member's own. A
+// certificate past its expiry still tells whose key it is: a member that could
+// not renew is not cut off from its cell, which is how it gets packs.
+func (a *agent) identify(self uplink.Identity) func([]byte) (gossip.Identity, error) {
+	return func(der []byte) (gossip.Identity, error) {
+		bad := func(format string, args ...any) (gossip.Identity, error) {
+			return gossip.Identity{}, fault.Newf(fault.Untrusted, "identify peer", "", format, args...)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return bad("%w", err)
+		}
+		issuers, err := x509.ParseCertificates(self.Issuer)
+		if err != nil {
+			return bad("own issuer: %w", err)
+		}
+		var revoked []fleet.MemberID
+		if t := a.loop.trusted.Load(); t != nil {
+			issuers, revoked = append(issuers, t.DeviceCA...), t.Revoked.Members
+		}
+		if !slices.ContainsFunc(issuers, func(ca *x509.Certificate) bool { return cert.CheckSignatureFrom(ca) == nil }) {
+			return bad("no device CA of this fleet issued it")
+		}
+		pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
+		if !ok || len(cert.URIs) != 1 || cert.URIs[0].Scheme != "spiffe" || cert.URIs[0].Host != self.Fleet {
+			return bad("it names no member of fleet %s", self.Fleet)
+		}
+		kind, name, _ := strings.Cut(strings.TrimPrefix(cert.URIs[0].Path, "/"), "/")
+		member, err := fleet.ParseMemberID(name)
+		switch {
+		case err != nil:
+			return bad("%w", err)
+		case slices.Contains(revoked, member):
+			return bad("member %s was revoked", member)
+		}
+		return gossip.Identity{Member: member, Key: pub, Coordinator: kind == "coordinator"}, nil
+	}
+}

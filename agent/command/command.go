@@ -1,0 +1,161 @@
+// Package command is the modelfleet-agent command line: flags in, [agent.Options]
+// out, exit codes by the kind of error, and a look at a running agent (status).
+package command
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/modelfleet/modelfleet/agent"
+	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+const usage = `modelfleet-agent brings signed models to this device, tries them, serves them to
+applications and takes a bad one back.
+
+  modelfleet-agent -state DIR -join TOKEN -labels class=jetson,site=plant-7   the first time
+  modelfleet-agent -state DIR                                                 from then on
+  modelfleet-agent status [-socket PATH]                                      how a running agent stands
+
+Make TOKEN with: modelfleet token create
+
+`
+
+// Main runs the command and returns its exit code.
+func Main(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
+	run := daemon
+	if len(args) > 0 && args[0] == "status" {
+		run, args = status, args[1:]
+	}
+	err := run(ctx, version, args, stdout, stderr)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	fmt.Fprintln(stderr, "modelfleet-agent:", err)
+	if hint := fault.Hint(err); hint != "" {
+		fmt.Fprintln(stderr, "hint:", hint)
+	}
+	return fault.KindOf(err).Exit()
+}
+
+// memory keeps the collector lively: an agent that does nothing should weigh
+// little, and one that installs has its buffers bounded by pkg/delivery.
+func memory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(30)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(96 << 20)
+	}
+}
+
+func daemon(ctx context.Context, version string, args []string, stdout, stderr io.Writer) error {
+	o, showVersion, err := parse(version, args, stderr)
+	if err != nil {
+		return err
+	}
+	if showVersion {
+		_, err := fmt.Fprintln(stdout, "modelfleet-agent", version)
+		return err
+	}
+	memory()
+	return agent.Run(ctx, o)
+}
+
+func parse(version string, args []string, stderr io.Writer) (o agent.Options, showVersion bool, err error) {
+	f := flag.NewFlagSet("modelfleet-agent", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		f.PrintDefaults()
+	}
+	var joinFile, level, labels, id string
+	f.StringVar(&o.State, "state", "", "`folder` of everything that lasts (required)")
+	f.StringVar(&o.Token, "join", "", "join `token`; used once, to enrol")
+	f.StringVar(&joinFile, "join-file", "", "`file` that holds the join token; it may be missing once the device has enrolled")
+	f.StringVar(&id, "id", "", "member `id` to enrol as (default: the host's name)")
+	f.StringVar(&labels, "labels", "", "labels to enrol with, as `k=v,k=v`; class and site mean something to modelfleet")
+	f.StringVar(&o.Socket, "socket", local.DefaultSocket, "unix `socket` for applications")
+	f.DurationVar(&o.Lease, "lease", 0, "how long an application keeps a release without a sign of life (default 1m)")
+	f.StringVar(&o.Source, "source", "", "where model files are read from: an https `URL` or a folder (default: URLs from the coordinator)")
+	f.StringVar(&o.Pack, "pack", "", "`file` that trust packs are also read from, for an air gap")
+	f.StringVar(&o.Gossip, "gossip-bind", "", "`host:port` for the cell's gossip, UDP and TCP; port 0 takes any (default: no gossip)")
+	f.StringVar(&o.Address, "gossip-address", "", "`host` that others of the cell reach this device by")
+	f.DurationVar(&o.Report, "report", 0, "time between reports (default 1m)")
+	f.DurationVar(&o.Busy, "report-busy", 0, "time between reports while a rollout concerns the device (default 10s)")
+	f.DurationVar(&o.Window, "window", 0, "length of a window of error counting (default 10s)")
+	f.DurationVar(&o.Soak, "soak", 0, "how long a release that no rollout brought is watched (default 5m)")
+	f.Float64Var(&o.ErrorRate, "error-rate", 0, "share of failed uses that a watched release is given up for, 0 to 1 (default: none)")
+	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
+	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")
+	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "how long a self-test may take (default 2m)")
+	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&showVersion, "version", false, "print the version and exit")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, false, err
+		}
+		return o, false, fault.New(fault.Invalid, "read flags", "", err).WithHint("see modelfleet-agent -help")
+	}
+	if f.NArg() > 0 {
+		return o, false, fault.Newf(fault.Invalid, "read flags", f.Arg(0), "no such argument").WithHint("see modelfleet-agent -help")
+	}
+	o.Version = version
+	o.ID = fleet.MemberID(id)
+	if id != "" {
+		if o.ID, err = fleet.ParseMemberID(id); err != nil {
+			return o, false, err
+		}
+	}
+	if o.Labels, err = parseLabels(labels); err != nil {
+		return o, false, err
+	}
+	if joinFile != "" && o.Token == "" {
+		if o.Token, err = readToken(joinFile); err != nil {
+			return o, false, err
+		}
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return o, false, fault.New(fault.Invalid, "read -log-level", level, err).WithHint("it is one of debug, info, warn, error")
+	}
+	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: l}))
+	return o, showVersion, nil
+}
+
+func parseLabels(s string) (fleet.Labels, error) {
+	labels := fleet.Labels{}
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(part, "=")
+		if !ok || k == "" || v == "" {
+			return nil, fault.Newf(fault.Invalid, "read -labels", part, "not a label").WithHint("write for example -labels class=jetson,site=plant-7")
+		}
+		labels[k] = v
+	}
+	return labels, nil
+}
+
+// readToken reads a join token from a file; one that is missing is no token.
+func readToken(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fault.New(fault.Denied, "read join token", path, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}

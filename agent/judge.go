@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// judge decides whether a pack is to be believed and, if so, acts on it. A
+// refusal changes nothing but what the agent says of itself. The error is a
+// failpoint's.
+func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, error) {
+	digest := fleet.DigestOf(pack)
+	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh(time.Now()) {
+		return verdict{version: packVersion(*t)}, nil // known and acted on
+	}
+	t, st, err := trust.Verify(pack, l.mem.Trust, l.facts, time.Now())
+	if err != nil {
+		l.refuse(err, from)
+		return verdict{err: err}, nil
+	}
+	if t.Freshness == trust.Stale {
+		return verdict{err: l.stale(t, digest, from)}, nil
+	}
+	if !st.Equal(l.mem.Trust) || l.pack != digest {
+		// The pack first: one that is newer than the state verifies after a
+		// crash, an older one would not.
+		if err := l.believe(pack, st); err != nil {
+			l.o.Logger.Error("trust pack not kept", "err", err)
+			return verdict{err: err}, nil
+		}
+	}
+	l.pack, l.refused = digest, ""
+	l.trusted.Store(&t)
+	if t.Behind > 5*time.Minute {
+		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
+	}
+	l.o.Logger.Info("directive believed", "sequence", t.Directive.Sequence, "from", from, "refused", len(t.Refused))
+	l.run.announce(gossip.Pack{Group: l.facts.Group, Version: packVersion(t), Body: pack})
+	return verdict{version: packVersion(t)}, l.assign(ctx, t)
+}
+
+// packVersion orders the packs of a group: each has a newer timestamp.
+func packVersion(t trust.Trusted) uint64 { return uint64(t.Versions["timestamp"]) }
+
+func (l *loop) believe(pack []byte, st trust.State) error {
+	if err := l.disk.savePack(pack); err != nil {
+		return err
+	}
+	mem := l.mem
+	mem.Trust = st
+	if err := l.disk.save(mem); err != nil {
+		return err
+	}
+	l.mem = mem
+	return nil
+}
+
+func (l *loop) refuse(err error, from string) {
+	l.refusals++
+	text := from + ": " + err.Error()
+	if text != l.refused { // the same refusal again is only counted
+		l.o.Logger.Error("trust pack refused", "from", from, "rule", string(trust.RuleOf(err)), "err", err, "count", l.refusals)
+	}
+	l.refused = text
+}
+
+// stale takes note of a pack that is authentic but past its expiry. It is kept in
+// mind only when there is nothing better: after a restart it still says by whom
+// the releases on disk are backed.
+func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
+	err := fault.Newf(fault.Untrusted, "believe pack", from, "it expired at %s (role %s)", t.Expires.Format(time.RFC3339), t.Expired)
+	if l.trusted.Load() == nil {
+		l.trusted.Store(&t)
+		l.pack = digest
+	}
+	l.refuse(err, from)
+	return err
+}
+
+// assign tells every model what the directive wants of it. Models that the
+// directive no longer names, or that no publisher backs, keep what they have.
+func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
+	l.reasons = map[fleet.ModelName]string{}
+	for _, root := range t.Revoked.Releases {
+		for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+			if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Revoked, Root: root}}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range t.Directive.Models {
+		a := p.Assign(l.facts)
+		l.reasons[p.Model] = describe(a, t.Refused)
+		ev := update.Event{Kind: update.Assigned, Terms: l.terms(a, t.Directive.Sequence)}
+		if a.Release != nil {
+			ev.Offer = offerOf(*a.Release, a.Variant)
+		}
+		if a.Fallback != nil {
+			ev.Stable = offerOf(*a.Fallback, a.FallbackVariant)
+		}
+		if _, known := l.mem.Models[p.Model]; !known && ev.Offer.IsZero() {
+			continue // nothing of it runs here, nor should
+		}
+		if err := l.step(ctx, event{model: p.Model, ev: ev}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func offerOf(r fleet.Release, v fleet.Variant) update.Offer {
+	return update.Offer{
+		Ref: r.Ref(), Root: v.Root, Bundle: v.Bundle, Path: r.BundlePath(v.Name), Size: v.Size, Counter: r.Counter,
+	}
+}
+
+func (l *loop) terms(a fleet.Assignment, seq uint64) update.Terms {
+	t := update.Terms{
+		Rollout: a.Rollout, Arm: a.Arm, Sequence: seq, Reason: a.Reason, Soak: l.o.Soak, Health: l.o.Health,
+	}
+	if x := a.Exposure; x != nil && a.Arm == fleet.Exposed {
+		t.NotBefore, t.Windows, t.Soak, t.Health = x.NotBefore, x.Windows, x.Soak.D(), x.Health
+	}
+	return t
+}

@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/slot"
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// loop is the one goroutine that owns the agent's memory. Everybody else talks
+// to it by its channels.
+type loop struct {
+	o     Options
+	facts fleet.Facts
+	disk  *disk
+	slots *slot.Slots
+	run   *runner
+	host  *host
+	// changed wakes the applications that watch.
+	changed func()
+
+	packs  chan packOffer
+	events chan event
+	looks  chan chan<- struct{} // publish now, and say so
+	dead   chan error           // a failpoint hit by an effect
+
+	trusted atomic.Pointer[trust.Trusted]  // read by the effects too
+	keep    atomic.Pointer[[]fleet.Digest] // bundles that no collection may touch
+
+	// owned by the goroutine
+	mem      memory
+	pack     fleet.Digest // of the newest pack judged
+	refused  string       // why the newest pack was not believed, or ""
+	refusals uint64
+	reasons  map[fleet.ModelName]string
+	retry    []event // whose state could not be written
+}
+
+// event is something that happened to a model.
+type event struct {
+	model fleet.ModelName
+	ev    update.Event
+	done  func(update.State) // told the state after it, when not nil
+}
+
+// packOffer is a pack from somewhere; the verdict goes to reply.
+type packOffer struct {
+	pack  []byte
+	from  string
+	reply chan<- verdict
+}
+
+// verdict is what came of a pack: its version when it was believed.
+type verdict struct {
+	version uint64
+	err     error
+}
+
+// offerPack has the loop judge a pack and waits for the verdict.
+func (l *loop) offerPack(ctx context.Context, pack []byte, from string) (version uint64, err error) {
+	reply := make(chan verdict, 1)
+	select {
+	case l.packs <- packOffer{pack, from, reply}:
+	case <-ctx.Done():
+		return 0, fault.New(fault.Canceled, "judge pack", from, ctx.Err())
+	}
+	select {
+	case v := <-reply:
+		return v.version, v.err
+	case <-ctx.Done():
+		return 0, fault.New(fault.Canceled, "judge pack", from, ctx.Err())
+	}
+}
+
+// send gives the loop an event.
+func (l *loop) send(ctx context.Context, e event) {
+	select {
+	case l.events <- e:
+	case <-ctx.Done():
+	}
+}
+
+// look has the loop publish how things stand now, and waits for it.
+func (l *loop) look(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case l.looks <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// start takes up what the agent before had begun.
+func (l *loop) start(ctx context.Context, pack []byte) error {
+	boot := bootID()
+	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Restarted, Boot: boot}}); err != nil {
+			return err
+		}
+	}
+	if len(pack) > 0 {
+		// A refusal was logged and is reported; the next pack may do better.
+		if _, err := l.judge(ctx, pack, "disk"); err != nil {
+			return err
+		}
+	}
+	l.publish()
+	return nil
+}
+
+// serve moves models until ctx ends. Its only error is a failpoint's.
+func (l *loop) serve(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case err = <-l.dead:
+			return err
+		case p := <-l.packs:
+			var v verdict
+			v, err = l.judge(ctx, p.pack, p.from)
+			p.reply <- v
+		case e := <-l.events:
+			err = l.step(ctx, e)
+		case done := <-l.looks:
+			l.publish()
+			close(done)
+			continue
+		case <-timer.C:
+			err = l.ticks(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		l.publish()
+		timer.Reset(l.next())
+	}
+}
+
+// step moves one model by one event: first its new state is on the disk, then
+// what follows is done. Its only error is a failpoint's: a state that cannot be
+// written leaves everything as it was, and the event is tried again.
+func (l *loop) step(ctx context.Context, e event) error {
+	old, known := l.mem.Models[e.model]
+	if !known {
+		old = update.State{Model: e.model}
+	}
+	e.ev.At = time.Now()
+	e.ev.Current, e.ev.Seen = l.current(e.model)
+	next, effects, err := move(old, e.ev)
+	if err != nil {
+		l.o.Logger.Error("state machine refused an event", "model", e.model, "event", e.ev.Kind.String(), "state", old.Phase.String(), "err", err)
+		return nil
+	}
+	if !known || !equal(old, next) {
+		mem := l.mem
+		mem.Models = maps.Clone(l.mem.Models)
+		mem.Models[e.model] = next
+		if err := l.disk.save(mem); err != nil {
+			l.o.Logger.Error("state not written", "model", e.model, "err", err)
+			l.retry = append(l.retry, e)
+			return nil
+		}
+		l.mem = mem
+		l.log(old, next)
+	}
+	if err := l.fail("state " + next.Phase.String()); err != nil {
+		return err
+	}
+	keep := l.keeping()
+	l.keep.Store(&keep)
+	l.host.moved(old, next, l.limits(next))
+	for _, eff := range effects {
+		l.run.do(ctx, eff)
+	}
+	if e.done != nil {
+		e.done(next)
+	}
+	return nil
+}
+
+// move is [update.Step] behind a guard: a bug in the machine leaves the model as
+// it is instead of ending the agent.
+func move(st update.State, ev update.Event) (next update.State, effects []update.Effect, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fault.Newf(fault.Internal, "move model", string(st.Model), "%v", r)
+		}
+	}()
+	next, effects = update.Step(st, ev)
+	return next, effects, nil
+}
+
+// ticks tells each model that waits for a time that it has come.
+func (l *loop) ticks(ctx context.Context) error {
+	retry := l.retry
+	l.retry = nil
+	for _, e := range retry {
+		if err := l.step(ctx, e); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+		st := l.mem.Models[m]
+		due := st.Next()
+		waits := due.IsZero() || now.Before(due) || l.held(st)
+		if waits && l.intact(m, st) {
+			continue
+		}
+		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Tick}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// intact reports whether applications are given what the state says; someone may
+// have removed the link.
+func (l *loop) intact(m fleet.ModelName, st update.State) bool {
+	d, seen := l.current(m)
+	return !seen || d == st.Running.Bundle || st.Phase == fleet.Activating || st.Leaving
+}
+
+// held reports whether a model must not begin anything because what the agent
+// believes is past its expiry. What was begun, and going back, go on.
+func (l *loop) held(st update.State) bool {
+	if l.fresh(time.Now()) {
+		return false
+	}
+	return st.Phase == fleet.Offered || st.Phase == fleet.Staged || st.Phase == fleet.Failed && !st.Leaving
+}
+
+func (l *loop) fresh(now time.Time) bool {
+	t := l.trusted.Load()
+	return t != nil && t.Freshness == trust.Fresh && now.Before(t.Expires)
+}
+
+// next is how long until a model wants its tick.
+func (l *loop) next() time.Duration {
+	wait := time.Minute
+	if len(l.retry) > 0 {
+		wait = 5 * time.Second
+	}
+	now := time.Now()
+	for _, st := range l.mem.Models {
+		if at := st.Next(); !at.IsZero() && !l.held(st) {
+			wait = min(wait, at.Sub(now))
+		}
+	}
+	return max(wait, 10*time.Millisecond)
+}
+
+// current reads from the disk which release applications are given.
+func (l *loop) current(m fleet.ModelName) (bundle fleet.Digest, seen bool) {
+	dir, err := l.slots.Current(m)
+	if err != nil {
+		l.o.Logger.Error("slot not read", "model", m, "err", err)
+		return fleet.Digest{}, false
+	}
+	if dir == "" {
+		return fleet.Digest{}, true
+	}
+	d, err := fleet.ParseDigest(filepath.Base(dir))
+	return d, err == nil
+}
+
+// keeping is every bundle whose files must stay, over all models.
+func (l *loop) keeping() []fleet.Digest {
+	var keep []fleet.Digest
+	for m, st := range l.mem.Models {
+		keep = append(keep, st.Keep()...)
+		if d, ok := l.current(m); ok && !d.IsZero() {
+			keep = append(keep, d)
+		}
+	}
+	return keep
+}
+
+func (l *loop) fail(point string) error {
+	if l.o.Failpoint == nil {
+		return nil
+	}
+	return l.o.Failpoint(point)
+}
+
+func (l *loop) log(old, next update.State) {
+	if old.Phase == next.Phase && len(old.Quarantined) == len(next.Quarantined) {
+		return
+	}
+	level := l.o.Logger.Info
+	if len(next.Quarantined) > len(old.Quarantined) {
+		level = l.o.Logger.Error // a person should know that a release failed here
+	}
+	level("model moved", "model", next.Model, "state", next.Phase.String(), "from", old.Phase.String(),
+		"release", next.Target.Ref, "rollout", string(next.Terms.Rollout), "why", next.Why, "code", next.Failure.Code)
+}
+
+// equal compares two states by what would be written of them.
+func equal(a, b update.State) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+func describe(a fleet.Assignment, refused []trust.Refusal) string {
+	for _, r := range refused {
+		if r.Model == a.Model {
+			return fmt.Sprintf("%s; %s refused: %v", a.Reason, r.Release, r.Err)
+		}
+	}
+	return a.Reason
+}
