@@ -12,8 +12,13 @@ import (
 type Evidence struct {
 	Stage int       `json:"stage"` // the stage the rollout is in
 	At    time.Time `json:"at"`    // watermark: everything received until then is in it
-	// Members sorted by ID: the exposed members that began to activate the
-	// release, and the control. Those told but not there yet are left out.
+	Told  int       `json:"told"`  // members the directive exposes
+	// Soaked is when the stage's soak began; zero: not yet. The looks follow it,
+	// and no stage passes before.
+	Soaked time.Time `json:"soaked,omitzero"`
+	// Members sorted by ID: the exposed members that began to try the release
+	// (its self-test, its activation or later), and the control. Those told but
+	// not there yet are left out.
 	Members []Member `json:"members"`
 }
 
@@ -36,12 +41,14 @@ type Member struct {
 	Settled time.Time `json:"settled,omitzero"`
 	Alarm   bool      `json:"alarm,omitempty"` // it raised its self-alarm since Since
 	// Pre is what it counted under the release it ran before Since, as far
-	// back as is known; Post what it counted since Since plus the burn-in.
+	// back as is known; Post what it counted since Since plus the burn-in. A
+	// control member that becomes exposed counts Post from zero again.
 	Pre  Counters `json:"pre,omitzero"`
 	Post Counters `json:"post,omitzero"`
 }
 
-// Counters are cumulative.
+// Counters are cumulative. Only requests started count, whatever became of
+// them, and no retries: exposure must not depend on the outcome.
 type Counters struct {
 	Windows  uint64    `json:"windows,omitempty"` // windows with at least one request
 	Errored  uint64    `json:"errored,omitempty"` // of them with at least one error
