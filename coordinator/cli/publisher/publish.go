@@ -1,0 +1,349 @@
+// Package publisher puts a release into the bucket and looks at one that is
+// there. It is what `modelfleet publish` and `modelfleet verify` do, without
+// flags and printing.
+//
+//	folder -> manifest -> OMS bundle, signed -> files -> bundle -> publisher role
+//
+// The order is the promise: whoever reads between two steps sees the release
+// whole or not at all. Each step finds out what was done before and does only
+// the rest, so a publication that was cut short is finished by repeating it, and
+// one that is done is left alone.
+package publisher
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/artifact"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/oms"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+// Source is a folder that becomes a variant of the release.
+type Source struct {
+	Dir     string
+	Variant string   // default fleet.DefaultVariant
+	Classes []string // hardware classes it is for; empty: any
+}
+
+// Release is what to publish.
+type Release struct {
+	Team    fleet.Team
+	Model   fleet.ModelName
+	Version fleet.Version
+	Sources []Source
+	Metrics map[string]float64 // evaluation results, signed with the release
+	// MinAgent is the lowest agent version that may run it.
+	MinAgent string
+	// Card and Baseline are files whose digests are signed with the release.
+	Card, Baseline string
+}
+
+// Progress is told how publishing goes.
+type Progress struct {
+	// Step says which part begins, of how many bytes: "hash" or "upload".
+	Step func(what string, total int64)
+	// At says how many bytes of the step are done in all.
+	At func(done int64)
+	// Settled says how a step ended.
+	Settled func(format string, args ...any)
+}
+
+// Options is where and as whom to publish.
+type Options struct {
+	Store      registry.Store
+	Repository *repository.Repository
+	Key        *signer.Signer
+	Now        time.Time
+	DryRun     bool // hash and sign, write nothing
+	Progress   Progress
+}
+
+// Outcome is what publishing did.
+type Outcome struct {
+	Release   fleet.Release        `json:"release"`
+	Upload    artifact.UploadStats `json:"upload"`
+	Published bool                 `json:"published"` // now; false: it was published before, or a dry run
+	Role      string               `json:"role,omitempty"`
+	// Unsigned is how many more signatures the role needs before it counts.
+	Unsigned int `json:"unsigned,omitempty"`
+}
+
+// attempts is how often a new version of the role is tried against others who
+// publish for the same team at the same moment.
+const attempts = 4
+
+// Publish puts the release into the bucket, as far as it is not there.
+func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
+	a := repository.Addition{Bundles: map[string][]byte{}, Entry: trust.Entry{
+		Release: fleet.Release{Team: r.Team, Model: r.Model, Version: r.Version}, Metrics: r.Metrics, MinAgent: r.MinAgent,
+	}}
+	var err error
+	if a.Entry.Card, err = digestOf("model card", r.Card); err != nil {
+		return Outcome{}, err
+	}
+	if a.Entry.Baseline, err = digestOf("baseline", r.Baseline); err != nil {
+		return Outcome{}, err
+	}
+	draft, err := o.Repository.Draft(ctx, r.Team)
+	if err != nil {
+		return Outcome{}, err
+	}
+	var out Outcome
+	var signed []prepared
+	for _, src := range r.Sources {
+		p, err := o.prepare(ctx, a.Entry.Release, src)
+		if err != nil {
+			return Outcome{}, err
+		}
+		if err := unchanged(draft, p); err != nil {
+			return Outcome{}, err
+		}
+		signed = append(signed, p)
+		a.Bundles[p.variant.Name] = p.bundle
+		a.Entry.Release.Variants = append(a.Entry.Release.Variants, p.variant)
+	}
+	out.Release = a.Entry.Release
+	if o.DryRun {
+		return out, nil
+	}
+	for _, p := range signed {
+		stats, err := o.upload(ctx, p)
+		if err != nil {
+			return out, err
+		}
+		out.add(stats)
+	}
+	for _, p := range signed {
+		if _, err := o.Store.Create(ctx, p.path, registry.BodyOf(p.bundle)); err != nil {
+			return out, fault.New(fault.KindOf(err), "write bundle", p.path, err)
+		}
+	}
+	return o.list(ctx, out, a)
+}
+
+func (o *Outcome) add(s artifact.UploadStats) {
+	o.Upload.Files += s.Files
+	o.Upload.Bytes += s.Bytes
+	o.Upload.Sent += s.Sent
+	o.Upload.Objects += s.Objects
+	o.Upload.Reused += s.Reused
+	o.Upload.Packed += s.Packed
+}
+
+// prepared is a folder, hashed and signed.
+type prepared struct {
+	dir     string
+	path    string // of the bundle
+	variant fleet.Variant
+	files   []artifact.File
+	bundle  []byte
+}
+
+// prepare hashes and signs a folder. A signature is never the same twice, so a
+// bundle of the same content that is in the bucket already is taken as it is.
+func (o Options) prepare(ctx context.Context, r fleet.Release, src Source) (prepared, error) {
+	if src.Variant == "" {
+		src.Variant = fleet.DefaultVariant
+	}
+	p := prepared{dir: src.Dir, path: r.BundlePath(src.Variant)}
+	shape, err := survey(src.Dir)
+	if err != nil {
+		return p, err
+	}
+	o.Progress.step("hash", shape.bytes)
+	count := meter(o.Progress)
+	m, err := oms.Hash(ctx, src.Dir, oms.Options{Method: shape.method(), ShardSize: artifact.FrameSize, Name: string(r.Model), Progress: count})
+	if err != nil {
+		return p, refused("hash model folder", src.Dir, err)
+	}
+	o.Progress.settled("%d files, identity %s", len(m.Files()), fleet.Digest(m.Root).Short())
+	p.variant = fleet.Variant{Name: src.Variant, Classes: src.Classes, Root: fleet.Digest(m.Root), Size: shape.bytes}
+	if p.files, err = artifact.FilesOf(m); err != nil {
+		return p, err
+	}
+	if p.bundle, err = o.existing(ctx, p); err != nil || p.bundle != nil {
+		p.variant.Bundle = fleet.DigestOf(p.bundle)
+		return p, err
+	}
+	if p.bundle, err = oms.Sign(m, o.Key); err != nil {
+		return p, fault.New(fault.Invalid, "sign", src.Dir, err)
+	}
+	p.variant.Bundle = fleet.DigestOf(p.bundle)
+	return p, nil
+}
+
+// existing is the bundle in the bucket, if it is ours and of this content; nil
+// when there is none.
+func (o Options) existing(ctx context.Context, p prepared) ([]byte, error) {
+	body, _, err := o.Store.Get(ctx, p.path, "")
+	if fault.Is(err, fault.NotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	b, err := oms.Parse(body)
+	if err != nil {
+		return nil, fault.New(fault.Untrusted, "read bundle", p.path, err)
+	}
+	m, err := b.VerifyKey(o.Key.ECDSA())
+	if err != nil {
+		return nil, fault.New(fault.Untrusted, "verify bundle", p.path, err).
+			WithHint("somebody else put a bundle there: publish under another version and look into who may write to the bucket")
+	}
+	if fleet.Digest(m.Root) != p.variant.Root {
+		return nil, fault.Newf(fault.Conflict, "publish", p.path, "the version was begun with other content (%s, this is %s)", fleet.Digest(m.Root).Short(), p.variant.Root.Short()).
+			WithHint("a published version never changes: give this content a new version")
+	}
+	return body, nil
+}
+
+// unchanged refuses at once, before anything is sent, what the role would refuse
+// at the end.
+func unchanged(d repository.Draft, p prepared) error {
+	e, ok := d.Role.Entries[p.path]
+	if !ok || e.Release.Variants[0].Root == p.variant.Root {
+		return nil
+	}
+	return fault.Newf(fault.Conflict, "publish", p.path, "the version is published with other content (%s, this is %s)", e.Release.Variants[0].Root.Short(), p.variant.Root.Short()).
+		WithHint("a published version never changes: give this content a new version")
+}
+
+// upload sends a folder's files, as far as they are not in the bucket.
+func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, error) {
+	o.Progress.step("upload", p.variant.Size)
+	stats, err := artifact.Upload(ctx, o.Store, p.dir, p.files, artifact.UploadOptions{Progress: func(u artifact.UploadProgress) { o.Progress.at(u.Done) }})
+	if err != nil {
+		return stats, err
+	}
+	if stats.Objects == 0 {
+		o.Progress.settled("everything is there already")
+	} else {
+		o.Progress.settled("%d files in %d objects, %d known already", stats.Files, stats.Objects, stats.Reused)
+	}
+	return stats, nil
+}
+
+// list adds the release to the team's role, trying again when somebody else of
+// the team was quicker.
+func (o Options) list(ctx context.Context, out Outcome, a repository.Addition) (Outcome, error) {
+	for n := 1; ; n++ {
+		draft, err := o.Repository.Draft(ctx, a.Entry.Release.Team)
+		if err != nil {
+			return out, err
+		}
+		signed, err := draft.Next(repository.Change{Add: []repository.Addition{a}}, o.Now, o.Key)
+		if err != nil {
+			return out, err
+		}
+		if len(signed.Added) == 0 {
+			return o.listed(out, draft), nil
+		}
+		_, err = o.Store.Create(ctx, signed.Write.Key, registry.BodyOf(signed.Write.Body))
+		if fault.Is(err, fault.Conflict) && n < attempts {
+			continue
+		}
+		if err != nil {
+			return out, fault.New(fault.KindOf(err), "write publisher role", signed.Write.Key, err)
+		}
+		out.Release, out.Published, out.Role, out.Unsigned = signed.Added[0].Release, true, signed.Write.Key, signed.Missing
+		return out, nil
+	}
+}
+
+// listed fills in what the role says of a release that it lists already.
+func (o Options) listed(out Outcome, d repository.Draft) Outcome {
+	for i, v := range out.Release.Variants {
+		if e, ok := d.Role.Entries[out.Release.BundlePath(v.Name)]; ok {
+			out.Release.Counter, out.Release.Variants[i] = e.Release.Counter, e.Release.Variants[0]
+		}
+	}
+	return out
+}
+
+// shape is what a folder looks like before it is hashed.
+type shape struct {
+	bytes   int64
+	largest int64
+	empty   bool
+}
+
+// method is how to sign the folder: in shards where a file is larger than one,
+// so that a bad range is found alone; whole files otherwise, and where an empty
+// file rules shards out.
+func (s shape) method() oms.Method {
+	if s.largest > artifact.FrameSize && !s.empty {
+		return oms.Shards
+	}
+	return oms.Files
+}
+
+// survey measures a folder. Hash looks at everything again and refuses what it must.
+func survey(dir string) (shape, error) {
+	var s shape
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		return s, fault.Newf(fault.Invalid, "read model folder", dir, "it is not a folder").WithHint("put the model's files into a folder of their own")
+	}
+	if err == nil {
+		err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil {
+				s.bytes, s.largest, s.empty = s.bytes+info.Size(), max(s.largest, info.Size()), s.empty || info.Size() == 0
+			}
+			return err
+		})
+	}
+	if err != nil {
+		kind := fault.Invalid
+		if os.IsNotExist(err) {
+			kind = fault.NotFound
+		}
+		return s, fault.New(kind, "read model folder", dir, err)
+	}
+	return s, nil
+}
+
+// refused gives the reason for which a folder cannot be signed a next move.
+func refused(op, dir string, err error) error {
+	f := fault.New(fault.Invalid, op, dir, err)
+	switch oms.ClassOf(err) {
+	case oms.Irregular:
+		return f.WithHint("a release holds plain files only: replace links by the files they lead to")
+	case oms.Empty:
+		return f.WithHint("put the model's files into the folder")
+	case oms.Reading:
+		f.Kind = fault.KindOf(err)
+		if f.Kind == fault.Internal {
+			f.Kind = fault.Denied
+		}
+	}
+	return f
+}
+
+// digestOf is the digest of a file that is signed along; zero for none.
+func digestOf(what, path string) (fleet.Digest, error) {
+	if path == "" {
+		return fleet.Digest{}, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fleet.Digest{}, fault.New(fault.NotFound, "read "+what, path, err)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return fleet.Digest{}, fault.Newf(fault.Invalid, "read "+what, path, "it is empty")
+	}
+	return fleet.DigestOf(b), nil
+}
