@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"crypto/sha256"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -72,9 +73,25 @@ func (p *Pool) Announce(pack Pack) error {
 	}
 	p.mu.Unlock()
 	if news {
-		p.packets.QueueBroadcast(hint{"pack/" + string(pack.Group), a.encode()})
+		msg := a.encode()
+		p.packets.QueueBroadcast(hint{"pack/" + string(pack.Group), msg})
+		p.eager(msg)
 	}
 	return nil
+}
+
+// eagerSends is to how many members a new pack is announced at once.
+const eagerSends = 4
+
+// eager tells a few members at once, so that a pack need not wait a gossip
+// interval at each step of its way; the broadcast reaches whom this misses.
+func (p *Pool) eager(msg []byte) {
+	members := p.view.Load().members
+	for _, i := range rand.Perm(len(members))[:min(eagerSends, len(members))] {
+		if name := members[i].Name; name != p.opts.Member {
+			p.packet(name, msg)
+		}
+	}
 }
 
 // hear asks for a pack that is newer than what the member has.
@@ -118,7 +135,7 @@ func (p *Pool) pullAgain(now time.Time) {
 		switch {
 		case !p.newer(x.announce) || x.tries >= maxTries:
 			delete(p.worker.wants, hash)
-		case now.Sub(x.asked) >= p.opts.Timing.Tick:
+		case now.Sub(x.asked) >= p.opts.Timing.Gossip<<(x.tries/4):
 			p.pull(x, now)
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -210,15 +212,18 @@ func (p *Pool) SetSeeds(seeds []string) {
 	p.seeds = seeds
 }
 
-// join joins by the seeds, often while the member is alone and now and then
-// later, so that a cell that fell apart finds itself again.
+// join joins by the seeds while the member is alone; some times more at first,
+// because members that join all at once miss some of each other's news until
+// they exchange everything; and now and then later, so that a cell that fell
+// apart finds itself again.
 func (p *Pool) join() {
 	wait := p.opts.Timing.Tick
 	for turn := 0; ; turn++ {
-		p.mu.Lock()
-		seeds := append([]string(nil), p.seeds...)
-		p.mu.Unlock()
-		if p.size() == 1 || turn%6 == 5 {
+		if p.size() == 1 || turn < 4 || turn%4 == 3 {
+			p.mu.Lock()
+			seeds := slices.Clone(p.seeds)
+			p.mu.Unlock()
+			rand.Shuffle(len(seeds), func(i, j int) { seeds[i], seeds[j] = seeds[j], seeds[i] })
 			for _, s := range seeds {
 				if s == p.Addr() || p.stopped() {
 					continue
@@ -228,16 +233,12 @@ func (p *Pool) join() {
 				}
 			}
 		}
-		if p.size() > 1 {
-			wait = 10 * p.opts.Timing.Tick
-		} else {
-			wait = min(wait*2, 30*p.opts.Timing.Tick)
-		}
 		select {
 		case <-p.stop:
 			return
-		case <-time.After(wait):
+		case <-time.After(wait/2 + rand.N(wait)):
 		}
+		wait = min(wait*2, 30*p.opts.Timing.Tick)
 	}
 }
 

@@ -67,6 +67,8 @@ func (w *workerState) proven(p *Pool, n *memberlist.Node, id Identity) bool {
 func (p *Pool) work() {
 	tick := time.NewTicker(p.opts.Timing.Tick)
 	defer tick.Stop()
+	pulls := time.NewTimer(0)
+	defer pulls.Stop()
 	p.look(time.Now())
 	for {
 		select {
@@ -76,9 +78,17 @@ func (p *Pool) work() {
 			p.look(time.Now())
 		case now := <-tick.C:
 			p.look(now)
+		case now := <-pulls.C:
 			p.pullAgain(now)
+			if len(p.worker.wants) > 0 {
+				pulls.Reset(p.opts.Timing.Gossip)
+			}
 		case msg := <-p.inbox:
+			idle := len(p.worker.wants) == 0
 			p.handle(msg)
+			if idle && len(p.worker.wants) > 0 {
+				pulls.Reset(p.opts.Timing.Gossip)
+			}
 			if len(p.inbox) == 0 {
 				p.sendAcks()
 			}

@@ -2,6 +2,9 @@
 // and streams that may be lost, doubled, delayed and cut, with no socket and no
 // clock of its own, so that it works inside a testing/synctest bubble. One seed
 // gives one sequence of losses.
+//
+// memberlist does not wait for its goroutines when it is shut down. In a bubble,
+// close the pools and then let [Settle] pass the time that they need.
 package gossiptest
 
 import (
@@ -34,6 +37,10 @@ type Network struct {
 	side  map[string]int // of a partition; absent: 0
 	bytes map[string]int // sent in packets, by sender
 }
+
+// Settle lets the goroutines of pools that were closed come to their end. Call
+// it inside the bubble, last.
+func Settle() { time.Sleep(time.Minute) }
 
 // New returns a network whose chances come from a seed.
 func New(seed uint64) *Network {

@@ -1,0 +1,551 @@
+package gossip_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/gossip/gossiptest"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+const fleetName = "acme"
+
+// paper is what these tests use for a certificate.
+type paper struct {
+	Name        fleet.MemberID
+	Key         []byte
+	Coordinator bool
+	Revoked     bool
+}
+
+var errRevoked = errors.New("revoked")
+
+func identify(cert []byte) (gossip.Identity, error) {
+	var c paper
+	if err := json.Unmarshal(cert, &c); err != nil {
+		return gossip.Identity{}, err
+	}
+	if c.Revoked {
+		return gossip.Identity{}, errRevoked
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), c.Key)
+	return gossip.Identity{Member: c.Name, Key: pub, Coordinator: c.Coordinator}, err
+}
+
+func keyOf(t testing.TB, name string) *ecdsa.PrivateKey {
+	t.Helper()
+	d := sha256.Sum256([]byte(name))
+	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func certOf(t testing.TB, name string, key *ecdsa.PrivateKey, coordinator bool) []byte {
+	t.Helper()
+	raw, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(paper{Name: fleet.MemberID(name), Key: raw, Coordinator: coordinator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// member is one member of a test's cell and what its handlers were told.
+type member struct {
+	t    testing.TB
+	name string
+	key  *ecdsa.PrivateKey
+	pool *gossip.Pool
+	end  *gossiptest.Transport
+
+	mu      sync.Mutex
+	ackAll  bool
+	table   *telemetry.Table
+	acks    map[gossip.MessageID]int
+	packs   []gossip.Pack
+	version func(gossip.Pack) (uint64, error)
+	at      map[uint64]time.Time // pack version -> when it came
+}
+
+func (m *member) handlers() gossip.Handlers {
+	return gossip.Handlers{
+		OnMessage: func(msg telemetry.Message, _ gossip.Identity) bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.table.Insert(msg)
+			return m.ackAll
+		},
+		OnAck: func(a gossip.Ack) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for _, id := range a.Messages {
+				m.acks[id]++
+			}
+		},
+		OnPack: func(p gossip.Pack) (uint64, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			v, err := m.version(p)
+			if err == nil {
+				m.packs = append(m.packs, p)
+				m.at[v] = time.Now()
+			}
+			return v, err
+		},
+	}
+}
+
+func (m *member) holds(version uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.packs, func(p gossip.Pack) bool { return p.Version == version })
+}
+
+func (m *member) acked(raw []byte) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.acks[gossip.IDOf(raw)] > 0
+}
+
+// row makes and signs the member's row of a sequence.
+func (m *member) row(seq, requests uint64) []byte {
+	id, err := telemetry.KeyIDOf(&m.key.PublicKey)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	s := telemetry.Series{SeriesKey: telemetry.SeriesKey{Release: telemetry.Prefix{1}}}
+	s.Requests = requests
+	row := telemetry.Row{Key: id, Epoch: 1, Seq: seq, Time: time.Now().Unix(), Models: []telemetry.Model{{
+		Model: telemetry.ModelPrefix("m"), Running: telemetry.Prefix{1}, Target: telemetry.Prefix{1}, Series: []telemetry.Series{s},
+	}}}
+	msg, err := row.Sign(fleetName, m.key)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return msg
+}
+
+func (m *member) total() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.table.Total(telemetry.ModelPrefix("m"), telemetry.SeriesKey{Release: telemetry.Prefix{1}}).Requests
+}
+
+// cell opens n members on a network; the first is every other's seed. Options
+// may be changed by edit.
+func cell(t testing.TB, net *gossiptest.Network, n int, edit func(i int, o *gossip.Options)) []*member {
+	t.Helper()
+	ms := make([]*member, n)
+	for i := range ms {
+		ms[i] = open(t, net, fmt.Sprintf("d%02d", i), func(o *gossip.Options) {
+			if i > 0 {
+				o.Seeds = []string{ms[0].pool.Addr()}
+			}
+			if edit != nil {
+				edit(i, o)
+			}
+		})
+	}
+	return ms
+}
+
+func open(t testing.TB, net *gossiptest.Network, name string, edit func(o *gossip.Options)) *member {
+	t.Helper()
+	m := &member{
+		t: t, name: name, key: keyOf(t, name), table: telemetry.NewTable(), acks: map[gossip.MessageID]int{}, at: map[uint64]time.Time{},
+		version: func(p gossip.Pack) (uint64, error) {
+			var v uint64
+			_, err := fmt.Sscanf(string(p.Body), "pack %d", &v)
+			return v, err
+		},
+	}
+	o := gossip.Options{
+		Fleet: fleetName, Cell: "site-a/0", Member: fleet.MemberID(name), Group: "default", Signer: m.key,
+		Certificate: certOf(t, name, m.key, false), Identify: identify, Keys: [][]byte{make([]byte, 32)}, Uplink: true,
+	}
+	if net != nil {
+		m.end = net.Transport()
+		o.Transport = m.end
+	} else {
+		o.Bind = "127.0.0.1:0"
+	}
+	o.Handlers = m.handlers()
+	edit(&o)
+	pool, err := gossip.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.pool = pool
+	return m
+}
+
+func closeAll(ms []*member) {
+	for _, m := range ms {
+		if err := m.pool.Close(); err != nil {
+			m.t.Error(err)
+		}
+	}
+	if len(ms) > 0 && ms[0].end != nil {
+		gossiptest.Settle()
+	}
+}
+
+// agreed reports whether all members see each other proven and the same relays.
+func agreed(ms []*member) bool {
+	want := ms[0].pool.Relays()
+	for _, m := range ms {
+		seen := m.pool.Members()
+		if len(seen) != len(ms) || !slices.Equal(m.pool.Relays(), want) || len(want) != min(2, len(ms)) {
+			return false
+		}
+		for _, s := range seen {
+			if s.Uplink && !s.Proven {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// within waits, in the bubble's time, until ok.
+func within(t testing.TB, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(d); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("after %v still not: %s", d, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func byName(ms []*member, name fleet.MemberID) *member {
+	i := slices.IndexFunc(ms, func(m *member) bool { return m.name == string(name) })
+	return ms[i]
+}
+
+// A cell finds itself and agrees on two relays; rows reach both; acks come back.
+func TestRowsReachBothRelays(t *testing.T) {
+	for _, n := range []int{3, 16} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := gossiptest.New(1)
+				ms := cell(t, net, n, nil)
+				defer closeAll(ms)
+				within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+				relays := ms[0].pool.Relays()
+				byName(ms, relays[0]).ackAll = true
+				for _, m := range ms {
+					raw := m.row(1, 10)
+					if sent, err := m.pool.Send(raw); err != nil || sent != 2 {
+						t.Fatalf("sent to %d relays: %v", sent, err)
+					}
+					within(t, 2*time.Second, "an ack", func() bool { return m.acked(raw) || m.name == string(relays[0]) })
+				}
+				for _, r := range relays {
+					within(t, 2*time.Second, "all rows at "+string(r), func() bool { return byName(ms, r).total() == uint64(10*n) })
+				}
+			})
+		})
+	}
+}
+
+// The coordinator wins the election wherever it is, and takes rows straight
+// from the cell; a member that merely says it is one does not.
+func TestCoordinatorWinsTheElection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(2)
+		ms := cell(t, net, 6, func(i int, o *gossip.Options) {
+			if i == 4 {
+				o.Certificate = certOf(t, "d04", keyOf(t, "d04"), true)
+			}
+		})
+		defer closeAll(ms)
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		if got := ms[0].pool.Relays()[0]; got != "d04" {
+			t.Errorf("the primary is %s", got)
+		}
+		if ms[4].pool.Role() != gossip.Primary {
+			t.Error("the coordinator does not know")
+		}
+	})
+}
+
+// A pack reaches all of a cell within 1.5 s and nearly all of it within 0.8 s,
+// with one packet in twenty lost.
+func TestPackReachesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(3)
+		n := 64
+		if raceEnabled {
+			n = 16
+		}
+		ms := cell(t, net, n, nil)
+		defer closeAll(ms)
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		net.Set(gossiptest.Conditions{Loss: .05, Duplicate: .05, Delay: time.Millisecond, Jitter: 20 * time.Millisecond})
+		body := fmt.Appendf(make([]byte, 0, 8000), "pack 7 %6000d", 0)
+		began := time.Now()
+		if err := ms[3].pool.Announce(gossip.Pack{Group: "default", Version: 7, Body: body}); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 1500*time.Millisecond, "all have the pack", func() bool {
+			return !slices.ContainsFunc(ms, func(m *member) bool { return m.name != "d03" && !m.holds(7) })
+		})
+		var took []time.Duration
+		for _, m := range ms {
+			if at, ok := m.at[7]; ok {
+				took = append(took, at.Sub(began))
+			}
+		}
+		slices.Sort(took)
+		t.Logf("%d members: half after %v, 99%% after %v, all after %v", n, took[len(took)/2], took[len(took)*99/100-1], took[len(took)-1])
+
+		late := open(t, net, "late", func(o *gossip.Options) { o.Seeds = []string{ms[0].pool.Addr()} })
+		defer closeAll([]*member{late})
+		within(t, 5*time.Second, "a newcomer has it", func() bool { return late.holds(7) })
+	})
+}
+
+// A pack that does not verify is refused by each member that hears of it, goes
+// no further, and a false version keeps no later pack away.
+func TestHostilePackGoesNoFurther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(4)
+		ms := cell(t, net, 8, nil)
+		defer closeAll(ms)
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		announce := func(from int, version uint64, body string) {
+			t.Helper()
+			if err := ms[from].pool.Announce(gossip.Pack{Group: "default", Version: version, Body: []byte(body)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		announce(0, 5, "garbage")
+		time.Sleep(5 * time.Second)
+		refused := uint64(0)
+		for _, m := range ms[1:] {
+			if len(m.packs) > 0 {
+				t.Errorf("%s took garbage", m.name)
+			}
+			refused += m.pool.Stats().Refused
+		}
+		if refused == 0 {
+			t.Error("nobody counted the refusal")
+		}
+		announce(1, 1<<62, "pack 6") // the genuine pack 6 under a false version
+		time.Sleep(3 * time.Second)
+		announce(2, 7, "pack 7")
+		within(t, 5*time.Second, "the genuine pack 7 reaches those that did not lie", func() bool {
+			return !slices.ContainsFunc(ms[3:], func(m *member) bool { return !m.holds(7) })
+		})
+	})
+}
+
+// Rows that are forged, malformed or of no member are refused and counted;
+// the genuine ones beside them get through.
+func TestHostileBytesAreRefusedAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(5)
+		ms := cell(t, net, 4, func(_ int, o *gossip.Options) { o.Uplink = o.Member == "d00" })
+		defer closeAll(ms)
+		within(t, 20*time.Second, "a relay", func() bool { return len(ms[1].pool.Relays()) == 1 })
+		relay := ms[0]
+		genuine := ms[1].row(1, 1)
+		if _, err := ms[1].pool.Send(genuine); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 5*time.Second, "the genuine row", func() bool { return relay.total() == 1 })
+		before := relay.pool.Stats()
+
+		forged := slices.Clone(ms[1].row(1<<40, 1<<40))
+		forged[len(forged)-1] ^= 1
+		stranger := &member{t: t, key: keyOf(t, "stranger")}
+		for _, bad := range [][]byte{forged, stranger.row(1, 1), {1, 1, 2, 3}, {99}, {16, 1, 0}, make([]byte, 300)} {
+			if _, err := ms[2].pool.Send(bad); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		after := relay.pool.Stats()
+		if after.Forged != before.Forged+1 || after.Malformed != before.Malformed+4 || after.Unknown != before.Unknown+1 {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		if relay.total() != 1 {
+			t.Errorf("total %d", relay.total())
+		}
+	})
+}
+
+// A relay that dies is replaced, and nothing is lost: rows are cumulative.
+func TestARelayDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(6)
+		ms := cell(t, net, 8, nil)
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		dead := byName(ms, ms[0].pool.Relays()[0])
+		rest := slices.DeleteFunc(slices.Clone(ms), func(m *member) bool { return m == dead })
+		defer closeAll(rest)
+		if err := dead.pool.Close(); err != nil {
+			t.Error(err)
+		}
+		within(t, time.Minute, "the rest agree", func() bool { return agreed(rest) })
+		for _, m := range rest {
+			if _, err := m.pool.Send(m.row(2, 5)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, r := range rest[0].pool.Relays() {
+			within(t, 2*time.Second, "all rows", func() bool { return byName(rest, r).total() == 5*7 })
+		}
+	})
+}
+
+// A member that leaves is gone at once, and one that was revoked is no relay
+// any more once its certificate is judged again.
+func TestLeaveAndRecheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(7)
+		var mu sync.Mutex
+		revoked := fleet.MemberID("")
+		ms := cell(t, net, 5, func(_ int, o *gossip.Options) {
+			o.Identify = func(cert []byte) (gossip.Identity, error) {
+				id, err := identify(cert)
+				mu.Lock()
+				defer mu.Unlock()
+				if id.Member == revoked {
+					return gossip.Identity{}, errRevoked
+				}
+				return id, err
+			}
+		})
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		primary := ms[0].pool.Relays()[0]
+		mu.Lock()
+		revoked = primary
+		mu.Unlock()
+		for _, m := range ms {
+			m.pool.Recheck()
+		}
+		time.Sleep(3 * time.Second)
+		for _, m := range ms {
+			if m.name != string(primary) && slices.Contains(m.pool.Relays(), primary) {
+				t.Errorf("%s still addresses the revoked relay", m.name)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := ms[4].pool.Leave(ctx); err != nil {
+			t.Error(err)
+		}
+		within(t, 3*time.Second, "the others know", func() bool { return len(ms[1].pool.Members()) == 4 })
+		closeAll(ms[:4])
+	})
+}
+
+// The cell's key is replaced while rows flow.
+func TestKeyRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(8)
+		ms := cell(t, net, 4, nil)
+		defer closeAll(ms)
+		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
+		old, fresh := make([]byte, 32), slices.Repeat([]byte{7}, 32)
+		for _, step := range []func(*gossip.Pool) error{
+			func(p *gossip.Pool) error { return p.AddKey(fresh) },
+			func(p *gossip.Pool) error { return p.UseKey(fresh) },
+			func(p *gossip.Pool) error { return p.RemoveKey(old) },
+		} {
+			for _, m := range ms {
+				if err := step(m.pool); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		relay := byName(ms, ms[0].pool.Relays()[0])
+		for _, m := range ms {
+			if _, err := m.pool.Send(m.row(1, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		within(t, 2*time.Second, "rows under the new key", func() bool { return relay.total() == 4 })
+	})
+}
+
+// A certificate of another member, or of another key, opens no pool.
+func TestOpenRefusesAnotherMembersCertificate(t *testing.T) {
+	t.Parallel()
+	key := keyOf(t, "a")
+	good := gossip.Options{
+		Fleet: fleetName, Cell: "c", Member: "a", Signer: key, Certificate: certOf(t, "a", key, false), Identify: identify,
+		Keys: [][]byte{make([]byte, 32)}, Bind: "127.0.0.1:0",
+	}
+	for what, edit := range map[string]func(*gossip.Options){
+		"another name":     func(o *gossip.Options) { o.Member = "b" },
+		"another key":      func(o *gossip.Options) { o.Signer = keyOf(t, "b") },
+		"no key of cell":   func(o *gossip.Options) { o.Keys = nil },
+		"a short key":      func(o *gossip.Options) { o.Keys = [][]byte{{1}} },
+		"no address":       func(o *gossip.Options) { o.Bind = "nowhere" },
+		"huge certificate": func(o *gossip.Options) { o.Certificate = make([]byte, 5000) },
+	} {
+		o := good
+		edit(&o)
+		if p, err := gossip.Open(o); err == nil {
+			t.Errorf("%s: opened", what)
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// On real sockets, with port 0.
+func TestOnLoopback(t *testing.T) {
+	t.Parallel()
+	ms := cell(t, nil, 3, func(_ int, o *gossip.Options) {
+		o.Timing = gossip.Timing{Gossip: 20 * time.Millisecond, Probe: 200 * time.Millisecond, Tick: 50 * time.Millisecond}
+	})
+	defer closeAll(ms)
+	wait := func(what string, ok func() bool) {
+		t.Helper()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		end := time.After(20 * time.Second)
+		for !ok() {
+			select {
+			case <-tick.C:
+			case <-end:
+				t.Fatalf("still not: %s", what)
+			}
+		}
+	}
+	wait("the members agree", func() bool { return agreed(ms) })
+	relays := ms[0].pool.Relays()
+	for _, m := range ms {
+		if sent, err := m.pool.Send(m.row(1, 3)); err != nil || sent != 2 {
+			t.Fatalf("sent to %d: %v", sent, err)
+		}
+	}
+	wait("all rows", func() bool { return byName(ms, relays[0]).total() == 9 && byName(ms, relays[1]).total() == 9 })
+	if err := ms[1].pool.Announce(gossip.Pack{Group: "default", Version: 1, Body: []byte("pack 1")}); err != nil {
+		t.Fatal(err)
+	}
+	wait("the pack", func() bool { return ms[0].holds(1) && ms[2].holds(1) })
+}

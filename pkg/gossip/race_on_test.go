@@ -1,0 +1,6 @@
+//go:build race
+
+package gossip_test
+
+// raceEnabled shortens what would take minutes under the race detector.
+const raceEnabled = true
