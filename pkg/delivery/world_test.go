@@ -14,7 +14,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 )
@@ -26,6 +25,7 @@ const shard = 64 << 10
 type world struct {
 	t      *testing.T
 	bucket string
+	folder string // what was published last
 	reg    *dir.Store
 	store  *cas.Store
 	src    *faulty
@@ -78,6 +78,7 @@ type model map[string][]byte
 func (w *world) publish(m model, method oms.Method) delivery.Want {
 	w.t.Helper()
 	folder := w.t.TempDir()
+	w.folder = folder
 	var size int64
 	for p, b := range m {
 		path := filepath.Join(folder, p)
@@ -104,7 +105,7 @@ func (w *world) publish(m model, method oms.Method) delivery.Want {
 	if _, err := artifact.Upload(w.t.Context(), w.reg, folder, files, artifact.UploadOptions{TempDir: w.t.TempDir()}); err != nil {
 		w.t.Fatal(err)
 	}
-	return delivery.Want{Key: fleet.DigestOf(append([]byte(man.Name), man.Root[:]...)), Manifest: man, Size: size}
+	return delivery.Want{Key: key(man), Manifest: man, Size: size}
 }
 
 func (w *world) fetcher(change func(*delivery.Options)) *delivery.Fetcher {
@@ -193,7 +194,7 @@ type faulty struct {
 	// get and open may fail a call; body may replace a range's stream.
 	get  func(key string) error
 	open func(key string, off, n int64) error
-	body func(key string, off int64, rc io.ReadCloser) io.ReadCloser
+	body func(ctx context.Context, key string, off int64, rc io.ReadCloser) io.ReadCloser
 
 	mu     sync.Mutex
 	ranges int
@@ -223,7 +224,7 @@ func (f *faulty) Range(ctx context.Context, key string, off, n int64) (io.ReadCl
 	}
 	rc, err := f.src.Range(ctx, key, off, n)
 	if err == nil && f.body != nil {
-		rc = f.body(key, off, rc)
+		rc = f.body(ctx, key, off, rc)
 	}
 	return rc, err
 }
