@@ -89,6 +89,13 @@ func (n *Network) Transport() *Transport {
 	return t
 }
 
+// At is the open transport of an address, or nil.
+func (n *Network) At(addr string) *Transport {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ends[addr]
+}
+
 const port = 7946
 
 var errUnreachable = errors.New("no route to host")

@@ -1,0 +1,525 @@
+package relay_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/relay"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/gossip/gossiptest"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+const (
+	fleetName = "acme"
+	period    = 10 * time.Second
+)
+
+// coordinator takes batches as the real one does: verify, merge, answer.
+type coordinator struct {
+	t     testing.TB
+	codec *telemetry.Codec
+
+	mu      sync.Mutex
+	keys    map[telemetry.KeyID]*ecdsa.PublicKey
+	table   *telemetry.Table
+	batches map[fleet.MemberID]int // by who handed them over
+	down    bool
+	refuse  string
+}
+
+// link is one member's way to the coordinator.
+type link struct {
+	c    *coordinator
+	name fleet.MemberID
+
+	mu  sync.Mutex
+	cut bool
+}
+
+func (l *link) set(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = cut
+}
+
+func (l *link) SendRows(_ context.Context, batch []byte) (api.RowsReply, error) {
+	l.mu.Lock()
+	cut := l.cut
+	l.mu.Unlock()
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cut || c.down {
+		return api.RowsReply{}, fault.New(fault.Transient, "send rows", "", errors.New("connection refused"))
+	}
+	msgs, err := c.codec.Decode(batch)
+	if err != nil {
+		return api.RowsReply{}, err
+	}
+	c.batches[l.name]++
+	for _, raw := range msgs {
+		c.take(raw)
+	}
+	var reply api.RowsReply
+	if c.refuse != "" {
+		reply.Refused = []api.RefusedRow{{Member: c.refuse, Reason: "revoked"}}
+	}
+	return reply, nil
+}
+
+// take verifies and merges one message, whichever way it came.
+func (c *coordinator) take(raw []byte) {
+	m, err := telemetry.ParseMessage(raw)
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	if err := m.Verify(fleetName, c.keys[m.Key()]); err != nil {
+		c.t.Error(err)
+		return
+	}
+	c.table.Insert(m)
+}
+
+func (c *coordinator) total() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.table.Total(telemetry.ModelPrefix("m"), telemetry.SeriesKey{Release: telemetry.Prefix{1}}).Requests
+}
+
+func (c *coordinator) from(name fleet.MemberID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.batches[name]
+}
+
+// device is a member with its pool and relay.
+type device struct {
+	name   fleet.MemberID
+	key    *ecdsa.PrivateKey
+	id     telemetry.KeyID
+	link   *link
+	relay  *relay.Relay
+	pool   *gossip.Pool
+	cancel context.CancelFunc
+	ended  chan struct{}
+
+	seq, requests uint64
+	mu            sync.Mutex
+	delivered     uint64
+}
+
+func (d *device) done() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.delivered
+}
+
+type world struct {
+	t   *testing.T
+	net *gossiptest.Network
+	c   *coordinator
+	ds  []*device
+}
+
+func newWorld(t *testing.T) *world {
+	codec, err := telemetry.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, net: gossiptest.New(1), c: &coordinator{
+		t: t, codec: codec, keys: map[telemetry.KeyID]*ecdsa.PublicKey{}, table: telemetry.NewTable(), batches: map[fleet.MemberID]int{},
+	}}
+}
+
+// add starts a device. In a pool of its own it is a cell of one.
+func (w *world) add(uplink bool, pooled bool) *device {
+	w.t.Helper()
+	d := &device{name: fleet.MemberID(fmt.Sprintf("d%02d", len(w.ds))), ended: make(chan struct{})}
+	sum := sha256.Sum256([]byte(d.name))
+	var err error
+	check := func() {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	d.key, err = ecdsa.ParseRawPrivateKey(elliptic.P256(), sum[:])
+	check()
+	d.id, err = telemetry.KeyIDOf(&d.key.PublicKey)
+	check()
+	w.c.mu.Lock()
+	w.c.keys[d.id] = &d.key.PublicKey
+	w.c.mu.Unlock()
+	d.link = &link{c: w.c, name: d.name, cut: !uplink}
+	d.relay, err = relay.New(relay.Options{
+		Member: d.name, Period: period, Uplink: d.link, Codec: w.c.codec,
+		Delivered: func(seq uint64) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.delivered = max(d.delivered, seq)
+		},
+	})
+	check()
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	if !pooled {
+		go func() { defer close(d.ended); _ = d.relay.Run(ctx, nil) }()
+		w.ds = append(w.ds, d)
+		return d
+	}
+	raw, err := d.key.PublicKey.Bytes()
+	check()
+	o := gossip.Options{
+		Fleet: fleetName, Cell: "a/0", Member: d.name, Group: "default", Signer: d.key, Certificate: append([]byte(d.name), raw...), Uplink: uplink,
+		Identify: func(cert []byte) (gossip.Identity, error) {
+			pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), cert[3:])
+			return gossip.Identity{Member: fleet.MemberID(cert[:3]), Key: pub, Coordinator: string(cert[:3]) == "hub"}, err
+		},
+		Keys: [][]byte{make([]byte, 32)}, Transport: w.net.Transport(),
+		Handlers: gossip.Handlers{OnMessage: d.relay.Take, OnAck: d.relay.Acked},
+	}
+	if len(w.ds) > 0 {
+		o.Seeds = []string{w.ds[0].pool.Addr()}
+	}
+	d.pool, err = gossip.Open(o)
+	check()
+	go func() { defer close(d.ended); _ = d.relay.Run(ctx, d.pool) }()
+	w.ds = append(w.ds, d)
+	return d
+}
+
+// hub joins the coordinator itself to the cell.
+func (w *world) hub() *gossip.Pool {
+	w.t.Helper()
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), slices.Repeat([]byte{9}, 32))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	raw, err := key.PublicKey.Bytes()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p, err := gossip.Open(gossip.Options{
+		Fleet: fleetName, Cell: "a/0", Member: "hub", Signer: key, Certificate: append([]byte("hub"), raw...), Uplink: true,
+		Identify: func(cert []byte) (gossip.Identity, error) {
+			pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), cert[3:])
+			return gossip.Identity{Member: fleet.MemberID(cert[:3]), Key: pub, Coordinator: string(cert[:3]) == "hub"}, err
+		},
+		Keys: [][]byte{make([]byte, 32)}, Transport: w.net.Transport(), Seeds: []string{w.ds[0].pool.Addr()},
+		Handlers: gossip.Handlers{OnMessage: func(m telemetry.Message, _ gossip.Identity) bool {
+			w.c.mu.Lock()
+			defer w.c.mu.Unlock()
+			w.c.table.Insert(m)
+			return true
+		}},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// kill ends a device as a power cut does.
+func (w *world) kill(d *device) {
+	d.cancel()
+	<-d.ended
+	if d.pool != nil {
+		if err := d.pool.Close(); err != nil {
+			w.t.Error(err)
+		}
+	}
+	w.ds = slices.DeleteFunc(w.ds, func(x *device) bool { return x == d })
+}
+
+func (w *world) end() {
+	for len(w.ds) > 0 {
+		w.kill(w.ds[0])
+	}
+	gossiptest.Settle()
+}
+
+// report lets every device count ten requests and send its row, then a period pass.
+func (w *world) report(periods int) {
+	w.t.Helper()
+	for range periods {
+		for _, d := range w.ds {
+			d.seq++
+			d.requests += 10
+			s := telemetry.Series{SeriesKey: telemetry.SeriesKey{Release: telemetry.Prefix{1}}}
+			s.Requests = d.requests
+			row := telemetry.Row{Key: d.id, Epoch: 1, Seq: d.seq, Time: time.Now().Unix(), Models: []telemetry.Model{{
+				Model: telemetry.ModelPrefix("m"), Running: telemetry.Prefix{1}, Target: telemetry.Prefix{1}, Series: []telemetry.Series{s},
+			}}}
+			raw, err := row.Sign(fleetName, d.key)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if err := d.relay.Send(raw); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+		time.Sleep(period)
+	}
+}
+
+func (w *world) truth() uint64 {
+	sum := uint64(0)
+	for _, d := range w.ds {
+		sum += d.requests
+	}
+	return sum
+}
+
+// primary and standby, as the first device sees them.
+func (w *world) role(r gossip.Role) *device {
+	w.t.Helper()
+	for _, d := range w.ds {
+		if d.pool.Role() == r {
+			return d
+		}
+	}
+	w.t.Fatalf("nobody is %s", r)
+	return nil
+}
+
+func (w *world) wantTotal(lost uint64) {
+	w.t.Helper()
+	time.Sleep(period)
+	if got, want := w.c.total(), w.truth()+lost; got != want {
+		w.t.Errorf("the coordinator counts %d requests, want %d", got, want)
+	}
+}
+
+// One member carries for all, and every member learns that its rows arrived.
+func TestThePrimaryCarriesForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 6 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		primary := w.role(gossip.Primary)
+		w.report(5)
+		w.wantTotal(0)
+		for _, d := range w.ds {
+			if n := w.c.from(d.name); (n > 0) != (d == primary) {
+				t.Errorf("%s handed over %d batches; the primary is %s", d.name, n, primary.name)
+			}
+			if d.done() != 5 {
+				t.Errorf("%s knows of row %d, want 5", d.name, d.done())
+			}
+		}
+		w.end()
+	})
+}
+
+// The primary dies; the standby steps in; nothing is lost or counted twice.
+func TestAPrimaryDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 6 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		w.report(3)
+		dead := w.role(gossip.Primary)
+		gone := dead.requests
+		w.kill(dead)
+		w.report(8)
+		w.wantTotal(gone)
+		w.end()
+	})
+}
+
+// The primary lives but its uplink is cut: the standby hears no ack and carries
+// for all until the primary acks again.
+func TestAPrimaryIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 5 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		w.report(2)
+		primary, standby := w.role(gossip.Primary), w.role(gossip.Standby)
+		primary.link.set(true)
+		w.report(8)
+		if w.c.from(standby.name) == 0 || standby.relay.Duty() != relay.All {
+			t.Errorf("the standby rests: %d batches, duty %s", w.c.from(standby.name), standby.relay.Duty())
+		}
+		w.wantTotal(0)
+		primary.link.set(false)
+		w.report(4)
+		if standby.relay.Duty() != relay.Rest {
+			t.Errorf("the standby still carries: %s", standby.relay.Duty())
+		}
+		w.wantTotal(0)
+		w.end()
+	})
+}
+
+// The cell falls apart and each side elects its own primary: both carry, and
+// nothing is counted twice, apart or together again.
+func TestTwoPrimariesAreHarmless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 6 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		w.report(2)
+		for i, d := range w.ds {
+			if i%2 == 0 {
+				w.net.Partition(1, w.transport(d))
+			}
+		}
+		w.report(10)
+		carriers := 0
+		for _, d := range w.ds {
+			if d.relay.Duty() == relay.All {
+				carriers++
+			}
+		}
+		if carriers < 2 {
+			t.Errorf("%d members carry, want one on each side", carriers)
+		}
+		w.wantTotal(0)
+		for _, d := range w.ds {
+			w.net.Partition(0, w.transport(d))
+		}
+		w.report(6)
+		w.wantTotal(0)
+		w.end()
+	})
+}
+
+// Nobody in the cell can reach the coordinator but one plain member that knows
+// no relay; and a cell of one: each goes by itself.
+func TestGoingDirect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		alone := w.add(true, false)
+		w.report(3)
+		w.wantTotal(0)
+		if alone.relay.Duty() != relay.Own || alone.done() != 3 {
+			t.Errorf("duty %s, delivered %d", alone.relay.Duty(), alone.done())
+		}
+		w.end()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 4 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		w.role(gossip.Primary).link.set(true)
+		w.role(gossip.Standby).link.set(true)
+		w.report(8)
+		for _, d := range w.ds {
+			if d.pool.Role() == gossip.NoRelay && d.done() < 7 {
+				t.Errorf("%s waited for relays that carry nothing: row %d", d.name, d.done())
+			}
+		}
+		w.end()
+	})
+}
+
+// The coordinator in the cell takes rows straight from gossip, while a member
+// that is cut off from the cell posts the same rows: each is counted once.
+func TestTheCoordinatorInTheCell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 4 {
+			w.add(true, true)
+		}
+		hub := w.hub()
+		time.Sleep(30 * time.Second)
+		w.report(4)
+		w.wantTotal(0)
+		for _, d := range w.ds {
+			if d.done() != 4 || w.c.from(d.name) != 0 {
+				t.Errorf("%s: row %d known, %d batches", d.name, d.done(), w.c.from(d.name))
+			}
+		}
+		w.net.Partition(1, w.transport(w.ds[2]))
+		w.report(6)
+		w.wantTotal(0)
+		if w.c.from(w.ds[2].name) == 0 {
+			t.Error("the member that was cut off did not post")
+		}
+		w.net.Partition(0, w.transport(w.ds[2]))
+		w.report(3)
+		w.wantTotal(0)
+		if err := hub.Close(); err != nil {
+			t.Error(err)
+		}
+		w.end()
+	})
+}
+
+// The coordinator is away for long: rows are kept, and all arrive when it returns.
+func TestTheCoordinatorReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 4 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		w.report(2)
+		w.c.mu.Lock()
+		w.c.down = true
+		w.c.mu.Unlock()
+		w.report(30)
+		w.c.mu.Lock()
+		w.c.down = false
+		w.c.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		w.wantTotal(0)
+		w.end()
+	})
+}
+
+// A refused member's rows are not acked, and do not hold up the others'.
+func TestARefusedMemberIsNotAcked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for range 4 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		var outcast *device
+		for _, d := range w.ds {
+			if d.pool.Role() == gossip.NoRelay {
+				outcast = d
+			}
+		}
+		w.c.mu.Lock()
+		w.c.refuse = string(outcast.name)
+		w.c.mu.Unlock()
+		w.report(3)
+		time.Sleep(period)
+		for _, d := range w.ds {
+			if (d.done() == 3) == (d == outcast) {
+				t.Errorf("%s: row %d known", d.name, d.done())
+			}
+		}
+		w.end()
+	})
+}
+
+// transport is the device's end of the network.
+func (w *world) transport(d *device) *gossiptest.Transport { return w.net.At(d.pool.Addr()) }
