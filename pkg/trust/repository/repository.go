@@ -16,6 +16,7 @@ package repository
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -518,6 +519,18 @@ func (r *Repository) Teams() []fleet.Team {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// Keys is the public keys that the policy delegates a team's role to: any of
+// them may sign the team's OMS bundles. None when the policy knows no such team.
+func (r *Repository) Keys(name fleet.Team) ([]*ecdsa.PublicKey, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys, err := trust.DelegatedKeys(r.policy.meta.Signed.Delegations, trust.RoleOf(name))
+	if err != nil {
+		return nil, trust.Violated(trust.RulePolicy, "read policy", trust.RoleOf(name), err)
+	}
+	return keys, nil
 }
 
 // Releases is what the admitted publishers list, sorted by model and counter;
