@@ -33,7 +33,7 @@ type Options struct {
 	Fleet     string
 	URL       string       // advertised in join tokens
 	Pin       fleet.Digest // of the listener's key, in join tokens
-	RootPin   fleet.Digest // SHA-256 of the root.json that members pin
+	Root      []byte       // root.json that members pin by its digest
 	Store     store.Store
 	Inventory *inventory.Inventory
 	Intake    *intake.Intake
@@ -228,3 +228,7 @@ func (d *Desk) Audit(ctx context.Context, after uint64, limit int) ([]api.AuditE
 
 // Subscribe delivers what happens until ctx ends. A slow reader loses events.
 func (d *Desk) Subscribe(ctx context.Context) <-chan api.Event { return d.o.Events.Subscribe(ctx) }
+
+// Root is the root.json that new members pin: the one whose digest is in join
+// tokens.
+func (d *Desk) Root() []byte { return d.o.Root }

@@ -33,7 +33,7 @@ func (d *Desk) CreateToken(ctx context.Context, by api.OperatorToken, r api.Toke
 	if err != nil {
 		return api.Token{}, err
 	}
-	join := trust.JoinToken{URL: d.o.URL, Root: d.o.RootPin, TLS: d.o.Pin, Group: t.Group, Expires: t.Expires}
+	join := trust.JoinToken{URL: d.o.URL, Root: fleet.DigestOf(d.o.Root), TLS: d.o.Pin, Group: t.Group, Expires: t.Expires}
 	if join.ID, err = randomHex(8); err != nil {
 		return api.Token{}, err
 	}

@@ -47,6 +47,7 @@ type Watch struct {
 	burnIn   time.Duration
 	started  time.Time
 	edges    [3]uint64 // latency in microseconds
+	metrics  bool      // a gate asks for them
 	standing map[fleet.MemberID]Standing
 	dirty    map[fleet.MemberID]bool
 }
@@ -58,6 +59,7 @@ type WatchOptions struct {
 	Stable    *fleet.Release // nil: the model had none
 	BurnIn    time.Duration
 	Started   time.Time
+	Metrics   bool // a gate watches metrics
 	Standings []store.Standing
 }
 
@@ -65,7 +67,7 @@ type WatchOptions struct {
 func (in *Intake) Watch(o WatchOptions) (*Watch, error) {
 	w := &Watch{
 		in: in, id: o.ID, prefix: telemetry.RolloutPrefix(o.ID), model: telemetry.ModelPrefix(o.Release.Model),
-		roots: prefixes(&o.Release), stable: prefixes(o.Stable), burnIn: o.BurnIn, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
+		roots: prefixes(&o.Release), stable: prefixes(o.Stable), burnIn: o.BurnIn, metrics: o.Metrics, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
 		standing: map[fleet.MemberID]Standing{}, dirty: map[fleet.MemberID]bool{},
 	}
 	for _, v := range o.Release.Variants {
@@ -150,6 +152,9 @@ func (w *Watch) member(f fleet.Facts, key telemetry.KeyID, l latest) (analysis.M
 		w.set(f.ID, st)
 	}
 	post.Slow, post.Bins, pre.Bins = st.Slow, st.Bins, st.PreBins
+	if w.metrics {
+		post.Metrics, pre.Metrics = metricsOf(post), metricsOf(pre)
+	}
 	return analysis.Member{
 		ID: f.ID, Arm: st.Arm, Stratum: f.Class(), Since: st.Since, Seen: l.received.UTC(),
 		Failed: !st.Failed.IsZero(), FailedAt: st.Failed, Settled: st.Settled, Alarm: st.Alarm,
@@ -244,6 +249,19 @@ func add(c *analysis.Counters, s telemetry.Counters) {
 	c.Errors += min(s.Errors, s.Requests)
 	c.Right += s.Right
 	c.Wrong += s.Wrong
+}
+
+// The metrics that a metric gate may watch, sorted.
+const (
+	MetricErrorRate = "error_rate" // errors of all requests
+	MetricWrongRate = "wrong_rate" // wrong answers of all labelled
+)
+
+func metricsOf(c analysis.Counters) []analysis.Metric {
+	return []analysis.Metric{
+		{Name: MetricErrorRate, Sum: float64(c.Errors), N: c.Requests},
+		{Name: MetricWrongRate, Sum: float64(c.Wrong), N: c.Right + c.Wrong},
+	}
 }
 
 // minus is a - b for each counter, never below zero.

@@ -1,0 +1,263 @@
+package desk
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/intake"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// directive is the group's newest directive as decided; zero when there is none.
+func (d *Desk) directive(ctx context.Context, g fleet.Group) (fleet.Directive, error) {
+	s, err := d.o.Store.Directive(ctx, g)
+	if fault.Is(err, fault.NotFound) {
+		return fleet.Directive{Group: g}, nil
+	}
+	if err != nil {
+		return fleet.Directive{}, err
+	}
+	return trust.ParseDirective(s.Body)
+}
+
+// Members are those the selector matches, by id.
+func (d *Desk) Members(ctx context.Context, sel fleet.Selector) ([]api.MemberInfo, error) {
+	dir, err := d.directive(ctx, fleet.DefaultGroup)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.MemberInfo{}
+	for _, m := range d.o.Inventory.Members() {
+		if sel.Matches(m.Facts) {
+			out = append(out, d.info(m, dir))
+		}
+	}
+	return out, nil
+}
+
+// Member is one member.
+func (d *Desk) Member(ctx context.Context, id fleet.MemberID) (api.MemberInfo, error) {
+	m, ok := d.o.Inventory.Member(id)
+	if !ok {
+		return api.MemberInfo{}, fault.Newf(fault.NotFound, "find member", string(id), "it is not enrolled").
+			WithHint("list them with `modelfleet members list`")
+	}
+	dir, err := d.directive(ctx, m.Facts.Group)
+	if err != nil {
+		return api.MemberInfo{}, err
+	}
+	return d.info(m, dir), nil
+}
+
+// info joins what the inventory, the directive and the member itself say.
+func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
+	out := api.MemberInfo{Facts: m.Facts, Cell: m.Cell, Models: []api.ModelStatus{}, Revoked: m.Revoked}
+	rep, heard := d.o.Intake.Newest(m.KeyID)
+	if heard {
+		out.Seen, out.Via = rep.Received.UTC(), rep.Via
+		out.Directive, out.Freshness, out.RSS = rep.Row.Directive, rep.Row.Freshness.String(), int64(rep.Row.RSS)<<10
+	}
+	for _, p := range dir.Models {
+		a := p.Assign(m.Facts)
+		st := api.ModelStatus{Model: p.Model, Arm: a.Arm.String(), Rollout: a.Rollout, Reason: a.Reason}
+		if a.Release != nil {
+			st.Target = a.Release.Ref()
+		}
+		if heard {
+			d.fill(&st, m.KeyID, rep)
+		}
+		if st.Target == "" && st.Running == "" && a.Arm == fleet.NoArm {
+			continue // nothing to do with it
+		}
+		out.Models = append(out.Models, st)
+	}
+	return out
+}
+
+// fill adds what the member itself says of the model.
+func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report) {
+	model := telemetry.ModelPrefix(st.Model)
+	s, ok := rep.Row.Model(model)
+	if !ok {
+		return
+	}
+	st.Phase, st.Failure = s.Phase, s.Failure
+	if s.Failure != fleet.NoFailure || s.Phase == fleet.Quarantined {
+		st.FailureCode = s.Code.String()
+	}
+	st.Running = d.RefOf(s.Running)
+	d.mu.RLock()
+	st.RunningRoot = d.catalog[s.Running].root
+	if s.Phase == fleet.Quarantined {
+		st.Quarantined = []fleet.Digest{d.catalog[s.Target].root}
+	}
+	d.mu.RUnlock()
+	if s.Phase.InProgress() {
+		st.BytesDone, st.BytesTotal = int64(s.Done), int64(s.Total)
+	}
+	c, p50, p95 := d.o.Intake.Totals(key, model, s.Running)
+	st.Requests, st.Errors, st.Right, st.Wrong, st.P50, st.P95 = c.Requests, c.Errors, c.Right, c.Wrong, p50, p95
+}
+
+// Fleet is the fleet in one look.
+func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
+	dir, err := d.directive(ctx, fleet.DefaultGroup)
+	if err != nil {
+		return api.FleetInfo{}, err
+	}
+	now := d.o.Now()
+	out := api.FleetInfo{Name: d.o.Fleet, Group: fleet.DefaultGroup, Directive: dir.Sequence, Running: map[string]int{}}
+	for _, m := range d.o.Inventory.Members() {
+		if m.Revoked {
+			continue
+		}
+		rep, heard := d.o.Intake.Newest(m.KeyID)
+		alive := heard && d.o.Intake.Reachable(rep.Received, now)
+		if m.Facts.Kind == fleet.Function {
+			if alive {
+				out.Functions++
+			}
+		} else {
+			out.Members++
+		}
+		if !alive {
+			continue
+		}
+		out.Reporting++
+		for _, s := range rep.Row.Models {
+			if ref := d.RefOf(s.Running); ref != "" {
+				out.Running[ref]++
+			}
+		}
+	}
+	if p, ok := d.o.Publisher.Pack(fleet.DefaultGroup); ok {
+		out.Pack = api.PackInfo{Bytes: len(p.Body), Digest: p.Digest, Signed: p.Signed, Expires: p.Expires}
+	}
+	return out, nil
+}
+
+// Explain says in one screen why a member runs what it runs.
+func (d *Desk) Explain(ctx context.Context, id fleet.MemberID) (api.Explanation, error) {
+	m, ok := d.o.Inventory.Member(id)
+	if !ok {
+		return api.Explanation{}, fault.Newf(fault.NotFound, "find member", string(id), "it is not enrolled").
+			WithHint("list them with `modelfleet members list`")
+	}
+	dir, err := d.directive(ctx, m.Facts.Group)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	info := d.info(m, dir)
+	x := api.Explanation{Member: info}
+	say := func(format string, args ...any) { x.Lines = append(x.Lines, fmt.Sprintf(format, args...)) }
+	say("%s is a %s of group %s, labels %s, enrolled %s by token %s", id, m.Facts.Kind, m.Facts.Group, m.Facts.Labels, m.Facts.Enrolled.Format(time.RFC3339), m.Token)
+	d.explainContact(say, m, info, dir)
+	for _, st := range info.Models {
+		explainModel(say, st, dir, m.Facts)
+	}
+	if len(info.Models) == 0 {
+		say("the directive has no model for it")
+	}
+	return x, nil
+}
+
+func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api.MemberInfo, dir fleet.Directive) {
+	now := d.o.Now()
+	switch {
+	case m.Revoked:
+		say("its identity is revoked: nothing it says is believed")
+	case m.Locked != "":
+		say("its identity is locked: %s", m.Locked)
+	}
+	if info.Seen.IsZero() {
+		say("it was never heard; its certificate is valid until %s", m.Expires.Format(time.RFC3339))
+		return
+	}
+	state := "reports"
+	if !d.o.Intake.Reachable(info.Seen, now) {
+		state = "is silent"
+	}
+	say("it %s: last heard %s ago by %s, trust pack %s", state, now.Sub(info.Seen).Round(time.Second), info.Via, info.Freshness)
+	switch {
+	case info.Directive < dir.Sequence:
+		say("it acted on directive %d; the newest is %d, so it will change its mind when that arrives", info.Directive, dir.Sequence)
+	case info.Directive > dir.Sequence:
+		say("it acted on directive %d, which this coordinator never issued (its newest is %d)", info.Directive, dir.Sequence)
+	default:
+		say("it acts on directive %d, the newest", dir.Sequence)
+	}
+}
+
+func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Directive, f fleet.Facts) {
+	running, target := st.Running, st.Target
+	if running == "" {
+		running = "nothing"
+	}
+	if target == "" {
+		target = "nothing"
+	}
+	say("%s: runs %s, should run %s: %s", st.Model, running, target, st.Reason)
+	if p, ok := dir.Placement(st.Model); ok && p.Rollout != nil && st.Rollout != "" {
+		x := p.Rollout
+		pos := fleet.Position(x.ID, f.ID)
+		for _, r := range x.Rules {
+			if r.Selector.Matches(f) {
+				say("  position %016x, bound %016x: %s", pos, uint64(r.Bound), map[bool]string{true: "exposed", false: "not exposed"}[r.Bound.Covers(pos)])
+			}
+		}
+	}
+	if why := whyNotYet(st); why != "" {
+		say("  %s", why)
+	}
+	if st.Requests > 0 {
+		line := fmt.Sprintf("  %d requests, %d errors", st.Requests, st.Errors)
+		if n := st.Right + st.Wrong; n > 0 {
+			line += fmt.Sprintf(", %.1f%% of %d labelled right", 100*float64(st.Right)/float64(n), n)
+		}
+		if st.P50 > 0 {
+			line += fmt.Sprintf(", p50 %s, p95 %s", st.P50, st.P95)
+		}
+		say("%s", line)
+	}
+}
+
+// whyNotYet says what stands between a member and its target.
+func whyNotYet(st api.ModelStatus) string {
+	failed := string(st.FailureCode)
+	if failed == "" {
+		failed = "a failure"
+	}
+	switch st.Phase {
+	case fleet.Offered:
+		return "it knows the release and has not begun"
+	case fleet.Downloading:
+		if st.BytesTotal > 0 {
+			return fmt.Sprintf("it fetched %d of %d bytes", st.BytesDone, st.BytesTotal)
+		}
+		return "it fetches the release"
+	case fleet.Verified, fleet.Staged:
+		return "it has the release and waits for its self-test or its window"
+	case fleet.Activating:
+		return "it is switching"
+	case fleet.Soaking:
+		return "it serves the release and watches itself"
+	case fleet.Failed:
+		return "the attempt failed: " + failed
+	case fleet.RolledBack:
+		return "it went back by itself: " + failed
+	case fleet.Quarantined:
+		return "it refuses the release, which failed here: " + failed
+	case fleet.Withdrawn:
+		return "the offer was taken back before it switched"
+	}
+	if st.Target != st.Running && st.Target != "" {
+		return "it has not said why it does not run its target"
+	}
+	return ""
+}

@@ -1,0 +1,208 @@
+package desk
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+// Releases lists the admitted releases, newest first.
+func (d *Desk) Releases(ctx context.Context) ([]api.ReleaseInfo, error) {
+	rs, err := d.o.Store.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	running := d.running()
+	out := make([]api.ReleaseInfo, 0, len(rs))
+	for _, r := range rs {
+		out = append(out, releaseInfo(r, running))
+	}
+	return out, nil
+}
+
+func releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseInfo {
+	info := api.ReleaseInfo{Release: r.Release, Admitted: r.Admitted, By: r.By, Metrics: r.Metrics, Revoked: r.Revoked}
+	for _, v := range r.Variants {
+		info.Members += running[telemetry.ReleasePrefix(v.Root)]
+	}
+	return info
+}
+
+// running counts members by what they observed themselves running.
+func (d *Desk) running() map[telemetry.Prefix]int {
+	out := map[telemetry.Prefix]int{}
+	for _, m := range d.o.Inventory.Members() {
+		if rep, ok := d.o.Intake.Newest(m.KeyID); ok && !m.Revoked {
+			for _, s := range rep.Row.Models {
+				out[s.Running]++
+			}
+		}
+	}
+	return out
+}
+
+// Admit takes up what a publisher put into the bucket. A refusal is audited with
+// its reason.
+func (d *Desk) Admit(ctx context.Context, by api.OperatorToken, r api.AdmitRequest) (api.AdmitReply, error) {
+	const op = "admit releases"
+	if err := Allow(by, api.Operator, op); err != nil {
+		return api.AdmitReply{}, err
+	}
+	team, err := fleet.ParseTeam(string(r.Team))
+	if err != nil {
+		return api.AdmitReply{}, err
+	}
+	a, err := d.take(ctx, team, by.Name)
+	if err != nil {
+		return api.AdmitReply{}, d.refuse(ctx, team, by.Name, err)
+	}
+	for _, ig := range a.Ignored {
+		d.o.Logger.Warn("version of publisher role ignored", "team", team, "err", ig)
+	}
+	d.o.Wake()
+	return d.reply(ctx, team, a)
+}
+
+// take admits and writes down what was admitted before members can see it.
+func (d *Desk) take(ctx context.Context, team fleet.Team, by string) (repository.Admission, error) {
+	now := d.o.Now().UTC()
+	return d.o.Publisher.Admit(ctx, team, now, func(a repository.Admission) error {
+		adm := store.Admission{Team: team}
+		var notes []audit.Note
+		for _, e := range a.Added {
+			adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
+			notes = append(notes, audit.Note{
+				At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
+				Reason: fmt.Sprintf("signed by team %s, role version %d", team, a.Version), Detail: e,
+			})
+		}
+		for _, rel := range a.Delisted {
+			adm.Revoked = append(adm.Revoked, rel.Ref())
+			notes = append(notes, audit.Note{
+				At: now, Actor: by, Action: audit.ReleaseRevoked, Subject: rel.Ref(),
+				Reason: fmt.Sprintf("delisted by team %s, role version %d", team, a.Version),
+			})
+		}
+		if err := d.o.Store.Admit(ctx, adm, notes...); err != nil {
+			return err
+		}
+		if err := d.reload(ctx); err != nil {
+			return err
+		}
+		for _, n := range notes {
+			d.o.Logger.Info("release decided", "action", n.Action, "release", n.Subject, "by", by, "reason", n.Reason)
+			d.o.Events.Publish(api.Event{At: now, Kind: "release", Subject: n.Subject, Text: n.Action + ": " + n.Reason})
+		}
+		return d.withdraw(ctx, a.Delisted, by)
+	})
+}
+
+// withdraw rolls back the rollouts of releases that their publisher took back:
+// members refuse them anyway.
+func (d *Desk) withdraw(ctx context.Context, delisted []fleet.Release, by string) error {
+	if len(delisted) == 0 {
+		return nil
+	}
+	live, err := d.o.Store.Rollouts(ctx, true)
+	if err != nil {
+		return err
+	}
+	for _, r := range live {
+		for _, rel := range delisted {
+			if r.Release.Ref() != rel.Ref() {
+				continue
+			}
+			now := d.o.Now().UTC()
+			c := store.Command{Rollout: r.ID, Command: api.Rollback, By: by, Reason: "its publisher took the release back", At: now}
+			note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.RolloutCommanded, Subject: string(r.ID), Reason: c.Reason, Detail: map[string]any{"command": c.Command}}
+			if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refuse audits a refusal that says something about the publisher, and returns it.
+func (d *Desk) refuse(ctx context.Context, team fleet.Team, by string, cause error) error {
+	if k := fault.KindOf(cause); k != fault.Untrusted && k != fault.NotFound && k != fault.Invalid {
+		return cause
+	}
+	now := d.o.Now().UTC()
+	note := audit.Note{At: now, Actor: by, Action: audit.ReleaseRefused, Subject: string(team), Reason: cause.Error(), Detail: map[string]any{"rule": trust.RuleOf(cause)}}
+	if err := d.o.Store.Append(ctx, note); err != nil {
+		return err
+	}
+	d.o.Logger.Warn("releases refused", "team", team, "by", by, "rule", trust.RuleOf(cause), "err", cause)
+	d.o.Events.Publish(api.Event{At: now, Kind: "alarm", Subject: string(team), Text: "releases refused: " + cause.Error()})
+	return cause
+}
+
+func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admission) (api.AdmitReply, error) {
+	rs, err := d.o.Store.Releases(ctx)
+	if err != nil {
+		return api.AdmitReply{}, err
+	}
+	added, gone := map[string]bool{}, map[string]bool{}
+	for _, e := range a.Added {
+		added[e.Release.Ref()] = true
+	}
+	for _, rel := range a.Delisted {
+		gone[rel.Ref()] = true
+	}
+	running := d.running()
+	var out api.AdmitReply
+	for _, r := range rs {
+		info := releaseInfo(r, running)
+		switch {
+		case r.Team != team:
+		case added[r.Ref()]:
+			out.Admitted = append(out.Admitted, info)
+		case gone[r.Ref()]:
+			out.Revoked = append(out.Revoked, info)
+		case !r.Revoked:
+			out.Known = append(out.Known, info)
+		}
+	}
+	return out, nil
+}
+
+// Catchup admits again what the store says was admitted and the repository in
+// the bucket does not list yet: the coordinator stopped in between.
+func (d *Desk) Catchup(ctx context.Context) error {
+	listed, err := d.o.Publisher.Listed()
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for _, e := range listed {
+		have[e.Release.Ref()] = true
+	}
+	rs, err := d.o.Store.Releases(ctx)
+	if err != nil {
+		return err
+	}
+	behind := map[fleet.Team]bool{}
+	for _, r := range rs {
+		if have[r.Ref()] == r.Revoked {
+			behind[r.Team] = true
+		}
+	}
+	for team := range behind {
+		now := d.o.Now().UTC()
+		if _, err := d.o.Publisher.Admit(ctx, team, now, func(repository.Admission) error { return nil }); err != nil {
+			d.o.Logger.Error("admitted releases are not published", "team", team, "err", err)
+			continue
+		}
+		d.o.Logger.Info("admission finished after a restart", "team", team)
+	}
+	return nil
+}

@@ -1,0 +1,271 @@
+package desk
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/intake"
+	"github.com/modelfleet/modelfleet/coordinator/rollout"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+// StartRollout accepts a rollout; the loop begins it.
+func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.RolloutRequest) (api.RolloutInfo, error) {
+	const op = "start rollout"
+	if err := Allow(by, api.Operator, op); err != nil {
+		return api.RolloutInfo{}, err
+	}
+	if r.Group == "" {
+		r.Group = fleet.DefaultGroup
+	}
+	spec, err := specOf(r)
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	rel, err := d.admitted(ctx, op, string(r.Model)+"@"+string(r.Version))
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	dir, err := d.directive(ctx, r.Group)
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	from := ""
+	if p, ok := dir.Placement(r.Model); ok && p.Stable != nil {
+		from = p.Stable.Ref()
+		if from == rel.Ref() {
+			return api.RolloutInfo{}, fault.Newf(fault.Conflict, op, from, "it is the stable release already").
+				WithHint("there is nothing to roll out; `modelfleet rollout list` shows how it came")
+		}
+	}
+	if err := d.someone(rel.Release, spec, r.Group); err != nil {
+		return api.RolloutInfo{}, err
+	}
+	rec, err := d.newRollout(ctx, by, r, rel.Release, spec)
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	rec.From = from
+	info := Info(rec, spec, rollout.Status{})
+	if rec.Info, err = json.Marshal(info); err != nil {
+		return api.RolloutInfo{}, fault.New(fault.Internal, op, string(rec.ID), err)
+	}
+	note := audit.Note{
+		At: rec.Started, Actor: by.Name, Action: audit.RolloutStarted, Subject: string(rec.ID), Reason: r.Reason,
+		Detail: map[string]any{"release": rec.Release, "from": from, "spec": rec.Spec},
+	}
+	if err := d.o.Store.AddRollout(ctx, rec, note); err != nil {
+		return api.RolloutInfo{}, err
+	}
+	d.mu.Lock()
+	d.rolls[telemetry.RolloutPrefix(rec.ID)] = rec.ID
+	d.mu.Unlock()
+	d.o.Logger.Info("rollout started", "rollout", rec.ID, "release", rec.Release.Ref(), "by", by.Name)
+	d.o.Events.Publish(api.Event{At: rec.Started, Kind: "rollout", Subject: string(rec.ID), Text: by.Name + " started the rollout of " + rec.Release.Ref()})
+	d.o.Wake()
+	return info, nil
+}
+
+func specOf(r api.RolloutRequest) (fleet.Spec, error) {
+	switch {
+	case len(r.Spec) > 0 && r.Preset != "":
+		return fleet.Spec{}, fault.Newf(fault.Invalid, "start rollout", "", "both a spec and a preset are given")
+	case len(r.Spec) > 0:
+		spec, err := fleet.ParseSpec(r.Spec)
+		if err != nil {
+			return spec, err
+		}
+		return spec, checkMetrics(spec)
+	case r.Preset == "":
+		r.Preset = "standard"
+	}
+	return fleet.Preset(r.Preset)
+}
+
+// checkMetrics refuses gates on metrics that no member reports: such a gate
+// would never have evidence.
+func checkMetrics(spec fleet.Spec) error {
+	for _, g := range spec.Gates {
+		if g.Gate == fleet.GateMetric && !slices.Contains(Metrics(), g.Name) {
+			return fault.Newf(fault.Invalid, "check rollout spec", "gate metric "+g.Name, "no member reports it").
+				WithHint("members report %s", strings.Join(Metrics(), ", "))
+		}
+	}
+	return nil
+}
+
+// Metrics are the names that a metric gate may watch: shares of requests, or of
+// labelled predictions.
+func Metrics() []string { return []string{intake.MetricErrorRate, intake.MetricWrongRate} }
+
+// admitted finds a release that may be rolled out.
+func (d *Desk) admitted(ctx context.Context, op, ref string) (store.Release, error) {
+	rs, err := d.o.Store.Releases(ctx)
+	if err != nil {
+		return store.Release{}, err
+	}
+	i := slices.IndexFunc(rs, func(r store.Release) bool { return r.Ref() == ref })
+	if i < 0 {
+		return store.Release{}, fault.Newf(fault.NotFound, op, ref, "no such release was admitted").
+			WithHint("publish it, or admit it with `modelfleet release admit TEAM`; `modelfleet release list` shows what there is")
+	}
+	if rs[i].Revoked {
+		return store.Release{}, fault.Newf(fault.Denied, op, ref, "its publisher took it back").
+			WithHint("publish a new version")
+	}
+	return rs[i], nil
+}
+
+// someone refuses a rollout that no member can take part in.
+func (d *Desk) someone(rel fleet.Release, spec fleet.Spec, g fleet.Group) error {
+	matching := 0
+	for _, m := range d.o.Inventory.Members() {
+		if m.Revoked || m.Facts.Group != g || !spec.Population.Selector.Matches(m.Facts) {
+			continue
+		}
+		matching++
+		if _, ok := rel.For(m.Facts); ok {
+			return nil
+		}
+	}
+	if matching == 0 {
+		return fault.Newf(fault.Invalid, "start rollout", rel.Ref(), "no member is in its population %q", spec.Population.Selector.String()).
+			WithHint("enrol members first, or widen the selector")
+	}
+	return fault.Newf(fault.Invalid, "start rollout", rel.Ref(), "none of its variants is for any of the %d members in its population", matching).
+		WithHint("publish a variant for their class")
+}
+
+func (d *Desk) newRollout(ctx context.Context, by api.OperatorToken, r api.RolloutRequest, rel fleet.Release, spec fleet.Spec) (store.Rollout, error) {
+	all, err := d.o.Store.Rollouts(ctx, false)
+	if err != nil {
+		return store.Rollout{}, err
+	}
+	// A number for people, and chance so that a store made anew never gives an id
+	// that members remember from an old one.
+	id := fleet.RolloutID(fmt.Sprintf("r%d-%s", len(all)+1, strings.ToLower(rand.Text()[:4])))
+	now := d.o.Now().UTC().Truncate(time.Millisecond)
+	st, err := rollout.New(id, rel, spec, by.Name, now)
+	if err != nil {
+		return store.Rollout{}, err
+	}
+	rec := store.Rollout{ID: id, Group: r.Group, Release: rel, Author: by.Name, Started: now}
+	if rec.Status, err = json.Marshal(st); err != nil {
+		return rec, fault.New(fault.Internal, "start rollout", string(id), err)
+	}
+	if rec.Spec, err = json.Marshal(spec); err != nil {
+		return rec, fault.New(fault.Internal, "start rollout", string(id), err)
+	}
+	return rec, nil
+}
+
+// Command tells a rollout something. It is written down; the loop acts on it.
+func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.RolloutID, cmd api.Command, req api.CommandRequest) error {
+	op := string(cmd) + " rollout"
+	need := api.Operator
+	switch cmd {
+	case api.Pause, api.Resume, api.Abort, api.Rollback:
+	case api.Approve:
+		need = api.Approver
+	default:
+		return fault.Newf(fault.Invalid, "command rollout", string(cmd), "there is no such command").
+			WithHint("there are pause, resume, abort, rollback and approve")
+	}
+	if err := Allow(by, need, op); err != nil {
+		return err
+	}
+	rec, err := d.o.Store.Rollout(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !rec.Ended.IsZero():
+		return fault.Newf(fault.Conflict, op, string(id), "it ended at %s", rec.Ended.Format(time.RFC3339)).
+			WithHint("start a new rollout, also to go back to an older release")
+	case cmd == api.Approve && by.Name == rec.Author:
+		return fault.Newf(fault.Denied, op, string(id), "%s started it and cannot approve it", by.Name).
+			WithHint("have another approver do it")
+	}
+	now := d.o.Now().UTC()
+	c := store.Command{Rollout: id, Command: cmd, By: by.Name, Reason: req.Reason, Hold: req.Hold, At: now}
+	note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(id), Reason: req.Reason, Detail: map[string]any{"command": cmd, "hold": req.Hold}}
+	if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
+		return err
+	}
+	d.o.Logger.Info("rollout commanded", "rollout", id, "command", cmd, "by", by.Name, "reason", req.Reason)
+	d.o.Events.Publish(api.Event{At: now, Kind: "rollout", Subject: string(id), Text: by.Name + ": " + string(cmd)})
+	d.o.Wake()
+	return nil
+}
+
+// Rollouts are all of them, newest first, without history and evidence.
+func (d *Desk) Rollouts(ctx context.Context) ([]api.RolloutInfo, error) {
+	recs, err := d.o.Store.Rollouts(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.RolloutInfo, 0, len(recs))
+	for _, r := range recs {
+		info, err := decodeInfo(r)
+		if err != nil {
+			return nil, err
+		}
+		for i := range info.Stages {
+			if v := info.Stages[i].Verdict; v != nil {
+				v.Evidence = nil
+			}
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// Rollout is one rollout, with its history and the evidence of its verdicts.
+func (d *Desk) Rollout(ctx context.Context, id fleet.RolloutID) (api.RolloutInfo, error) {
+	rec, err := d.o.Store.Rollout(ctx, id)
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	info, err := decodeInfo(rec)
+	if err != nil {
+		return info, err
+	}
+	info.History, err = d.o.Store.Samples(ctx, id)
+	return info, err
+}
+
+func decodeInfo(r store.Rollout) (api.RolloutInfo, error) {
+	var info api.RolloutInfo
+	if err := json.Unmarshal(r.Info, &info); err != nil {
+		return info, fault.New(fault.Internal, "read rollout", string(r.ID), err)
+	}
+	return info, nil
+}
+
+// Info is what can be said of a rollout from its record and status alone; the
+// loop adds what it counts.
+func Info(rec store.Rollout, spec fleet.Spec, st rollout.Status) api.RolloutInfo {
+	info := api.RolloutInfo{
+		ID: rec.ID, Release: rec.Release, From: rec.From, Group: rec.Group, Author: rec.Author, Started: rec.Started, Ended: rec.Ended,
+		State: st.State.String(), Reason: st.Reason.String(), Stage: st.Stage, Approvals: st.Approvals,
+	}
+	for i, s := range spec.Stages {
+		stage := api.StageInfo{Name: s.Name, State: rollout.Waiting.String(), Soak: s.Soak}
+		if i < len(st.Stages) {
+			x := st.Stages[i]
+			stage.State, stage.Target, stage.Exposed, stage.Since = x.State.String(), x.Target, x.Told, x.Since
+		}
+		info.Stages = append(info.Stages, stage)
+	}
+	return info
+}

@@ -1,0 +1,225 @@
+package httpapi
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+)
+
+// memberRoutes are the calls of members.
+func (s *server) memberRoutes(mux *http.ServeMux) {
+	s.handle(mux, "POST /v1/enrol", s.enrol)
+	s.handle(mux, "POST /v1/renew", s.renew)
+	s.handle(mux, "POST /v1/cells/{cell}/rows", s.rows)
+	s.handle(mux, "GET /v1/packs/{group}", s.pack)
+	s.handle(mux, "POST /v1/objects", s.objects)
+}
+
+func (s *server) enrol(w http.ResponseWriter, r *http.Request) error {
+	req, err := read[api.EnrolRequest](w, r)
+	if err != nil {
+		return err
+	}
+	pack, ok := s.Publisher.Pack(fleet.DefaultGroup) // before a use of the token is spent
+	if !ok {
+		return fault.Newf(fault.Transient, "enrol", string(req.Member), "the group has no trust pack yet").
+			WithHint("the coordinator has just started: try again")
+	}
+	e, err := s.Inventory.Enrol(r.Context(), req, s.Now())
+	if err != nil {
+		return err
+	}
+	return answer(w, api.EnrolReply{
+		Facts: e.Member.Facts, Certificate: e.Certificate, Generation: e.Member.Generation,
+		DeviceCA: s.CA.Certificate(), Root: s.Desk.Root(), Pack: pack.Body, Cell: e.Cell,
+	})
+}
+
+func (s *server) renew(w http.ResponseWriter, r *http.Request) error {
+	_, id, err := s.member(r)
+	if err != nil {
+		return err
+	}
+	req, err := read[api.RenewRequest](w, r)
+	if err != nil {
+		return err
+	}
+	e, err := s.Inventory.Renew(r.Context(), id, req, s.Now())
+	if err != nil {
+		return err
+	}
+	return answer(w, api.RenewReply{
+		Certificate: e.Certificate, DeviceCA: s.CA.Certificate(), Generation: e.Member.Generation, Cell: e.Cell,
+	})
+}
+
+// rows takes a batch. Who sends it matters little: each row is signed by the
+// member it speaks of.
+func (s *server) rows(w http.ResponseWriter, r *http.Request) error {
+	m, err := s.rowSender(r)
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBatch))
+	if err != nil {
+		return bodyError(err)
+	}
+	msgs, err := s.codec.Decode(body)
+	if err != nil {
+		return err
+	}
+	if addr := r.Header.Get(api.GossipHeader); addr != "" && m.Cell != "" {
+		if err := s.Inventory.SetGossipAddr(r.Context(), m.Facts.ID, addr); err != nil {
+			return err
+		}
+	}
+	res := s.Intake.Add(msgs, m.Facts.ID, s.Now())
+	if err := s.Intake.Flush(r.Context()); err != nil { // what is acked is kept
+		return err
+	}
+	out := api.RowsReply{
+		Accepted: res.Accepted, Duplicate: res.Duplicate, Refused: res.Refused, Acked: res.Acked,
+		Time: s.Now().UTC(), Seeds: s.Inventory.Seeds(m.Cell, m.Facts.ID),
+	}
+	if pack, ok := s.Publisher.Pack(m.Facts.Group); ok {
+		out.Directive = pack.Sequence
+	}
+	return answer(w, out)
+}
+
+// rowSender is the member that sends rows; a function may send them by its token
+// alone, and is then nobody in particular.
+func (s *server) rowSender(r *http.Request) (store.Member, error) {
+	if err := s.functionToken(r); err == nil {
+		return store.Member{Facts: fleet.Facts{ID: "-", Kind: fleet.Function, Group: fleet.DefaultGroup}}, nil
+	}
+	m, _, err := s.member(r)
+	if err != nil {
+		return m, err
+	}
+	if cell := r.PathValue("cell"); cell != "-" && cell != m.Cell {
+		return m, fault.Newf(fault.Denied, "send rows", cell, "member %s is of cell %q", m.Facts.ID, m.Cell).
+			WithHint("send to your own cell, or to -")
+	}
+	return m, nil
+}
+
+// functionToken checks the bearer token of a function; an error when there is
+// none that is valid.
+func (s *server) functionToken(r *http.Request) error {
+	return s.Desk.FunctionToken(r.Context(), bearer(r))
+}
+
+// pack serves a group's trust pack. It authenticates itself, so anyone may have
+// it. With If-None-Match and wait it is a long poll.
+func (s *server) pack(w http.ResponseWriter, r *http.Request) error {
+	g, err := fleet.ParseGroup(r.PathValue("group"))
+	if err != nil {
+		return err
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	for {
+		woken := s.Publisher.Woken()
+		p, ok := s.Publisher.Pack(g)
+		if !ok {
+			return fault.Newf(fault.NotFound, "get pack", string(g), "the group has none")
+		}
+		if !matches(r.Header.Get("If-None-Match"), p.ETag) {
+			w.Header().Set("ETag", p.ETag)
+			w.Header().Set("Cache-Control", "no-cache")
+			w.Header().Set("Content-Type", "application/zstd")
+			_, err := w.Write(p.Body)
+			return err
+		}
+		select {
+		case <-woken:
+			continue
+		case <-deadline.C:
+		case <-s.Stopping:
+		case <-r.Context().Done():
+			return r.Context().Err()
+		}
+		w.Header().Set("ETag", p.ETag)
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+}
+
+func waitOf(r *http.Request) (time.Duration, error) {
+	text := r.URL.Query().Get("wait")
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, fault.Newf(fault.Invalid, "get pack", "wait", "%q is not a duration", text).WithHint("write for example wait=50s")
+	}
+	return min(d, maxWait), nil
+}
+
+// matches reports whether an If-None-Match header names the tag.
+func matches(header, etag string) bool {
+	for t := range strings.SplitSeq(header, ",") {
+		if t = strings.TrimPrefix(strings.TrimSpace(t), "W/"); t == etag || t == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+// objects presigns URLs. Only what members read is signed: never the metadata
+// that the coordinator alone writes, nor anything else in the bucket.
+func (s *server) objects(w http.ResponseWriter, r *http.Request) error {
+	const op = "presign objects"
+	if err := s.functionToken(r); err != nil {
+		if _, _, err := s.member(r); err != nil {
+			return err
+		}
+	}
+	req, err := read[api.PresignRequest](w, r)
+	if err != nil {
+		return err
+	}
+	if s.Presigner == nil {
+		return fault.Newf(fault.Invalid, op, "", "this coordinator's registry has no URLs").
+			WithHint("give the agent a source of its own with -source")
+	}
+	if len(req.Keys) == 0 || len(req.Keys) > maxKeys {
+		return fault.Newf(fault.Invalid, op, "", "%d keys, want 1 to %d", len(req.Keys), maxKeys)
+	}
+	for _, k := range req.Keys {
+		if err := mayRead(k); err != nil {
+			return err
+		}
+	}
+	urls, expires, err := s.Presigner.Sign(r.Context(), req.Keys, urlTTL)
+	if err != nil {
+		return err
+	}
+	return answer(w, api.PresignReply{URLs: urls, Expires: expires})
+}
+
+// mayRead refuses keys that members have no business with.
+func mayRead(key string) error {
+	if err := registry.CheckKey(key); err != nil {
+		return err
+	}
+	for _, prefix := range []string{"files/", "models/", "packs/"} {
+		if strings.HasPrefix(key, prefix) {
+			return nil
+		}
+	}
+	return fault.Newf(fault.Denied, "presign objects", key, "members read only below files/, models/ and packs/")
+}
