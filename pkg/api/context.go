@@ -45,3 +45,43 @@ func (c Context) Encode() ([]byte, error) {
 func (c Context) Client() (*Client, error) {
 	return NewClient(Options{URL: c.URL, Pin: c.Pin, Token: c.Token})
 }
+
+// FleetFileName is the file in a fleet's folder that says where the fleet lives.
+const FleetFileName = "fleet.json"
+
+// FleetFile says which fleet a folder is of. `modelfleet init` writes it beside
+// root.json, device-ca.crt and keys/; commands and the coordinator read it.
+type FleetFile struct {
+	Fleet    string       `json:"fleet"` // the fleet's name
+	Bucket   string       `json:"bucket"`
+	Prefix   string       `json:"prefix,omitempty"`
+	Endpoint string       `json:"endpoint,omitempty"` // another server than AWS
+	Region   string       `json:"region,omitempty"`
+	Root     fleet.Digest `json:"root"` // SHA-256 of root.json
+}
+
+// LoadFleetFile reads a fleet's file.
+func LoadFleetFile(path string) (FleetFile, error) {
+	var f FleetFile
+	b, err := os.ReadFile(path)
+	if err != nil {
+		kind := fault.Invalid
+		if os.IsNotExist(err) {
+			kind = fault.NotFound
+		}
+		return f, fault.New(kind, "read fleet file", path, err).WithHint("make a fleet with `modelfleet init`")
+	}
+	if err := fleet.DecodeStrict(b, &f); err != nil {
+		return f, fault.New(fault.Invalid, "read fleet file", path, err)
+	}
+	if f.Fleet == "" || f.Root.IsZero() {
+		return f, fault.Newf(fault.Invalid, "read fleet file", path, "it lacks the fleet's name or root")
+	}
+	return f, nil
+}
+
+// Encode is the file's content.
+func (f FleetFile) Encode() ([]byte, error) {
+	b, err := json.MarshalIndent(f, "", "  ")
+	return append(b, '\n'), err
+}
