@@ -72,8 +72,8 @@ func (u *uploader) packBatch(f File, first int, bufs []frameBuf, rawSum hash.Has
 	raws, fulls = make([]Packed, len(bufs)), make([]Packed, len(bufs))
 	var g errgroup.Group
 	g.Go(func() error { // the hash of the whole runs beside the frames' own work
-		for _, b := range bufs {
-			rawSum.Write(b.plain)
+		for i := range bufs {
+			rawSum.Write(bufs[i].plain)
 		}
 		return nil
 	})

@@ -324,10 +324,7 @@ func (in *install) resumeFile(ctx context.Context, t *target, marked []int, b *b
 		}
 		t.have[i] = true
 		t.missing--
-		in.mu.Lock()
-		in.progress.Resume += int64(len(buf))
-		in.progress.Done += int64(len(buf))
-		in.mu.Unlock()
+		in.advance(int64(len(buf)), func(p *Progress) { p.Resume += int64(len(buf)) })
 	}
 	return nil
 }
@@ -378,12 +375,17 @@ func (in *install) parallel(ctx context.Context, n int, do func(ctx context.Cont
 	return g.Wait()
 }
 
-// credit counts bytes that are verified and here, and reports.
+// credit counts bytes that came from a kind of source.
 func (in *install) credit(k Kind, n int64) {
+	in.advance(n, func(p *Progress) { p.From[k] += n })
+}
+
+// advance counts bytes that are verified and here, and reports.
+func (in *install) advance(n int64, count func(*Progress)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	count(&in.progress)
 	in.progress.Done += n
-	in.progress.From[k] += n
 	in.lastGood = time.Now()
 	if in.report != nil {
 		in.report(in.copyProgress())

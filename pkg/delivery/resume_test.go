@@ -78,14 +78,17 @@ func TestKilledInTheMiddleItGoesOn(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		first := int64(-1)
+		before := reached
+		resumed := before == 0
 		for sc := bufio.NewScanner(out); sc.Scan(); {
 			done, err := strconv.ParseInt(strings.TrimSpace(sc.Text()), 10, 64)
 			if err != nil {
 				t.Fatalf("the installer said %q", sc.Text())
 			}
-			if first < 0 {
-				first = done
+			// Resuming reports what it finds before anything is fetched, and the rate
+			// cap keeps the fetching slow: the first jump is what was used again.
+			if done >= before*95/100 {
+				resumed = true
 			}
 			if reached = done; done > want.Size*percent/100 {
 				break
@@ -97,10 +100,9 @@ func TestKilledInTheMiddleItGoesOn(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Fatal("the installer finished before it was killed")
 		}
-		if w.store.HasRelease(want.Key) {
-			t.Fatal("half a release is visible")
+		if w.store.HasRelease(want.Key) || !resumed {
+			t.Fatal("half a release is visible, or nothing was resumed")
 		}
-		t.Logf("killed at %d %%: it had begun with %d bytes, had %d", percent, first, reached)
 	}
 	res, err := w.fetcher(nil).Install(t.Context(), want, nil)
 	if err != nil {
