@@ -27,6 +27,12 @@ func KeyIDOf(pub *ecdsa.PublicKey) (KeyID, error) {
 // String is the id in hex.
 func (k KeyID) String() string { return hex.EncodeToString(k[:]) }
 
+// MarshalText is the id in hex.
+func (k KeyID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, k[:]), nil }
+
+// UnmarshalText is the inverse of [KeyID.MarshalText].
+func (k *KeyID) UnmarshalText(b []byte) error { return unhex("key id", k[:], b) }
+
 // Prefix stands for a release, a rollout or a model in a row: 8 bytes of a
 // SHA-256. The zero prefix stands for none.
 type Prefix [8]byte
@@ -41,6 +47,22 @@ func (p Prefix) String() string {
 
 // IsZero reports whether p stands for nothing.
 func (p Prefix) IsZero() bool { return p == Prefix{} }
+
+// MarshalText is the prefix in hex, all zeros for none.
+func (p Prefix) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, p[:]), nil }
+
+// UnmarshalText is the inverse of [Prefix.MarshalText].
+func (p *Prefix) UnmarshalText(b []byte) error { return unhex("prefix", p[:], b) }
+
+func unhex(what string, to, text []byte) error {
+	if len(text) != 2*len(to) {
+		return fault.Newf(fault.Invalid, "read "+what, string(text), "want %d hex digits", 2*len(to))
+	}
+	if _, err := hex.Decode(to, text); err != nil {
+		return fault.New(fault.Invalid, "read "+what, string(text), err)
+	}
+	return nil
+}
 
 // ReleasePrefix stands for the release whose OMS root digest is d.
 func ReleasePrefix(d fleet.Digest) Prefix { return Prefix(d[:8]) }
