@@ -181,7 +181,8 @@ func (a *agent) adopt(slots *slot.Slots) {
 			continue
 		}
 		if d, ok := a.loop.current(m); ok && !d.IsZero() {
-			a.loop.mem.Models[m] = update.State{Model: m, Running: update.Held{Offer: update.Offer{Ref: string(m) + "@unknown", Bundle: d}, Good: true}}
+			o := update.Offer{Ref: string(m) + "@unknown", Bundle: d}
+			a.loop.mem.Models[m] = update.State{Model: m, Want: o, Running: update.Held{Offer: o, Good: true}}
 		}
 	}
 }

@@ -1,0 +1,239 @@
+package agenttest
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// Coordinator speaks pkg/api over TLS for a [Fleet].
+type Coordinator struct {
+	Life time.Duration // of certificates; default an hour
+
+	f     *Fleet
+	srv   *httptest.Server
+	codec *telemetry.Codec
+
+	mu       sync.Mutex
+	down     bool
+	renewals uint64
+	keys     map[fleet.MemberID]*ecdsa.PublicKey
+	rows     []telemetry.Row
+}
+
+// Secret is the secret of every join token.
+const secretByte = 7
+
+// Serve starts a coordinator.
+func (f *Fleet) Serve() *Coordinator {
+	codec, err := telemetry.NewCodec()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c := &Coordinator{f: f, Life: time.Hour, codec: codec, keys: map[fleet.MemberID]*ecdsa.PublicKey{}}
+	mux := http.NewServeMux()
+	handle := func(pattern string, member bool, h func(r *http.Request, who fleet.MemberID) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			who, err := c.who(r, member)
+			var out any
+			if err == nil {
+				out, err = h(r, who)
+			}
+			if err != nil {
+				api.WriteProblem(w, err)
+				return
+			}
+			json.NewEncoder(w).Encode(out)
+		})
+	}
+	handle("POST /v1/enrol", false, c.enrol)
+	handle("POST /v1/renew", true, c.renew)
+	handle("POST /v1/cells/{cell}/rows", true, c.takeRows)
+	mux.HandleFunc("GET /v1/packs/{group}", c.givePack)
+	c.srv = httptest.NewUnstartedServer(mux)
+	pool := x509.NewCertPool()
+	pool.AddCert(f.ca)
+	c.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool}
+	c.srv.StartTLS()
+	f.t.Cleanup(func() {
+		c.srv.CloseClientConnections()
+		c.srv.Close()
+	})
+	return c
+}
+
+// Token is a join token for this coordinator.
+func (c *Coordinator) Token(edit func(*trust.JoinToken)) string {
+	t := trust.JoinToken{
+		URL: c.srv.URL, ID: "t1", Secret: [16]byte{secretByte}, Root: c.f.genesis.Pin, Group: group,
+		TLS: sha256.Sum256(c.srv.Certificate().RawSubjectPublicKeyInfo), Expires: time.Now().Add(time.Hour).Truncate(time.Second).UTC(),
+	}
+	if edit != nil {
+		edit(&t)
+	}
+	text, err := t.Encode()
+	if err != nil {
+		c.f.t.Fatal(err)
+	}
+	return text
+}
+
+// Down makes the coordinator answer nothing but 503, or stop to do so.
+func (c *Coordinator) Down(down bool) {
+	c.mu.Lock()
+	c.down = down
+	c.mu.Unlock()
+	c.srv.CloseClientConnections()
+}
+
+// Rows are the rows taken so far, verified.
+func (c *Coordinator) Rows() []telemetry.Row {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.rows)
+}
+
+// Renewals is how often a certificate was renewed.
+func (c *Coordinator) Renewals() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.renewals
+}
+
+func (c *Coordinator) who(r *http.Request, member bool) (fleet.MemberID, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down {
+		return "", fault.Newf(fault.Transient, "answer", "", "it is down")
+	}
+	if !member {
+		return "", nil
+	}
+	if len(r.TLS.PeerCertificates) == 0 {
+		return "", fault.Newf(fault.Denied, "identify member", "", "no certificate was shown")
+	}
+	return fleet.MemberID(r.TLS.PeerCertificates[0].URIs[0].Path[len("/device/"):]), nil
+}
+
+func read(r *http.Request, v any) error {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fault.New(fault.Invalid, "read request", "", err)
+	}
+	return fleet.DecodeStrict(data, v)
+}
+
+func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {
+	var req api.EnrolRequest
+	if err := read(r, &req); err != nil {
+		return nil, err
+	}
+	want := trust.JoinToken{Secret: [16]byte{secretByte}}.SecretText()
+	if req.TokenID != "t1" || req.Secret != want {
+		return nil, fault.Newf(fault.Denied, "enrol", string(req.Member), "the token is not known").WithHint("make a new one")
+	}
+	csr, err := x509.ParseCertificateRequest(req.CSR)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "enrol", string(req.Member), err)
+	}
+	cert, err := c.f.issue(req.Member, csr.PublicKey, c.Life, 1)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.keys[req.Member] = csr.PublicKey.(*ecdsa.PublicKey)
+	c.mu.Unlock()
+	return api.EnrolReply{
+		Facts: fleet.Facts{
+			ID: req.Member, Kind: req.Kind, Group: group, Labels: req.Labels, Enrolled: time.Now().UTC().Truncate(time.Second), Agent: req.Agent, Platform: req.Platform,
+		},
+		Certificate: cert, DeviceCA: c.f.ca.Raw, Root: c.f.genesis.Root, Pack: c.f.Pack(),
+	}, nil
+}
+
+func (c *Coordinator) renew(r *http.Request, who fleet.MemberID) (any, error) {
+	var req api.RenewRequest
+	if err := read(r, &req); err != nil {
+		return nil, err
+	}
+	csr, err := x509.ParseCertificateRequest(req.CSR)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "renew", string(who), err)
+	}
+	cert, err := c.f.issue(who, csr.PublicKey, c.Life, int64(req.Generation+1))
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.renewals++
+	c.mu.Unlock()
+	return api.RenewReply{Certificate: cert, DeviceCA: c.f.ca.Raw, Generation: req.Generation + 1}, nil
+}
+
+func (c *Coordinator) takeRows(r *http.Request, who fleet.MemberID) (any, error) {
+	batch, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := c.codec.Decode(batch)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, raw := range msgs {
+		m, err := telemetry.ParseMessage(raw)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.Verify(FleetName, c.keys[who]); err != nil {
+			return nil, err
+		}
+		if m.Row != nil {
+			c.rows = append(c.rows, *m.Row)
+		}
+	}
+	return api.RowsReply{Accepted: len(msgs), Time: time.Now()}, nil
+}
+
+// givePack answers the long poll.
+func (c *Coordinator) givePack(w http.ResponseWriter, r *http.Request) {
+	if _, err := c.who(r, true); err != nil {
+		api.WriteProblem(w, err)
+		return
+	}
+	wait, _ := time.ParseDuration(r.URL.Query().Get("wait"))
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		pack, moved := c.f.current()
+		etag := `"` + fleet.DigestOf(pack).String() + `"`
+		if r.Header.Get("If-None-Match") != etag {
+			w.Header().Set("ETag", etag)
+			w.Write(pack)
+			return
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			w.WriteHeader(http.StatusNotModified)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
