@@ -117,6 +117,7 @@ func (e *evaluation) enterStage() {
 	s.Began = e.ev.At
 	s.Base = make([]Base, 0, len(e.ev.Members))
 	for _, m := range e.ev.Members {
+		m.Post.Bins, m.Post.Metrics = slices.Clone(m.Post.Bins), slices.Clone(m.Post.Metrics)
 		s.Base = append(s.Base, Base{ID: m.ID, Arm: m.Arm, Post: m.Post})
 	}
 }

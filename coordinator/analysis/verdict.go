@@ -68,17 +68,13 @@ func (e *evaluation) verdict() Verdict {
 
 // conclude makes one outcome of the gates'.
 func (e *evaluation) conclude(v *Verdict) {
-	if e.st.Failed != "" {
+	waits := slices.IndexFunc(v.Gates, func(g Gate) bool { return g.Outcome == Inconclusive })
+	switch {
+	case e.st.Failed != "":
 		v.Outcome, v.Reason = Fail, e.st.Failed
-		return
-	}
-	for _, g := range v.Gates {
-		if g.Outcome == Inconclusive {
-			v.Outcome, v.Reason = Inconclusive, fmt.Sprintf("%s: %s", g.Gate, g.Reason)
-			break
-		}
-	}
-	if v.Outcome == Pass && len(v.Gates) > 0 {
+	case waits >= 0:
+		v.Outcome, v.Reason = Inconclusive, fmt.Sprintf("%s: %s", v.Gates[waits].Gate, v.Gates[waits].Reason)
+	case len(v.Gates) > 0:
 		v.Reason = fmt.Sprintf("%d gates passed with %d exposed members against %d; evidence against it %.3g of %.3g", len(v.Gates), e.exposed.Members, e.control.Members, v.E, v.Threshold)
 	}
 	if e.tiny() {

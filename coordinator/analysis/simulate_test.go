@@ -1,0 +1,115 @@
+package analysis_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/analysis"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// config is that of one stage among so many, at an alpha.
+func config(alpha fleet.Percent, stages int, soak time.Duration) analysis.Config {
+	spec := fleet.Spec{Alpha: alpha}
+	for range stages {
+		spec.Stages = append(spec.Stages, fleet.Stage{Soak: fleet.Duration(soak)})
+	}
+	return analysis.NewConfig(spec, analysis.Timing{})
+}
+
+// TestHealthyReleasesStay rolls healthy releases out over fleets whose members
+// differ and whose errors come in bursts, looking every 10 s. At alpha 10% no
+// more than that may be rolled back; requests tested one by one would roll back
+// a third and more.
+func TestHealthyReleasesStay(t *testing.T) {
+	worlds := map[string]world{
+		"alike":          {members: 60, exposed: 6, errorRate: 0.01},
+		"different":      {members: 60, exposed: 6, errorRate: 0.01, shape: 1},
+		"very different": {members: 120, exposed: 30, errorRate: 0.01, shape: 0.2, wrongRate: 0.1},
+		"bursty":         {members: 120, exposed: 24, errorRate: 0.01, shape: 0.2, burst: 0.9, wrongRate: 0.1},
+		"half":           {members: 48, exposed: 24, errorRate: 0.02, shape: 0.5, burst: 0.5, wrongRate: 0.2, fatalBase: 0.0005},
+		"rare":           {members: 200, exposed: 20, errorRate: 0.0005, shape: 0.5, burst: 0.8, wrongRate: 0.02},
+	}
+	runs := 100
+	if testing.Short() {
+		runs = 20
+	}
+	for name, w := range worlds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(10, 1, 5*time.Minute)
+			failed, passed, reason := 0, 0, ""
+			for seed := range runs {
+				v, _ := w.run(uint64(seed), cfg, 36)
+				switch v.Outcome {
+				case analysis.Fail:
+					failed++
+					reason = v.Reason
+				case analysis.Pass:
+					passed++
+				default:
+					reason = v.Reason
+				}
+			}
+			t.Logf("%d of %d rolled back, %d passed: %s", failed, runs, passed, reason)
+			// 10% and three standard deviations of so many runs.
+			if limit := float64(runs)*0.1 + 0.9*float64(runs)/10; float64(failed) > limit {
+				t.Errorf("%d of %d healthy releases rolled back, last: %s", failed, runs, reason)
+			}
+			if passed*10 < runs*7 {
+				t.Errorf("only %d of %d healthy releases passed, last: %s", passed, runs, reason)
+			}
+		})
+	}
+}
+
+// TestBadReleasesAreCaught rolls bad releases out at alpha 1%.
+func TestBadReleasesAreCaught(t *testing.T) {
+	cases := []struct {
+		name  string
+		w     world
+		least float64 // share that must be caught in 6 minutes
+	}{
+		{"twice the errors", world{members: 200, exposed: 40, errorRate: 0.02, shape: 1, worse: 2}, 0.9},
+		{"five times the errors on a few", world{members: 48, exposed: 5, errorRate: 0.02, shape: 1, worse: 5}, 0.5},
+		{"thrice the errors in bursts", world{members: 200, exposed: 40, errorRate: 0.02, shape: 0.5, burst: 0.5, worse: 3}, 0.3},
+		{"broken on a quarter", world{members: 200, exposed: 40, errorRate: 0.01, shape: 1, broken: 0.25}, 0.9},
+		{"fatal", world{members: 48, exposed: 5, errorRate: 0.01, fatal: 1}, 1},
+		{"fatal on a third", world{members: 400, exposed: 40, errorRate: 0.01, fatal: 0.33}, 0.95},
+		{"twice as often wrong", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, wrongRate: 0.1, wronger: 2}, 0.9},
+		{"three times as many slow requests", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, slower: 3}, 0.9},
+		{"other predictions", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, drift: 0.2}, 0.9},
+	}
+	runs := 20
+	if testing.Short() {
+		runs = 6
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(1, 4, 5*time.Minute)
+			caught, looks := 0, 0
+			var last analysis.Verdict
+			for seed := range runs {
+				v, at := c.w.run(uint64(seed), cfg, 36)
+				if last = v; at > 0 {
+					caught++
+					looks += at
+				}
+			}
+			t.Logf("%d of %d caught, on average after %.0f s: %s", caught, runs, 10*float64(looks)/float64(max(1, caught)), last.Reason)
+			if float64(caught) < c.least*float64(runs) {
+				t.Errorf("%d of %d caught; last: %s %+v", caught, runs, last.Reason, gates(last))
+			}
+		})
+	}
+}
+
+func gates(v analysis.Verdict) string {
+	s := ""
+	for _, g := range v.Gates {
+		s += fmt.Sprintf("\n%s %s %s E=%g pass=%g: %s", g.Gate, g.Name, g.Outcome, g.E, g.PassE, g.Reason)
+	}
+	return s
+}
