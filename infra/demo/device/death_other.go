@@ -1,0 +1,7 @@
+//go:build !linux
+
+package device
+
+import "syscall"
+
+func dieWithParent(*syscall.SysProcAttr) {}
