@@ -65,13 +65,13 @@ func (r *Repository) Draft(ctx context.Context, name fleet.Team) (Draft, error) 
 		return Draft{}, fault.Newf(fault.NotFound, op, role, "the policy knows no team %s", name).
 			WithHint("have the keeper of the policy add the team, or use one of: %v", r.Teams())
 	}
-	d := Draft{Team: name, Version: 1, policy: pol.meta, life: life}
+	d := Draft{Team: name, Version: r.nextVersion(name), policy: pol.meta, life: life}
 	if admitted.raw != nil {
 		m, err := metadata.Targets().FromBytes(admitted.raw)
 		if err != nil {
 			return Draft{}, fault.New(fault.Internal, op, role, err)
 		}
-		d.Role, d.base, d.Version = admitted.role, m, admitted.role.Version+1
+		d.Role, d.base = admitted.role, m
 	}
 	found, err := r.probe(ctx, role, d.Version)
 	if err != nil {

@@ -15,6 +15,7 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
@@ -168,6 +169,11 @@ func (r *Repository) readRoots(ctx context.Context) error {
 		}
 		r.roots = slices.Insert(r.roots, 0, json.RawMessage(raw))
 	}
+	return r.followRoots(ctx)
+}
+
+// followRoots takes up the roots after the newest known one.
+func (r *Repository) followRoots(ctx context.Context) error {
 	for {
 		next := r.root.Signed.Version + 1
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.ROOT, next))
@@ -273,6 +279,10 @@ func (r *Repository) readPolicy(ctx context.Context) error {
 			from = info.Version
 		}
 	}
+	return r.readPolicyFrom(ctx, from)
+}
+
+func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 	var last error
 	for v := from; v < from+maxProbe; v++ {
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
@@ -424,29 +434,30 @@ func (r *Repository) fetch(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Reload takes up roots and policies that were put into the bucket since, and
-// reports whether there were any. The next Sign or Refresh publishes them.
+// reports whether there were any. The next Sign or Refresh publishes them. Teams
+// whose keys were replaced must publish anew.
 func (r *Repository) Reload(ctx context.Context) (bool, error) {
 	r.mu.Lock()
-	known, before := r.versions(), len(r.roots)
-	opts := r.opts
+	next := &Repository{get: r.get, opts: r.opts, roots: slices.Clone(r.roots), root: r.root, current: r.current}
+	seen := r.policy
 	r.mu.Unlock()
-	opts.Known = known
-	fresh, err := Open(ctx, r.get, opts)
-	if err != nil {
+	rootBefore := next.root.Signed.Version
+	if err := next.followRoots(ctx); err != nil {
 		return false, err
+	}
+	if err := next.readPolicyFrom(ctx, seen.meta.Signed.Version); err != nil {
+		return false, err
+	}
+	if next.root.Signed.Version == rootBefore && bytes.Equal(next.policy.raw, seen.raw) {
+		return false, nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := len(fresh.roots) != before || string(fresh.policy.raw) != string(r.policy.raw)
-	if !changed {
-		return false, nil
-	}
-	r.roots, r.root, r.policy, r.dirty = fresh.roots, fresh.root, fresh.policy, true
-	for name := range r.teams { // a team whose keys were replaced must publish anew
-		if _, ok := fresh.teams[name]; !ok && fresh.policy.delegated(trust.RoleOf(name)) == nil {
-			delete(r.teams, name)
-		}
-	}
+	r.roots, r.root, r.policy, r.dirty = next.roots, next.root, next.policy, true
+	maps.DeleteFunc(r.teams, func(name fleet.Team, t team) bool {
+		_, err := r.policy.authentic(trust.RoleOf(name), t.role.Version, t.raw)
+		return err != nil
+	})
 	return true, nil
 }
 

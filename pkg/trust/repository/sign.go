@@ -78,7 +78,7 @@ func (r *Repository) Refresh(now time.Time) (pub Publication, ok bool, err error
 	}
 	due := func(expires time.Time, life time.Duration) bool { return expires.Sub(now) < life*3/5 }
 	l := r.opts.Lifetimes
-	renewFleet := due(c.fleetMeta.Signed.Expires, l.Fleet)
+	renewFleet := due(c.fleetMeta.Signed.Expires, l.Fleet) || r.policy.meta.VerifyDelegate(trust.RoleFleet, c.fleetMeta) != nil
 	if !r.dirty && !renewFleet && !due(c.snapshotMeta.Signed.Expires, l.Snapshot) && !due(c.timestampMeta.Signed.Expires, l.Timestamp) {
 		return Publication{}, false, nil
 	}

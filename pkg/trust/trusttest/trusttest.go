@@ -165,7 +165,7 @@ func (f *Fleet) Addition(model fleet.ModelName, version fleet.Version) repositor
 	f.t.Helper()
 	bundle, size := Bundle(f.t, string(model)+"@"+string(version), f.Publisher)
 	r := fleet.Release{Team: Team, Model: model, Version: version, Variants: []fleet.Variant{{Name: fleet.DefaultVariant, Size: size}}}
-	f.ok(f.Bucket.Put(repository.Write{Key: r.BundlePath(fleet.DefaultVariant), Body: bundle}))
+	f.Bucket.Overwrite(r.BundlePath(fleet.DefaultVariant), bundle)
 	return repository.Addition{Entry: trust.Entry{Release: r}, Bundles: map[string][]byte{fleet.DefaultVariant: bundle}}
 }
 
