@@ -115,11 +115,12 @@ func (h hold) evict() {
 	}
 }
 
-// prune drops what is older than age: what the coordinator has, and with
-// others also what another relay was there to carry.
+// prune drops what is older than age: what the coordinator has, and with others,
+// when relays carry, also what they were given: other members' messages, and own
+// windows that no relay took.
 func (h hold) prune(now time.Time, age time.Duration, others bool) {
 	for slot, it := range h {
-		if now.Sub(it.since) > age && (it.handed || (others && !it.own)) {
+		if now.Sub(it.since) > age && (it.handed || (others && (!it.own || it.msg.Window != nil))) {
 			delete(h, slot)
 		}
 	}
