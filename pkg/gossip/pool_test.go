@@ -489,6 +489,48 @@ func TestKeyRotation(t *testing.T) {
 	})
 }
 
+// A quiet cell costs each member no more than 120 bytes a second, and rows every
+// ten seconds to two relays, with their acks, no more than 55 beside it.
+func TestWhatACellCosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := gossiptest.New(9)
+		n := 24
+		if raceEnabled {
+			n = 12
+		}
+		ms := cell(t, net, n, nil)
+		defer closeAll(ms)
+		within(t, time.Minute, "the members agree", func() bool { return agreed(ms) })
+		time.Sleep(time.Minute)
+		byName(ms, ms[0].pool.Relays()[0]).ackAll = true
+		sent := func() int {
+			sum := 0
+			for _, m := range ms {
+				sum += net.Bytes(m.end)
+			}
+			return sum
+		}
+		const span = 120
+		before := sent()
+		time.Sleep(span * time.Second)
+		idle := (sent() - before) / n / span
+		before = sent()
+		for seq := range uint64(span / 10) {
+			for _, m := range ms {
+				if _, err := m.pool.Send(m.row(seq+1, 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(10 * time.Second)
+		}
+		rows := (sent()-before)/n/span - idle
+		t.Logf("%d members: idle %d B/s, rows and acks %d B/s a member", n, idle, rows)
+		if idle > 120 || rows > 55 {
+			t.Errorf("idle %d B/s, rows and acks %d B/s a member", idle, rows)
+		}
+	})
+}
+
 // A certificate of another member, or of another key, opens no pool.
 func TestOpenRefusesAnotherMembersCertificate(t *testing.T) {
 	t.Parallel()
