@@ -89,7 +89,7 @@ func (v *Inventory) Seeds(cell string, but fleet.MemberID) []string {
 	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	var out []string
+	out := slices.Clone(v.seeds[cell])
 	for id, m := range v.members { // any of them will do
 		if m.Cell == cell && id != but && m.GossipAddr != "" && !m.Revoked && m.Locked == "" {
 			out = append(out, m.GossipAddr)
@@ -102,11 +102,21 @@ func (v *Inventory) Seeds(cell string, but fleet.MemberID) []string {
 	return out
 }
 
+// AddSeed names an address in a cell that is there for good: the coordinator's own.
+func (v *Inventory) AddSeed(cell, addr string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.seeds[cell] = append(v.seeds[cell], addr)
+}
+
 // SetGossipAddr notes where a member's cell reaches it.
 func (v *Inventory) SetGossipAddr(ctx context.Context, id fleet.MemberID, addr string) error {
 	addr, err := CheckAddr(addr)
 	if err != nil || addr == "" {
 		return err
+	}
+	if m, ok := v.Member(id); !ok || m.GossipAddr == addr {
+		return nil
 	}
 	v.enrolling.Lock()
 	defer v.enrolling.Unlock()

@@ -54,6 +54,7 @@ type Inventory struct {
 	members map[fleet.MemberID]store.Member
 	keys    map[telemetry.KeyID]known
 	cells   map[string]store.Cell
+	seeds   map[string][]string // by cell, besides the members'
 	version uint64
 	changed func(store.Member)
 }
@@ -68,7 +69,7 @@ type known struct {
 func New(ctx context.Context, o Options) (*Inventory, error) {
 	v := &Inventory{
 		store: o.Store, ca: o.CA, log: o.Logger,
-		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, cells: map[string]store.Cell{},
+		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
 		changed: func(store.Member) {},
 	}
 	members, err := o.Store.Members(ctx)

@@ -44,7 +44,7 @@ type Options struct {
 	Lifetimes   repository.Lifetimes
 	Logger      *slog.Logger
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
-	Announce func(g fleet.Group, sequence uint64, pack []byte)
+	Announce func(g fleet.Group, p Pack)
 }
 
 // Pack is a group's newest trust pack, as members can see it.
@@ -55,6 +55,7 @@ type Pack struct {
 	Signed   time.Time
 	Expires  time.Time
 	Sequence uint64 // of the directive in it
+	Version  uint64 // of the timestamp in it: grows with every pack
 }
 
 // reloadEvery is how often roots and policies are looked for in the bucket.
@@ -82,6 +83,7 @@ type pending struct {
 	Writes   []repository.Write
 	Packs    map[fleet.Group][]byte
 	Sequence map[fleet.Group]uint64
+	Version  uint64
 	Issued   time.Time
 	Expires  time.Time
 }
@@ -216,6 +218,7 @@ func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, r
 // write stores a publication and puts it into the bucket; the caller holds writing.
 func (p *Publisher) write(ctx context.Context, pub repository.Publication) error {
 	q := &pending{Writes: append(p.before, pub.Writes...), Packs: pub.Packs, Issued: pub.Issued, Expires: pub.Expires, Sequence: map[fleet.Group]uint64{}}
+	q.Version = uint64(p.repo.Versions()["timestamp"])
 	for g := range pub.Packs {
 		d, _, err := p.repo.Directive(g)
 		if err != nil {
@@ -280,21 +283,23 @@ func (p *Publisher) put(ctx context.Context, w repository.Write) error {
 func (p *Publisher) show(q *pending) {
 	p.mu.Lock()
 	for g, body := range q.Packs {
-		p.packs[g] = newPack(body, q.Sequence[g], q.Issued, q.Expires)
+		sum := fleet.DigestOf(body)
+		p.packs[g] = Pack{
+			Body: body, Digest: sum, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`,
+			Signed: q.Issued, Expires: q.Expires, Sequence: q.Sequence[g], Version: q.Version,
+		}
 	}
 	close(p.woken)
 	p.woken = make(chan struct{})
 	p.mu.Unlock()
-	if p.o.Announce != nil {
-		for g, body := range q.Packs {
-			p.o.Announce(g, q.Sequence[g], body)
+	if p.o.Announce == nil {
+		return
+	}
+	for g := range q.Packs {
+		if pack, ok := p.Pack(g); ok {
+			p.o.Announce(g, pack)
 		}
 	}
-}
-
-func newPack(body []byte, seq uint64, issued, expires time.Time) Pack {
-	sum := fleet.DigestOf(body)
-	return Pack{Body: body, Digest: sum, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, Signed: issued, Expires: expires, Sequence: seq}
 }
 
 // Pack is a group's newest pack; ok is false when none was published since the

@@ -50,14 +50,14 @@ func (c Context) Client() (*Client, error) {
 const FleetFileName = "fleet.json"
 
 // FleetFile says which fleet a folder is of. `modelfleet init` writes it beside
-// root.json, device-ca.crt and keys/; commands and the coordinator read it.
+// device-ca.crt and keys/; commands and the coordinator read it.
 type FleetFile struct {
-	Fleet    string       `json:"fleet"` // the fleet's name
-	Bucket   string       `json:"bucket"`
-	Prefix   string       `json:"prefix,omitempty"`
-	Endpoint string       `json:"endpoint,omitempty"` // another server than AWS
+	Name     string       `json:"name"`
+	Bucket   string       `json:"bucket"`             // its name, or "dir:PATH" for a folder that is carried by hand
+	Endpoint string       `json:"endpoint,omitempty"` // another S3 server than AWS
 	Region   string       `json:"region,omitempty"`
-	Root     fleet.Digest `json:"root"` // SHA-256 of root.json
+	Prefix   string       `json:"prefix,omitempty"`
+	Root     fleet.Digest `json:"rootDigest"` // SHA-256 of the first root.json: what members pin
 }
 
 // LoadFleetFile reads a fleet's file.
@@ -74,8 +74,8 @@ func LoadFleetFile(path string) (FleetFile, error) {
 	if err := fleet.DecodeStrict(b, &f); err != nil {
 		return f, fault.New(fault.Invalid, "read fleet file", path, err)
 	}
-	if f.Fleet == "" || f.Root.IsZero() {
-		return f, fault.Newf(fault.Invalid, "read fleet file", path, "it lacks the fleet's name or root")
+	if f.Name == "" || f.Bucket == "" || f.Root.IsZero() {
+		return f, fault.Newf(fault.Invalid, "read fleet file", path, "name, bucket and rootDigest are needed")
 	}
 	return f, nil
 }
