@@ -175,178 +175,135 @@ func TestRestartGoesOnWhereItWas(t *testing.T) {
 	rule(t, err, trust.RuleVersion)
 }
 
-// Admission refuses, with a reason that names role, key, rule and next move,
-// what a member would refuse and more.
+const (
+	v1Path = "models/vision/detector/1.0.0/default.oms"
+	v2Path = "models/vision/detector/2.0.0/default.oms"
+)
+
+// tamper signs with the right key whatever change makes of a good next role.
+func tamper(t *testing.T, f *trusttest.Fleet, change func(*metadata.TargetsType)) {
+	t.Helper()
+	d, err := f.Repo.Draft(t.Context(), trusttest.Team)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Next(add(f, "detector", "2.0.0"), f.Now, f.Publisher)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Bucket.Overwrite(s.Write.Key, resign(t, s.Write.Body, f.Publisher, change))
+}
+
+func resign(t *testing.T, raw []byte, by signature.Signer, change func(*metadata.TargetsType)) []byte {
+	t.Helper()
+	m, err := metadata.Targets().FromBytes(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ClearSignatures()
+	change(&m.Signed)
+	if _, err := m.Sign(by); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = m.ToBytes(false); err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// Admission refuses what a member would refuse and more, each by its own rule
+// although the publisher's own key signed it.
 func TestAdmissionRefuses(t *testing.T) {
 	t.Parallel()
-	setup := func(t *testing.T) *trusttest.Fleet {
-		f := trusttest.New(t, nil)
-		f.Release("detector", "1.0.0")
-		return f
+	role := func(change func(*metadata.TargetsType)) func(*testing.T, *trusttest.Fleet) {
+		return func(t *testing.T, f *trusttest.Fleet) { tamper(t, f, change) }
 	}
-	admit := func(t *testing.T, f *trusttest.Fleet) (repository.Admission, error) {
-		return f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
-	}
-	// tamper signs with the right key whatever it makes of the next role.
-	tamper := func(t *testing.T, f *trusttest.Fleet, change func(*metadata.TargetsType)) {
-		t.Helper()
-		d, err := f.Repo.Draft(t.Context(), trusttest.Team)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := d.Next(add(f, "detector", "2.0.0"), f.Now, f.Publisher)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := metadata.Targets().FromBytes(s.Write.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.ClearSignatures()
-		change(&m.Signed)
-		if _, err := m.Sign(f.Publisher); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := m.ToBytes(false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Bucket.Overwrite(s.Write.Key, raw)
-	}
-	v1, v2 := "models/vision/detector/1.0.0/default.oms", "models/vision/detector/2.0.0/default.oms"
-
-	t.Run("a key nobody delegated", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		// The thief runs a fleet of its own in which its key is the team's.
-		rogue := trusttest.New(t, nil)
-		next(t, rogue, add(rogue, "detector", "9.9.9"))
-		raw, err := rogue.Bucket.Get(t.Context(), "tuf/1.pub-vision.json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := metadata.Targets().FromBytes(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Signed.Version = 2
-		m.ClearSignatures()
-		if _, err := m.Sign(rogue.Publisher); err != nil {
-			t.Fatal(err)
-		}
-		if raw, err = m.ToBytes(false); err != nil {
-			t.Fatal(err)
-		}
-		f.Bucket.Overwrite("tuf/2.pub-vision.json", raw)
-		_, err = admit(t, f)
-		rule(t, err, trust.RulePublisher)
-		id, _ := repository.KeyID(rogue.Publisher.Public())
-		for _, part := range []string{"pub-vision version 2", id[:12], "rule publisher"} {
-			if !strings.Contains(err.Error(), part) {
-				t.Errorf("%v does not name %q", err, part)
+	for name, c := range map[string]struct {
+		do   func(*testing.T, *trusttest.Fleet)
+		want trust.Rule
+	}{
+		"another team's path": {role(func(m *metadata.TargetsType) {
+			m.Targets["models/audio/detector/2.0.0/default.oms"] = m.Targets[v2Path]
+			delete(m.Targets, v2Path)
+		}), trust.RulePath},
+		"a changed release": {role(func(m *metadata.TargetsType) { m.Targets[v1Path] = m.Targets[v2Path] }), trust.RuleImmutable},
+		"a counter used again": {role(func(m *metadata.TargetsType) {
+			raw := json.RawMessage(strings.Replace(string(*m.Targets[v2Path].Custom), `"counter":"2"`, `"counter":"1"`, 1))
+			m.Targets[v2Path].Custom = &raw
+		}), trust.RuleImmutable},
+		"no facts":               {role(func(m *metadata.TargetsType) { m.Targets[v2Path].Custom = nil }), trust.RuleFormat},
+		"another version inside": {role(func(m *metadata.TargetsType) { m.Version = 7 }), trust.RuleVersion},
+		"expired":                {role(func(m *metadata.TargetsType) { m.Expires = trusttest.Start().Add(-time.Hour) }), trust.RuleExpired},
+		"a floor that falls": {func(t *testing.T, f *trusttest.Fleet) {
+			f.Publish(repository.Change{Floors: map[fleet.ModelName]uint64{"detector": 1}})
+			tamper(t, f, func(m *metadata.TargetsType) { m.UnrecognizedFields = nil })
+		}, trust.RuleFloor},
+		"a bundle that was changed": {func(t *testing.T, f *trusttest.Fleet) {
+			next(t, f, add(f, "detector", "2.0.0"))
+			other, err := f.Bucket.Get(t.Context(), v1Path)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		// The squatted version stops nobody: the publisher takes the next.
-		next(t, f, add(f, "detector", "1.1.0"))
-		a, err := admit(t, f)
-		if err != nil || a.Version != 3 || len(a.Added) != 1 || len(a.Ignored) != 1 {
-			t.Errorf("admission %+v, %v", a, err)
-		}
-	})
-	t.Run("another team's path", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) {
-			m.Targets["models/audio/detector/2.0.0/default.oms"] = m.Targets[v2]
-			delete(m.Targets, v2)
+			f.Bucket.Overwrite(v2Path, other)
+		}, trust.RuleBundle},
+		"a bundle by another key": {func(t *testing.T, f *trusttest.Fleet) {
+			a := f.Addition("detector", "2.0.0")
+			a.Bundles[fleet.DefaultVariant], _ = trusttest.Bundle(t, "detector@2.0.0", trusttest.Key(t))
+			f.Bucket.Overwrite(v2Path, a.Bundles[fleet.DefaultVariant])
+			next(t, f, repository.Change{Add: []repository.Addition{a}})
+		}, trust.RuleBundle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := trusttest.New(t, nil)
+			f.Release("detector", "1.0.0")
+			c.do(t, f)
+			_, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+			rule(t, err, c.want)
 		})
-		_, err := admit(t, f)
-		rule(t, err, trust.RulePath)
-	})
-	t.Run("a changed release", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) { m.Targets[v1] = m.Targets[v2] })
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleImmutable)
-	})
-	t.Run("a counter used again", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) {
-			raw := json.RawMessage(strings.Replace(string(*m.Targets[v2].Custom), `"counter":"2"`, `"counter":"1"`, 1))
-			m.Targets[v2].Custom = &raw
-		})
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleImmutable)
-	})
-	t.Run("no facts", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) { m.Targets[v2].Custom = nil })
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleFormat)
-	})
-	t.Run("another version inside", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) { m.Version = 7 })
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleVersion)
-	})
-	t.Run("expired", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		tamper(t, f, func(m *metadata.TargetsType) { m.Expires = f.Now.Add(-time.Hour) })
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleExpired)
-	})
-	t.Run("a floor that falls", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		f.Publish(repository.Change{Floors: map[fleet.ModelName]uint64{"detector": 1}})
-		tamper(t, f, func(m *metadata.TargetsType) { m.UnrecognizedFields = nil })
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleFloor)
-	})
-	t.Run("a bundle that is not there", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		next(t, f, add(f, "detector", "2.0.0"))
-		f.Bucket.Overwrite(v2, nil)
-		_, err := admit(t, f)
-		kind(t, err, fault.NotFound)
-	})
-	t.Run("a bundle that was changed", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		next(t, f, add(f, "detector", "2.0.0"))
-		other, err := f.Bucket.Get(t.Context(), v1)
-		if err != nil {
-			t.Fatal(err)
+	}
+}
+
+func TestAdmissionMissesWhatIsNotThere(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	next(t, f, add(f, "detector", "2.0.0"))
+	f.Bucket.Overwrite(v2Path, nil)
+	_, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+	kind(t, err, fault.NotFound)
+	_, err = f.Repo.Admit(t.Context(), "audio", f.Now)
+	kind(t, err, fault.NotFound)
+	_, err = f.Repo.Draft(t.Context(), "audio")
+	kind(t, err, fault.NotFound)
+}
+
+// A role signed by a key nobody delegated is refused with a reason that names
+// role, key and rule, and the version it squats stops nobody.
+func TestAKeyNobodyDelegated(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	f.Release("detector", "1.0.0")
+	// The thief runs a fleet of its own in which its key is the team's.
+	rogue := trusttest.New(t, nil)
+	next(t, rogue, add(rogue, "detector", "9.9.9"))
+	raw, err := rogue.Bucket.Get(t.Context(), "tuf/1.pub-vision.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Bucket.Overwrite("tuf/2.pub-vision.json", resign(t, raw, rogue.Publisher, func(m *metadata.TargetsType) { m.Version = 2 }))
+	_, err = f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+	rule(t, err, trust.RulePublisher)
+	id, _ := repository.KeyID(rogue.Publisher.Public())
+	for _, part := range []string{"pub-vision version 2", id[:12], "rule publisher"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not name %q", err, part)
 		}
-		f.Bucket.Overwrite(v2, other)
-		_, err = admit(t, f)
-		rule(t, err, trust.RuleBundle)
-	})
-	t.Run("a bundle by another key", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		a := f.Addition("detector", "2.0.0")
-		a.Bundles[fleet.DefaultVariant], _ = trusttest.Bundle(t, "detector@2.0.0", trusttest.Key(t))
-		f.Bucket.Overwrite(v2, a.Bundles[fleet.DefaultVariant])
-		next(t, f, repository.Change{Add: []repository.Addition{a}})
-		_, err := admit(t, f)
-		rule(t, err, trust.RuleBundle)
-	})
-	t.Run("a team nobody knows", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		_, err := f.Repo.Admit(t.Context(), "audio", f.Now)
-		kind(t, err, fault.NotFound)
-		_, err = f.Repo.Draft(t.Context(), "audio")
-		kind(t, err, fault.NotFound)
-	})
+	}
+	next(t, f, add(f, "detector", "1.1.0"))
+	a, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+	if err != nil || a.Version != 3 || len(a.Added) != 1 || len(a.Ignored) != 1 {
+		t.Errorf("admission %+v, %v", a, err)
+	}
 }
 
 func TestAModelHasOneOwner(t *testing.T) {
