@@ -1,0 +1,168 @@
+// Package cli is the operator's commands: `modelfleet init, publish, verify,
+// token, members, releases, rollout, audit, operator, context, version`.
+//
+// Each command is an options struct, a constructor that declares its flags and a
+// run method: everything it needs is handed in, nothing is global, so a command
+// is tested by calling [Run]. Commands reach the coordinator through pkg/api
+// only, and print results to standard output and everything else to standard
+// error. Every list and description can be had as JSON with -o json; the JSON is
+// pkg/api's and stays as it is.
+//
+//	os.Exit(cli.Run(ctx, cli.Options{Args: os.Args[1:], Streams: console.System(), Env: os.Getenv, Version: version}))
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+)
+
+// Options is what a run of the program gets.
+type Options struct {
+	Args    []string // without the program's name
+	Streams console.Streams
+	Env     func(string) string // os.Getenv
+	Version string
+	Now     func() time.Time // time.Now by default
+}
+
+const program = "modelfleet"
+
+// Run runs a command and returns the exit code: 0, or that of the error's kind.
+func Run(ctx context.Context, o Options) int {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	d := &desk{Streams: o.Streams, env: o.Env, now: o.Now, version: o.Version}
+	root := d.root()
+	root.SetArgs(o.Args)
+	root.SetIn(o.Streams.In)
+	root.SetOut(o.Streams.Out)
+	root.SetErr(o.Streams.Err)
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		return fault.Canceled.Exit() // a person pressed Ctrl-C and knows it
+	}
+	if _, ok := errors.AsType[*fault.Error](err); !ok && !d.running {
+		err = fault.New(fault.Invalid, "read command line", "", err).WithHint("see `%s --help`", cmd.CommandPath())
+	}
+	return d.Problem(program, err)
+}
+
+// desk is what all commands share.
+type desk struct {
+	console.Streams
+	env     func(string) string
+	now     func() time.Time
+	version string
+	running bool // the command line was understood
+
+	reach  reach
+	output string
+}
+
+func (d *desk) root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   program,
+		Short: "Move models through their life on a fleet of devices and functions",
+		Long: `modelfleet publishes signed models, rolls them out over a fleet in stages, and
+takes a bad one back.
+
+Commands that speak to a coordinator find it by a context file: --context,
+$MODELFLEET_CONTEXT, or the one that "modelfleet context use" kept. A coordinator
+writes the first one into its data folder as admin.context.json. $MODELFLEET_URL,
+$MODELFLEET_PIN and $MODELFLEET_TOKEN replace single values of it.
+
+Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
+5 denied, 6 not trusted, 7 no room, 8 try again later, 130 interrupted.`,
+		Example: `  modelfleet init --dir orchard --name orchard --team vision --bucket orchard-models
+  modelfleet context use /var/lib/modelfleet/admin.context.json
+  modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
+  modelfleet rollout start detector@1.5.0 --preset standard
+  modelfleet rollout watch detector-7`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			d.running = true
+			if d.output != "table" && d.output != "json" {
+				return fault.Newf(fault.Invalid, "read command line", "--output "+d.output, "it is neither table nor json")
+			}
+			return nil
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	flags := cmd.PersistentFlags()
+	flags.StringVarP(&d.output, "output", "o", "table", "how to print results: `table` or json")
+	d.reach.declare(flags)
+	cmd.SetHelpTemplate(helpTemplate)
+	cmd.AddGroup(&cobra.Group{ID: "model", Title: "Models"}, &cobra.Group{ID: "fleet", Title: "Fleet"}, &cobra.Group{ID: "desk", Title: "This desk"})
+	for group, cmds := range map[string][]*cobra.Command{
+		"model": {d.publishCommand(), d.verifyCommand(), d.releaseCommands(), d.rolloutCommands()},
+		"fleet": {d.initCommand(), d.tokenCommands(), d.memberCommands(), d.auditCommands(), d.operatorCommands()},
+		"desk":  {d.contextCommands(), d.versionCommand()},
+	} {
+		for _, c := range cmds {
+			c.GroupID = group
+			cmd.AddCommand(c)
+		}
+	}
+	cmd.SetHelpCommandGroupID("desk")
+	cmd.SetCompletionCommandGroupID("desk")
+	return cmd
+}
+
+// helpTemplate puts what a command is for before how it is called.
+const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+// group is a command that only holds others.
+func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			err := fault.Newf(fault.Invalid, "read command line", cmd.CommandPath()+" "+args[0], "there is no such command")
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				return err.WithHint("did you mean %q?", cmd.CommandPath()+" "+near[0])
+			}
+			return err.WithHint("see `%s --help`", cmd.CommandPath())
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.AddCommand(cmds...)
+	return cmd
+}
+
+// run adapts a command's work to cobra.
+func run(work func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error { return work(cmd.Context(), args) }
+}
+
+// json reports whether results are to be printed as JSON.
+func (d *desk) json() bool { return d.output == "json" }
+
+func (d *desk) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the program's version", Args: cobra.NoArgs,
+		Example: "  modelfleet version\n  modelfleet version -o json",
+		RunE: run(func(context.Context, []string) error {
+			if d.json() {
+				return d.JSON(map[string]string{"version": d.version})
+			}
+			d.Print("%s %s", program, d.version)
+			return nil
+		}),
+	}
+}

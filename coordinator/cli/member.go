@@ -1,0 +1,249 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+func (d *desk) memberCommands() *cobra.Command {
+	cmd := group("members", "See what members run, and why", d.membersList(), d.membersDescribe(), d.membersExplain(), d.membersRevoke())
+	cmd.Aliases = []string{"member"}
+	return cmd
+}
+
+const selectorHelp = `A selector is a list of terms that must all hold:
+
+  ring=lab             the label is exactly this
+  class!=lab           it is absent or something else
+  region in (eu, us)   it is one of these
+  zone notin (a, b)    it is absent or none of these
+  camera, !camera      it is there, it is not there
+
+The labels id and kind (device, function) are always there.`
+
+func (d *desk) membersList() *cobra.Command {
+	var selector string
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List members", Args: cobra.NoArgs,
+		Long: "List members, one line for each model of each.\n\n" + selectorHelp,
+		Example: `  modelfleet members list
+  modelfleet members list -l 'region in (eu, us), class!=lab'
+  modelfleet members list -l kind=function -o json | jq -r '.[].facts.id'`,
+		RunE: run(func(ctx context.Context, _ []string) error {
+			sel, err := fleet.ParseSelector(selector)
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			members, err := client.Members(ctx, sel)
+			if err != nil {
+				return err
+			}
+			return d.printMembers(members)
+		}),
+	}
+	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only members with these labels")
+	return cmd
+}
+
+func (d *desk) printMembers(members []api.MemberInfo) error {
+	if d.json() {
+		return d.JSON(list(members))
+	}
+	if len(members) == 0 {
+		d.Say("no member fits")
+		return nil
+	}
+	var rows [][]string
+	for _, m := range members {
+		head := []string{string(m.Facts.ID), string(m.Facts.Kind), m.Facts.Labels.String()}
+		seen := console.Ago(m.Seen, d.now())
+		if len(m.Models) == 0 {
+			rows = append(rows, append(head, "", "", "", "", seen))
+		}
+		for _, st := range m.Models {
+			rows = append(rows, append(head[:3:3], string(st.Model), version(st.Running), version(st.Target), phaseText(st), seen))
+		}
+	}
+	return d.Table("MEMBER KIND LABELS MODEL RUNS SHOULD PHASE SEEN", rows)
+}
+
+// list makes an absent list an empty one, for JSON.
+func list[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
+
+// version is the version of a ref, or a shortened digest.
+func version(ref string) string {
+	if _, v, ok := strings.Cut(ref, "@"); ok {
+		return v
+	}
+	return ref[:min(len(ref), 12)]
+}
+
+// phaseText is a phase with the reason of a failure and what is in quarantine.
+func phaseText(st api.ModelStatus) string {
+	s := st.Phase.String()
+	if st.FailureCode != "" {
+		s += " (" + st.FailureCode + ")"
+	}
+	if len(st.Quarantined) > 0 && st.Phase != fleet.Quarantined {
+		s += ", quarantine"
+	}
+	return s
+}
+
+func (d *desk) membersDescribe() *cobra.Command {
+	return &cobra.Command{
+		Use: "describe MEMBER", Short: "Show everything known of a member", Args: cobra.ExactArgs(1),
+		Example: "  modelfleet members describe cork-07\n  modelfleet members describe cork-07 -o json",
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseMemberID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			m, err := client.Member(ctx, id)
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(m)
+			}
+			return d.printMember(m)
+		}),
+	}
+}
+
+func (d *desk) printMember(m api.MemberInfo) error {
+	f := m.Facts
+	revoked := ""
+	if m.Revoked {
+		revoked = "yes: it has no identity any more"
+	}
+	rss := ""
+	if m.RSS > 0 {
+		rss = console.Bytes(m.RSS)
+	}
+	seen := "never"
+	if !m.Seen.IsZero() {
+		seen = console.Ago(m.Seen, d.now()) + " ago"
+		if m.Via != "" {
+			seen += ", by " + m.Via
+		}
+	}
+	err := d.Pairs("member", string(f.ID), "kind", string(f.Kind), "group", string(f.Group), "labels", f.Labels.String(), "cell", m.Cell,
+		"agent", strings.TrimSpace(f.Agent+" "+f.Platform), "memory", rss, "enrolled", f.Enrolled.Format("2006-01-02 15:04:05Z"), "seen", seen,
+		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "revoked", revoked)
+	if err != nil {
+		return err
+	}
+	for _, st := range m.Models {
+		d.Print("")
+		if err := d.printModel(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *desk) printModel(st api.ModelStatus) error {
+	running := cmp.Or(st.Running, "nothing")
+	if !st.RunningRoot.IsZero() {
+		running += " (" + st.RunningRoot.Short() + ", observed)"
+	}
+	quarantine := make([]string, len(st.Quarantined))
+	for i, q := range st.Quarantined {
+		quarantine[i] = q.Short()
+	}
+	fetched := ""
+	if st.BytesTotal > 0 && st.BytesDone < st.BytesTotal {
+		fetched = console.Bytes(st.BytesDone) + " of " + console.Bytes(st.BytesTotal)
+	}
+	rollout := ""
+	if st.Rollout != "" {
+		rollout = string(st.Rollout) + ", " + st.Arm
+	}
+	return d.Pairs("model", string(st.Model), "runs", running, "should run", cmp.Or(st.Target, "nothing"), "why", st.Reason, "phase", phaseText(st),
+		"fetched", fetched, "rollout", rollout, "requests", countText(st.Requests), "errors", shareText(st.Errors, st.Requests),
+		"right", shareText(st.Right, st.Right+st.Wrong), "latency", latencyText(st.P50, st.P95), "quarantined", strings.Join(quarantine, ", "))
+}
+
+func (d *desk) membersExplain() *cobra.Command {
+	return &cobra.Command{
+		Use: "explain MEMBER", Aliases: []string{"why"}, Short: "Say why a member runs what it runs", Args: cobra.ExactArgs(1),
+		Example: "  modelfleet members explain cork-07",
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseMemberID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			x, err := client.Explain(ctx, id)
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(x)
+			}
+			for _, st := range x.Member.Models {
+				d.Print("%s runs %s and should run %s", id, console.Clean(cmp.Or(st.Running, "nothing of "+string(st.Model))), console.Clean(cmp.Or(st.Target, "nothing")))
+			}
+			for _, line := range x.Lines {
+				d.Print("- %s", console.Clean(line))
+			}
+			return nil
+		}),
+	}
+}
+
+func (d *desk) membersRevoke() *cobra.Command {
+	var reason string
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "revoke MEMBER", Short: "Take a member's identity away, for good", Args: cobra.ExactArgs(1),
+		Example: "  modelfleet members revoke cork-07 --reason 'stolen from the van' --yes",
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseMemberID(args[0])
+			if err != nil {
+				return err
+			}
+			if !yes {
+				return fault.Newf(fault.Invalid, "revoke member", args[0], "it cannot be undone: the member has to enrol again").WithHint("say --yes")
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			if err := client.Revoke(ctx, id, reason); err != nil {
+				return err
+			}
+			d.Say("%s has no identity any more", id)
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit log")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	return cmd
+}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
+	"github.com/modelfleet/modelfleet/coordinator/cli/publisher"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// publish is `publish`.
+type publish struct {
+	*desk
+	dir, team, variant     string
+	classes, also          []string
+	metrics                map[string]string
+	minAgent, card, series string
+	dryRun, noAdmit        bool
+}
+
+func (d *desk) publishCommand() *cobra.Command {
+	o := &publish{desk: d}
+	cmd := &cobra.Command{
+		Use: "publish FOLDER MODEL@VERSION", Short: "Sign a model folder, upload it, and have it admitted", Args: cobra.ExactArgs(2),
+		Long: `Sign a model folder (OpenSSF Model Signing), upload its files, list it in the
+team's signed role, and ask the coordinator to admit it.
+
+Files whose content is in the bucket already are not sent again. Running it again
+does nothing, or finishes what was cut short. A published version never changes.
+
+A release may hold one variant for each hardware class: --also adds further
+folders. All of a version's variants are published together.`,
+		Example: `  modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
+  modelfleet publish ./detector-1.5 detector@1.5.0 --metric accuracy=0.962 --card ./detector-1.5/README.md
+  modelfleet publish ./fp16 detector@1.5.0 --variant fp16 --classes jetson,rtx --also int8:cortex-a=./int8
+  modelfleet publish ./detector-1.5 detector@1.5.0 --dry-run`,
+		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0], args[1]) }),
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`, with the publisher's key; $MODELFLEET_DIR")
+	f.StringVar(&o.team, "team", "", "publish as this `team`; by default the one whose key is there")
+	f.StringVar(&o.variant, "variant", fleet.DefaultVariant, "`name` of the folder's variant")
+	f.StringSliceVar(&o.classes, "classes", nil, "hardware `classes` the variant is for; by default any")
+	f.StringArrayVar(&o.also, "also", nil, "a further variant, as `NAME:CLASS,CLASS=FOLDER`; may be repeated")
+	f.StringToStringVar(&o.metrics, "metric", nil, "an evaluation result `name=value`, signed with the release; may be repeated")
+	f.StringVar(&o.minAgent, "min-agent", "", "lowest agent `version` that may run it")
+	f.StringVar(&o.card, "card", "", "model card `file`, whose digest is signed with the release")
+	f.StringVar(&o.series, "baseline", "", "baseline statistics `file`, whose digest is signed with the release")
+	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check; write nothing")
+	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
+	return cmd
+}
+
+func (o *publish) run(ctx context.Context, source, ref string) error {
+	r, err := o.release(source, ref)
+	if err != nil {
+		return err
+	}
+	home, err := folder.Open(o.dir)
+	if err != nil {
+		return err
+	}
+	team, key, err := home.Publisher(ctx, fleet.Team(o.team))
+	if err != nil {
+		return err
+	}
+	r.Team = team
+	store, err := home.Fleet.Open(ctx)
+	if err != nil {
+		return err
+	}
+	repo, err := home.Repository(ctx, store)
+	if err != nil {
+		return err
+	}
+	progress, stop := o.progress()
+	out, err := publisher.Publish(ctx, publisher.Options{Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Progress: progress}, r)
+	stop()
+	if err != nil {
+		return err
+	}
+	return o.finish(ctx, out)
+}
+
+// finish says what was done and asks for admission.
+func (o *publish) finish(ctx context.Context, out publisher.Outcome) error {
+	ref := out.Release.Ref()
+	switch {
+	case o.dryRun:
+		o.Say("%s would be published by team %s; nothing was written", ref, out.Release.Team)
+	case out.Unsigned > 0:
+		o.Say("%s is signed by this key; the role needs %d more", ref, out.Unsigned)
+	case out.Published:
+		o.Say("published %s by team %s", ref, out.Release.Team)
+	default:
+		o.Say("%s was published before, just so", ref)
+	}
+	if o.json() {
+		if err := o.JSON(out); err != nil {
+			return err
+		}
+	}
+	if o.dryRun || o.noAdmit || out.Unsigned > 0 {
+		return nil
+	}
+	client, err := o.client()
+	if err == nil {
+		quiet := *o.desk
+		quiet.output = "table" // the outcome above is the JSON
+		err = quiet.admit(ctx, client, out.Release.Team)
+	}
+	if err != nil {
+		return fault.New(fault.KindOf(err), "admit", ref, err).
+			WithHint("it is published; once the coordinator can be reached: `modelfleet releases admit --team %s`", out.Release.Team)
+	}
+	return nil
+}
+
+// release reads the command line.
+func (o *publish) release(source, ref string) (publisher.Release, error) {
+	model, version, err := fleet.ParseRef(ref)
+	if err != nil {
+		return publisher.Release{}, err
+	}
+	r := publisher.Release{Model: model, Version: version, MinAgent: o.minAgent, Card: o.card, Baseline: o.series,
+		Sources: []publisher.Source{{Dir: source, Variant: o.variant, Classes: o.classes}}}
+	for _, text := range o.also {
+		src, err := parseAlso(text)
+		if err != nil {
+			return r, err
+		}
+		if slices.ContainsFunc(r.Sources, func(s publisher.Source) bool { return s.Variant == src.Variant }) {
+			return r, fault.Newf(fault.Invalid, "read --also", text, "variant %s is given twice", src.Variant)
+		}
+		r.Sources = append(r.Sources, src)
+	}
+	if r.Metrics, err = parseMetrics(o.metrics); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// parseAlso reads "NAME:CLASS,CLASS=FOLDER".
+func parseAlso(text string) (publisher.Source, error) {
+	head, dir, ok := strings.Cut(text, "=")
+	name, classes, _ := strings.Cut(head, ":")
+	if !ok || name == "" || dir == "" {
+		return publisher.Source{}, fault.Newf(fault.Invalid, "read --also", text, "it is not NAME:CLASS,CLASS=FOLDER").WithHint("write for example --also int8:cortex-a=./int8")
+	}
+	src := publisher.Source{Dir: dir, Variant: name}
+	if classes != "" {
+		src.Classes = strings.Split(classes, ",")
+	}
+	return src, nil
+}
+
+// progress shows publishing's steps as bars or lines.
+func (o *publish) progress() (p publisher.Progress, stop func()) {
+	var bar *console.Progress
+	return publisher.Progress{
+			Step: func(what string, total int64) { bar = o.Progress(what, total) },
+			At: func(done int64) {
+				if bar != nil {
+					bar.Set(done)
+				}
+			},
+			Settled: func(format string, args ...any) { bar.Done(format, args...) },
+		}, func() {
+			if bar != nil {
+				bar.Stop()
+			}
+		}
+}
+
+// parseMetrics reads numbers, in the order of their names so that the first
+// mistake is always the same.
+func parseMetrics(texts map[string]string) (map[string]float64, error) {
+	if len(texts) == 0 {
+		return nil, nil
+	}
+	out := make(map[string]float64, len(texts))
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		v, err := parseNumber(texts[name])
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "read --metric", name+"="+texts[name], err)
+		}
+		out[name] = v
+	}
+	return out, nil
+}

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+func (d *desk) releaseCommands() *cobra.Command {
+	cmd := group("releases", "See what the fleet may run", d.releasesList(), d.releasesAdmit())
+	cmd.Aliases = []string{"release"}
+	return cmd
+}
+
+func (d *desk) releasesList() *cobra.Command {
+	var model string
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List admitted releases, newest first", Args: cobra.NoArgs,
+		Example: "  modelfleet releases list\n  modelfleet releases list --model detector -o json",
+		RunE: run(func(ctx context.Context, _ []string) error {
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			all, err := client.Releases(ctx)
+			if err != nil {
+				return err
+			}
+			all = slices.DeleteFunc(all, func(r api.ReleaseInfo) bool { return model != "" && r.Release.Model != fleet.ModelName(model) })
+			if d.json() {
+				return d.JSON(list(all))
+			}
+			if len(all) == 0 {
+				d.Say("no release is admitted; `modelfleet publish DIR MODEL@VERSION` publishes one")
+				return nil
+			}
+			var rows [][]string
+			for _, r := range all {
+				rows = append(rows, d.releaseRow(r))
+			}
+			return d.Table("RELEASE TEAM MEMBERS SIZE ADMITTED BY METRICS IDENTITY", rows)
+		}),
+	}
+	cmd.Flags().StringVar(&model, "model", "", "only releases of this model")
+	return cmd
+}
+
+func (d *desk) releaseRow(r api.ReleaseInfo) []string {
+	ref := r.Release.Ref()
+	if r.Revoked {
+		ref += " (revoked)"
+	}
+	var bytes int64
+	var ids, metrics []string
+	for _, v := range r.Release.Variants {
+		bytes = max(bytes, v.Size)
+		id := v.Root.Short()
+		if v.Name != fleet.DefaultVariant {
+			id = v.Name + ":" + id
+		}
+		ids = append(ids, id)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Metrics)) {
+		metrics = append(metrics, fmt.Sprintf("%s=%.4g", name, r.Metrics[name]))
+	}
+	return []string{ref, string(r.Release.Team), fmt.Sprint(r.Members), console.Bytes(bytes), console.Ago(r.Admitted, d.now()), r.By, strings.Join(metrics, ","), strings.Join(ids, ",")}
+}
+
+func (d *desk) releasesAdmit() *cobra.Command {
+	var team string
+	cmd := &cobra.Command{
+		Use: "admit", Short: "Have the coordinator take up what a team published", Args: cobra.NoArgs,
+		Long: `Have the coordinator take up what a team put into the bucket. It verifies it as a
+member would. "publish" asks for this by itself.`,
+		Example: "  modelfleet releases admit --team vision",
+		RunE: run(func(ctx context.Context, _ []string) error {
+			t, err := fleet.ParseTeam(team)
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			return d.admit(ctx, client, t)
+		}),
+	}
+	cmd.Flags().StringVar(&team, "team", "", "the `team` that published")
+	_ = cmd.MarkFlagRequired("team") // the flag is declared above
+	return cmd
+}
+
+// admit asks for admission and says what it changed.
+func (d *desk) admit(ctx context.Context, client *api.Client, team fleet.Team) error {
+	reply, err := client.Admit(ctx, api.AdmitRequest{Team: team})
+	if err != nil {
+		return err
+	}
+	if d.json() {
+		return d.JSON(reply)
+	}
+	for _, r := range reply.Admitted {
+		d.Say("admitted %s", r.Release.Ref())
+	}
+	for _, r := range reply.Revoked {
+		d.Say("revoked %s: no member may run it any more", r.Release.Ref())
+	}
+	if len(reply.Admitted)+len(reply.Revoked) == 0 {
+		d.Say("admission: nothing new, %d known", len(reply.Known))
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+func (d *desk) rolloutCommands() *cobra.Command {
+	cmd := group("rollout", "Bring a release to the fleet in stages, and take it back",
+		d.rolloutStart(), d.rolloutList(), d.rolloutStatus(), d.rolloutWatch(), d.rolloutReport(),
+		d.rolloutCommand(api.Pause, "Expose nobody new", `Expose nobody new. A failing gate still rolls the release back, unless --hold says
+that not even that may move the fleet.`, "  modelfleet rollout pause detector-7 --reason 'line 3 is being rebuilt'"),
+		d.rolloutCommand(api.Resume, "Go on after a pause", "Go on after a pause. The stage it was in soaks anew.", "  modelfleet rollout resume detector-7"),
+		d.rolloutCommand(api.Abort, "End a rollout, and withdraw members that have not switched", `End a rollout. Members that were told and have not switched are withdrawn; those
+that have switched keep the release. "rollback" returns them as well.`, "  modelfleet rollout abort detector-7 --reason 'wrong baseline'"),
+		d.rolloutCommand(api.Rollback, "End a rollout, and return every member that switched", `End a rollout and return every member that switched to the release it came from,
+out of the copy that each has kept.`, "  modelfleet rollout rollback detector-7 --reason 'operators see ghosts'"),
+		d.rolloutCommand(api.Approve, "Let a stage begin that waits for approval", `Let a stage begin that waits for approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve detector-7 --reason 'shadow report read'"),
+	)
+	cmd.Aliases = []string{"rollouts"}
+	return cmd
+}
+
+func (d *desk) rolloutList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List rollouts, newest first", Args: cobra.NoArgs,
+		Example: "  modelfleet rollout list\n  modelfleet rollout list -o json | jq '.[0].id'",
+		RunE: run(func(ctx context.Context, _ []string) error {
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			all, err := client.Rollouts(ctx)
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(list(all))
+			}
+			if len(all) == 0 {
+				d.Say("no rollout yet; `modelfleet rollout start MODEL@VERSION --preset standard` begins one")
+				return nil
+			}
+			var rows [][]string
+			for _, x := range all {
+				rows = append(rows, []string{string(x.ID), x.Release.Ref(), stateText(x.State), stageText(x), fmt.Sprintf("%d of %d", x.StillOn, x.Population), x.Author, console.Ago(x.Started, d.now()), x.Reason})
+			}
+			return d.Table("ROLLOUT RELEASE STATE STAGE RUN-IT BY STARTED WHY", rows)
+		}),
+	}
+}
+
+// stageText is "ten (2/4)", or nothing once it has ended.
+func stageText(x api.RolloutInfo) string {
+	if !x.Ended.IsZero() || x.Stage >= len(x.Stages) {
+		return ""
+	}
+	return fmt.Sprintf("%s (%d/%d)", x.Stages[x.Stage].Name, x.Stage+1, len(x.Stages))
+}
+
+func (d *desk) rolloutStatus() *cobra.Command {
+	return &cobra.Command{
+		Use: "status ROLLOUT", Short: "Show how a rollout stands, and why", Args: cobra.ExactArgs(1),
+		Example: "  modelfleet rollout status detector-7\n  modelfleet rollout status detector-7 -o json | jq -r .state",
+		RunE: run(func(ctx context.Context, args []string) error {
+			x, err := d.rollout(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(x)
+			}
+			return d.printStatus(x)
+		}),
+	}
+}
+
+func (d *desk) rollout(ctx context.Context, arg string) (api.RolloutInfo, error) {
+	id, err := fleet.ParseRolloutID(arg)
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	client, err := d.client()
+	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	return client.Rollout(ctx, id)
+}
+
+func (d *desk) printStatus(x api.RolloutInfo) error {
+	took, end := "running for", d.now()
+	if !x.Ended.IsZero() {
+		took, end = "took", x.Ended
+	}
+	err := d.Pairs("rollout", string(x.ID), "release", x.Release.Ref(), "from", x.From, "state", stateText(x.State), "why", x.Reason,
+		"started", fmt.Sprintf("%s by %s, %s %s", x.Started.Format("2006-01-02 15:04:05Z"), x.Author, took, end.Sub(x.Started).Round(time.Second)),
+		"members", fmt.Sprintf("%d in the population, %d ever ran it, %d run it now", x.Population, x.EverExposed, x.StillOn), "approved by", strings.Join(x.Approvals, ", "))
+	if err != nil {
+		return err
+	}
+	d.Print("")
+	var rows [][]string
+	for i, st := range x.Stages {
+		here := " "
+		if i == x.Stage && x.Ended.IsZero() {
+			here = ">"
+		}
+		verdict, why := "", ""
+		if st.Verdict != nil {
+			verdict, why = st.Verdict.Outcome, st.Verdict.Reason
+		}
+		rows = append(rows, []string{here + st.Name, strings.ToLower(st.State), fmt.Sprintf("%d/%d", st.Exposed, st.Target), st.Soak.String(), verdict, why})
+	}
+	return d.Table("STAGE STATE EXPOSED SOAK VERDICT WHY", rows)
+}
+
+func (d *desk) rolloutReport() *cobra.Command {
+	return &cobra.Command{
+		Use: "report ROLLOUT", Short: "Compare exposed members with their control, with the evidence", Args: cobra.ExactArgs(1),
+		Long: `Compare exposed members with their control since the rollout began, and show each
+gate's evidence. E multiplies as evidence comes in: 1 says nothing, and a gate
+fails when E reaches its threshold.`,
+		Example: "  modelfleet rollout report detector-7\n  modelfleet rollout report detector-7 -o json | jq '.stages[].verdict.gates'",
+		RunE: run(func(ctx context.Context, args []string) error {
+			x, err := d.rollout(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(x)
+			}
+			return d.printReport(x)
+		}),
+	}
+}
+
+func (d *desk) printReport(x api.RolloutInfo) error {
+	d.Print("%s %s: %s", x.Release.Ref(), stateText(x.State), console.Clean(x.Reason))
+	d.Print("")
+	e, c := x.Exposed, x.Control
+	rows := [][]string{
+		{"members reporting", fmt.Sprintf("%d of %d", e.Seen, e.Members), fmt.Sprintf("%d of %d", c.Seen, c.Members)},
+		{"failed on", fmt.Sprint(e.Fatal), fmt.Sprint(c.Fatal)},
+		{"requests", fmt.Sprint(e.Requests), fmt.Sprint(c.Requests)},
+		{"errors", shareText(e.Errors, e.Requests), shareText(c.Errors, c.Requests)},
+		{"right", shareText(e.Right, e.Right+e.Wrong), shareText(c.Right, c.Right+c.Wrong)},
+		{"latency", latencyText(e.P50, e.P95), latencyText(c.P50, c.P95)},
+	}
+	if err := d.Table("SINCE-START EXPOSED CONTROL", rows); err != nil {
+		return err
+	}
+	for _, st := range x.Stages {
+		if st.Verdict == nil {
+			continue
+		}
+		d.Print("\nstage %s: %s, %s", console.Clean(st.Name), st.Verdict.Outcome, console.Clean(st.Verdict.Reason))
+		var rows [][]string
+		for _, g := range st.Verdict.Gates {
+			rows = append(rows, []string{g.Gate, g.Outcome, fmt.Sprintf("%.3g", g.E), fmt.Sprintf("%.3g", g.Threshold), g.Reason})
+		}
+		if err := d.Table("GATE OUTCOME E FAILS-AT WHY", rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rolloutCommand is pause, resume, abort, rollback or approve.
+func (d *desk) rolloutCommand(command api.Command, short, long, example string) *cobra.Command {
+	var req api.CommandRequest
+	cmd := &cobra.Command{
+		Use: string(command) + " ROLLOUT", Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1),
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseRolloutID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			x, err := client.Command(ctx, id, command, req)
+			if err != nil {
+				return err
+			}
+			if d.json() {
+				return d.JSON(x)
+			}
+			d.Say("%s %s: taken; `modelfleet rollout watch %s` shows what comes of it", command, cmp.Or(x.ID, id), id)
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for the audit log")
+	if command == api.Pause {
+		cmd.Flags().BoolVar(&req.Hold, "hold", false, "not even a failing gate may roll back")
+	}
+	return cmd
+}

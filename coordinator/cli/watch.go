@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// rolloutWatch is `rollout watch`.
+type rolloutWatch struct {
+	*desk
+	exitStatus bool
+	every      time.Duration
+}
+
+// watchEvery is how often the rollout itself is asked for: events are for people
+// and may be lost, the end of a rollout must not be.
+const watchEvery = 2 * time.Second
+
+func (d *desk) rolloutWatch() *cobra.Command {
+	o := &rolloutWatch{desk: d}
+	cmd := &cobra.Command{
+		Use: "watch ROLLOUT", Short: "Follow a rollout to its end, one line for each event", Args: cobra.ExactArgs(1),
+		Long: `Follow a rollout to its end, one line for each event. It goes on when the
+coordinator is away for a while. Ctrl-C ends the watching, not the rollout.`,
+		Example: `  modelfleet rollout watch detector-7
+  modelfleet rollout watch detector-7 --exit-status && ./promote.sh`,
+		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
+	}
+	cmd.Flags().BoolVar(&o.exitStatus, "exit-status", false, "end with exit code 4 unless the rollout succeeded")
+	cmd.Flags().DurationVar(&o.every, "every", watchEvery, "how often to ask, besides listening")
+	return cmd
+}
+
+func (o *rolloutWatch) run(ctx context.Context, arg string) error {
+	id, err := fleet.ParseRolloutID(arg)
+	if err != nil {
+		return err
+	}
+	client, err := o.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := make(chan api.Event)
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		o.listen(ctx, client, id, events)
+	}()
+	x, err := o.follow(ctx, client, id, events)
+	cancel()
+	<-heard
+	if err != nil {
+		return err
+	}
+	if o.exitStatus && x.State != "Succeeded" {
+		return fault.Newf(fault.Conflict, "watch rollout", arg, "it ended %s: %s", stateText(x.State), x.Reason)
+	}
+	return nil
+}
+
+// follow prints events and changes of state until the rollout has ended.
+func (o *rolloutWatch) follow(ctx context.Context, client *api.Client, id fleet.RolloutID, events <-chan api.Event) (api.RolloutInfo, error) {
+	tick := time.NewTicker(o.every)
+	defer tick.Stop()
+	said, away := "", false
+	for {
+		x, err := client.Rollout(ctx, id)
+		switch {
+		case err == nil:
+			if now := summary(x); now != said {
+				said = now
+				if err := o.tell(o.now(), now, x); err != nil {
+					return x, err
+				}
+			}
+			away = false
+			if !x.Ended.IsZero() {
+				return x, nil
+			}
+		case !fault.KindOf(err).Retry():
+			return x, err
+		case !away:
+			away = true
+			o.Say("the coordinator does not answer; still trying")
+		}
+		select {
+		case <-ctx.Done():
+			return x, ctx.Err()
+		case e := <-events:
+			if o.json() {
+				err = o.JSONLine(e)
+			} else {
+				o.Print("%s  %s", e.At.Format("15:04:05"), console.Clean(e.Text))
+			}
+			if err != nil {
+				return x, err
+			}
+		case <-tick.C:
+		}
+	}
+}
+
+// tell prints how the rollout stands now.
+func (o *rolloutWatch) tell(now time.Time, text string, x api.RolloutInfo) error {
+	if o.json() {
+		return o.JSONLine(api.Event{At: now, Kind: "rollout", Subject: string(x.ID), Text: text})
+	}
+	o.Print("%s  %s", now.Format("15:04:05"), console.Clean(text))
+	return nil
+}
+
+// summary is how a rollout stands, in a line.
+func summary(x api.RolloutInfo) string {
+	s := fmt.Sprintf("%s %s", x.Release.Ref(), stateText(x.State))
+	if stage := stageText(x); stage != "" {
+		st := x.Stages[x.Stage]
+		s += fmt.Sprintf(", stage %s %s: %d of %d exposed", stage, stateText(st.State), st.Exposed, st.Target)
+	} else {
+		s += fmt.Sprintf(": %d ever ran it, %d run it now; %s", x.EverExposed, x.StillOn, x.Reason)
+	}
+	return s
+}
+
+// listen hands over the rollout's events until ctx ends, across restarts of the
+// coordinator.
+func (o *rolloutWatch) listen(ctx context.Context, client *api.Client, id fleet.RolloutID, events chan<- api.Event) {
+	for n := 1; ctx.Err() == nil; n++ {
+		// The error is no news: follow asks for the rollout itself and tells.
+		_ = client.Events(ctx, func(e api.Event) error {
+			n = 1
+			if e.Kind != "rollout" || e.Subject != string(id) {
+				return nil
+			}
+			select {
+			case events <- e:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(api.Jitter(n)):
+		}
+	}
+}
