@@ -175,34 +175,47 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 	return out, nil
 }
 
-// Catchup admits again what the store says was admitted and the repository in
-// the bucket does not list yet: the coordinator stopped in between.
+// Catchup makes the store and the bucket agree after a restart: what was admitted
+// and not published is admitted again, and what the bucket lists and the store
+// does not know, since it was made anew, is written down.
 func (d *Desk) Catchup(ctx context.Context) error {
 	listed, err := d.o.Publisher.Listed()
 	if err != nil {
 		return err
 	}
-	have := map[string]bool{}
-	for _, e := range listed {
-		have[e.Release.Ref()] = true
-	}
 	rs, err := d.o.Store.Releases(ctx)
 	if err != nil {
 		return err
 	}
+	have, kept := map[string]bool{}, map[string]bool{}
+	for _, e := range listed {
+		have[e.Release.Ref()] = true
+	}
 	behind := map[fleet.Team]bool{}
 	for _, r := range rs {
+		kept[r.Ref()] = true
 		if have[r.Ref()] == r.Revoked {
 			behind[r.Team] = true
 		}
 	}
+	now := d.o.Now().UTC()
+	for _, e := range listed {
+		if kept[e.Release.Ref()] {
+			continue
+		}
+		adm := store.Admission{Team: e.Release.Team, Admitted: []store.Release{{Release: e.Release, Admitted: now, By: audit.Coordinator, Metrics: e.Metrics}}}
+		note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(), Reason: "found admitted in the bucket", Detail: e}
+		if err := d.o.Store.Admit(ctx, adm, note); err != nil {
+			return err
+		}
+		d.o.Logger.Warn("release taken from the bucket, the store has none", "release", e.Release.Ref())
+	}
 	for team := range behind {
-		now := d.o.Now().UTC()
 		if _, err := d.o.Publisher.Admit(ctx, team, now, func(repository.Admission) error { return nil }); err != nil {
 			d.o.Logger.Error("admitted releases are not published", "team", team, "err", err)
 			continue
 		}
 		d.o.Logger.Info("admission finished after a restart", "team", team)
 	}
-	return nil
+	return d.reload(ctx)
 }

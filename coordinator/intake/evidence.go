@@ -96,9 +96,10 @@ func prefixes(r *fleet.Release) map[telemetry.Prefix]bool {
 	return out
 }
 
-// Evidence is the input of the gates at now: the members that count, by id.
-func (w *Watch) Evidence(stage int, facts []fleet.Facts, now time.Time) analysis.Evidence {
-	ev := analysis.Evidence{Stage: stage, At: now.UTC()}
+// Evidence is the input of the gates at now: the members that count, by id. The
+// caller adds what the rollout's status says: the stage, who was told, its soak.
+func (w *Watch) Evidence(facts []fleet.Facts, now time.Time) analysis.Evidence {
+	ev := analysis.Evidence{At: now.UTC()}
 	w.in.mu.RLock()
 	defer w.in.mu.RUnlock()
 	for _, f := range facts {
@@ -107,8 +108,8 @@ func (w *Watch) Evidence(stage int, facts []fleet.Facts, now time.Time) analysis
 			continue
 		}
 		l, ok := w.in.newest[m.KeyID]
-		if !ok {
-			continue
+		if !ok || (f.Kind == fleet.Function && !w.in.Reachable(l.received, now)) {
+			continue // a function that is silent is frozen or gone: that is its nature
 		}
 		if em, ok := w.member(f, m.KeyID, l); ok {
 			ev.Members = append(ev.Members, em)

@@ -149,6 +149,12 @@ func (p *Publisher) repository() *repository.Repository {
 	return p.repo
 }
 
+// Directive is a group's newest directive in the bucket; ok is false when there
+// is none.
+func (p *Publisher) Directive(g fleet.Group) (d fleet.Directive, ok bool, err error) {
+	return p.repository().Directive(g)
+}
+
 // Publish signs a directive and writes it. body is the directive's JSON, as it
 // was stored. Doing it again is harmless. It returns what members will not run
 // although the directive names it.

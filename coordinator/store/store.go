@@ -208,14 +208,15 @@ type Decision struct {
 	Rollouts  []Rollout  // replaced as a whole
 	Standings []Standing // added or replaced
 	Samples   map[fleet.RolloutID]api.Sample
-	Directive *Directive // its Sequence must follow the group's newest
+	Directive *Directive // its Sequence must follow the group's newest, if any
 	Notes     []audit.Note
 }
 
 // Decisions keeps directives and takes whole decisions.
 type Decisions interface {
-	// Commit writes a decision in one transaction. A directive that does not
-	// follow the newest is a Conflict: another coordinator decides here.
+	// Commit writes a decision in one transaction. The first directive of a group
+	// may have any sequence; one that does not follow the newest is a Conflict:
+	// another coordinator decides here.
 	Commit(ctx context.Context, d Decision) error
 	// Directive is the group's newest; NotFound when there is none.
 	Directive(ctx context.Context, g fleet.Group) (Directive, error)

@@ -151,7 +151,7 @@ func putDirective(ctx context.Context, tx *sql.Tx, d store.Directive) error {
 	if err != nil {
 		return err
 	}
-	if d.Sequence != uint64(newest)+1 {
+	if newest != 0 && d.Sequence != uint64(newest)+1 {
 		return fault.Newf(fault.Conflict, "commit decision", fmt.Sprintf("directive %d", d.Sequence), "the group's newest is %d", newest).
 			WithHint("does another coordinator use this data folder?")
 	}

@@ -22,6 +22,7 @@ func directive(seq uint64) *store.Directive {
 func decisionsAreAllOrNothing(t *testing.T, s store.Store) {
 	r := rollout("r1", now)
 	ok(t, s.AddRollout(t.Context(), r, note(audit.RolloutStarted, "r1")))
+	ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(1)}))
 	r.Status = []byte(`{"state":"succeeded"}`)
 	bad := store.Decision{Rollouts: []store.Rollout{r}, Directive: directive(7), Notes: []audit.Note{note(audit.RolloutDecided, "r1")}}
 	wantKind(t, s.Commit(t.Context(), bad), fault.Conflict)
@@ -31,14 +32,14 @@ func decisionsAreAllOrNothing(t *testing.T, s store.Store) {
 	if got := must(s.AuditTail(t.Context(), 1))(t); got[0].Action != audit.RolloutStarted {
 		t.Errorf("a refused decision left the note %+v", got[0])
 	}
-	bad.Directive = directive(1)
+	bad.Directive = directive(2)
 	ok(t, s.Commit(t.Context(), bad))
 	if diff := cmp.Diff(r, must(s.Rollout(t.Context(), "r1"))(t)); diff != "" {
 		t.Errorf("rollout (-want +got):\n%s", diff)
 	}
-	unknown := store.Decision{Rollouts: []store.Rollout{rollout("r9", now)}, Directive: directive(2)}
+	unknown := store.Decision{Rollouts: []store.Rollout{rollout("r9", now)}, Directive: directive(3)}
 	wantKind(t, s.Commit(t.Context(), unknown), fault.NotFound)
-	if got := must(s.Directive(t.Context(), fleet.DefaultGroup))(t); got.Sequence != 1 {
+	if got := must(s.Directive(t.Context(), fleet.DefaultGroup))(t); got.Sequence != 2 {
 		t.Errorf("directive %d was written by a refused decision", got.Sequence)
 	}
 }
@@ -46,15 +47,15 @@ func decisionsAreAllOrNothing(t *testing.T, s store.Store) {
 func directivesFollowEachOther(t *testing.T, s store.Store) {
 	_, err := s.Directive(t.Context(), fleet.DefaultGroup)
 	wantKind(t, err, fault.NotFound)
-	for seq := uint64(1); seq <= 3; seq++ {
+	for seq := uint64(11); seq <= 13; seq++ {
 		ok(t, s.Commit(t.Context(), store.Decision{Directive: directive(seq)}))
 	}
-	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(3)}), fault.Conflict)
-	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(5)}), fault.Conflict)
-	if diff := cmp.Diff(*directive(3), must(s.Directive(t.Context(), fleet.DefaultGroup))(t)); diff != "" {
+	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(13)}), fault.Conflict)
+	wantKind(t, s.Commit(t.Context(), store.Decision{Directive: directive(15)}), fault.Conflict)
+	if diff := cmp.Diff(*directive(13), must(s.Directive(t.Context(), fleet.DefaultGroup))(t)); diff != "" {
 		t.Errorf("directive (-want +got):\n%s", diff)
 	}
-	ok(t, s.MarkPublished(t.Context(), fleet.DefaultGroup, 3, now, note(audit.PackPublished, "default")))
+	ok(t, s.MarkPublished(t.Context(), fleet.DefaultGroup, 13, now, note(audit.PackPublished, "default")))
 	if got := must(s.Directive(t.Context(), fleet.DefaultGroup))(t); !got.Published.Equal(now) {
 		t.Errorf("published %v, want %v", got.Published, now)
 	}

@@ -1,0 +1,75 @@
+package coordinator
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+)
+
+// ErrHelp is returned by [Parse] when help was asked for, and given.
+var ErrHelp = flag.ErrHelp
+
+const usage = `modelfleet-coordinator decides what each member of a fleet runs.
+
+It needs the folder that "modelfleet init" made (of its keys only coordinator.pem,
+timestamp.pem and device-ca.pem), a data folder of its own, and the fleet's bucket.
+AWS credentials come from the environment, shared files or the machine's role.
+At its first start it writes a context for the operators' commands into the data
+folder: admin.context.json.
+
+  modelfleet-coordinator -fleet ./fleet -data /var/lib/modelfleet -listen :8443 -url https://fleet.example:8443
+  modelfleet -context /var/lib/modelfleet/admin.context.json members list
+
+Flags:
+`
+
+// Parse reads the command line. Help and complaints about flags go to w.
+func Parse(args []string, w io.Writer) (Options, error) {
+	var o Options
+	fs := flag.NewFlagSet("modelfleet-coordinator", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&o.Fleet, "fleet", "", "`folder` made by \"modelfleet init\"")
+	fs.StringVar(&o.Data, "data", "", "`folder` for the store and the listener's key")
+	fs.StringVar(&o.Listen, "listen", ":8443", "`host:port` for members, operators and the dashboard")
+	fs.StringVar(&o.URL, "url", "", "`URL` that members reach it by; default: the listener's address")
+	fs.StringVar(&o.Bucket, "bucket", "", "`name` of the bucket, or dir:PATH; default: the fleet's")
+	fs.StringVar(&o.Prefix, "prefix", "", "`prefix` of all keys in the bucket; default: the fleet's")
+	fs.StringVar(&o.Endpoint, "s3-endpoint", "", "`URL` of another S3 server than AWS; default: the fleet's")
+	fs.StringVar(&o.Region, "region", "", "AWS `region`; default: the fleet's")
+	fs.StringVar(&o.Key, "key", "", "`file` of the coordinator's key; default: FLEET/keys/coordinator.pem")
+	fs.StringVar(&o.TimestampKey, "timestamp-key", "", "`file` of the timestamp's key; default: FLEET/keys/timestamp.pem")
+	fs.DurationVar(&o.Tick, "tick", 10*time.Second, "time between two looks at the fleet")
+	fs.DurationVar(&o.Report, "report", 10*time.Second, "how often members in a rollout report")
+	fs.StringVar(&o.JoinCell, "join-cell", "", "`site` whose gossip to take part in")
+	fs.StringVar(&o.GossipBind, "gossip-bind", ":7946", "`host:port` for the gossip of -join-cell")
+	level := slog.LevelInfo
+	fs.TextVar(&level, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
+	format := fs.String("log-format", "text", "text or json")
+	help := func() { fmt.Fprint(w, usage); fs.SetOutput(w); fs.PrintDefaults() }
+	fs.Usage = func() {}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			help()
+			return o, ErrHelp
+		}
+		return o, fault.New(fault.Invalid, "read flags", "", err).WithHint("see modelfleet-coordinator -help")
+	}
+	if fs.NArg() > 0 {
+		return o, fault.Newf(fault.Invalid, "read flags", fs.Arg(0), "it belongs to no flag").WithHint("see modelfleet-coordinator -help")
+	}
+	conf := &slog.HandlerOptions{Level: level}
+	switch *format {
+	case "text":
+		o.Logger = slog.New(slog.NewTextHandler(w, conf))
+	case "json":
+		o.Logger = slog.New(slog.NewJSONHandler(w, conf))
+	default:
+		return o, fault.Newf(fault.Invalid, "read flags", "-log-format", "%q is neither text nor json", *format)
+	}
+	return o, o.Validate()
+}

@@ -1,0 +1,172 @@
+// Package coordinator is the central mind of a fleet: it knows its members,
+// judges what they report, decides what each should run next, and publishes that
+// as one signed directive. This package wires the parts together and owns the
+// loop; the parts are in the folders below.
+//
+//	reports ─▶ intake ─▶ analysis.Evaluate ─▶ rollout.Decide ─▶ one transaction ─▶ publish ─▶ members
+//
+// The promises of the loop: a decision is in the store, with its audit entries,
+// before any member can see it; a crash between any two steps is repeated
+// harmlessly by the next start; and nothing but the loop changes a rollout.
+package coordinator
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+// Options say which fleet to coordinate, and how. Fleet and Data must be given.
+type Options struct {
+	Fleet  string // folder made by `modelfleet init`
+	Data   string // folder for the store and the listener's key; made if absent
+	Listen string // host:port; default ":8443"
+	URL    string // advertised to members; default https:// and the listener's address
+
+	Bucket, Prefix, Endpoint, Region string // override the fleet's file
+
+	Key          string // override Fleet/keys/coordinator.pem
+	TimestampKey string // override Fleet/keys/timestamp.pem
+
+	Tick   time.Duration // between turns of the loop; default 10 s
+	Report time.Duration // how often members in a rollout report; default 10 s
+
+	JoinCell   string // site whose first cell to take part in; "": none
+	GossipBind string // host:port for it; default ":7946"
+
+	Lifetimes repository.Lifetimes // of signed metadata
+	Logger    *slog.Logger         // default: slog.Default()
+
+	// Store replaces the bucket: a folder, in tests and where there is no S3.
+	Store registry.Store
+	// Serving is told once everything is up; nil: nobody.
+	Serving func(Address)
+}
+
+// Address is where a coordinator serves.
+type Address struct {
+	Addr string // host:port of the listener
+	URL  string // as advertised
+	Pin  string // of the listener's key, as in api.Options
+	// Gossip is host:port in the cell that was joined, or "".
+	Gossip string
+}
+
+func (o Options) withDefaults() Options {
+	if o.Listen == "" {
+		o.Listen = ":8443"
+	}
+	if o.GossipBind == "" {
+		o.GossipBind = ":7946"
+	}
+	if o.Tick == 0 {
+		o.Tick = 10 * time.Second
+	}
+	if o.Report == 0 {
+		o.Report = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Serving == nil {
+		o.Serving = func(Address) {}
+	}
+	return o
+}
+
+// Validate says what is wrong with the options.
+func (o Options) Validate() error {
+	bad := func(what, why string) error {
+		return fault.Newf(fault.Invalid, "read options", what, "%s", why).WithHint("see modelfleet-coordinator -help")
+	}
+	switch {
+	case o.Fleet == "":
+		return bad("-fleet", "no fleet folder is given; `modelfleet init` makes one")
+	case o.Data == "":
+		return bad("-data", "no data folder is given")
+	case o.Tick < 0 || o.Report < 0:
+		return bad("-tick, -report", "a duration is negative")
+	}
+	return nil
+}
+
+// material is what a coordinator needs of its fleet's folder.
+type material struct {
+	file      api.FleetFile
+	root      []byte // the pinned root.json, out of the bucket
+	key       *signer.Signer
+	timestamp *signer.Signer
+	caKey     *signer.Signer
+	caCert    *x509.Certificate
+}
+
+// load reads the fleet's folder.
+func (o Options) load(ctx context.Context) (material, error) {
+	var m material
+	var err error
+	if m.file, err = api.LoadFleetFile(filepath.Join(o.Fleet, api.FleetFileName)); err != nil {
+		return m, err
+	}
+	keys := filepath.Join(o.Fleet, "keys")
+	if m.key, err = signer.Load(ctx, or(o.Key, filepath.Join(keys, "coordinator.pem"))); err != nil {
+		return m, err
+	}
+	if m.timestamp, err = signer.Load(ctx, or(o.TimestampKey, filepath.Join(keys, "timestamp.pem"))); err != nil {
+		return m, err
+	}
+	if m.caKey, err = signer.Load(ctx, filepath.Join(keys, "device-ca.pem")); err != nil {
+		return m, err
+	}
+	m.caCert, err = loadCertificate(filepath.Join(o.Fleet, "device-ca.crt"))
+	return m, err
+}
+
+func loadCertificate(path string) (*x509.Certificate, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "read certificate", path, err).WithHint("copy it from the folder that `modelfleet init` made")
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fault.Newf(fault.Invalid, "read certificate", path, "it holds no PEM certificate")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "read certificate", path, err)
+	}
+	return cert, nil
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// advertise is the URL that members get when none is given: the listener's
+// address, or this machine's name when it listens everywhere.
+func advertise(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return "https://" + addr.String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}

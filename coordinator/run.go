@@ -1,0 +1,450 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/modelfleet/modelfleet/coordinator/ca"
+	"github.com/modelfleet/modelfleet/coordinator/desk"
+	"github.com/modelfleet/modelfleet/coordinator/httpapi"
+	"github.com/modelfleet/modelfleet/coordinator/intake"
+	"github.com/modelfleet/modelfleet/coordinator/inventory"
+	"github.com/modelfleet/modelfleet/coordinator/publish"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
+	"github.com/modelfleet/modelfleet/coordinator/web"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/registry/dir"
+	"github.com/modelfleet/modelfleet/pkg/registry/s3"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// Run coordinates a fleet until ctx ends, and returns nil then. It returns an
+// error when it cannot begin, or when somebody else coordinates the same fleet.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	m, err := o.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.Data, 0o700); err != nil {
+		return fault.New(fault.Invalid, "make data folder", o.Data, err)
+	}
+	unlock, err := lock(filepath.Join(o.Data, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// Listen first: a taken port should cost nothing else.
+	ln, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return fault.New(fault.Conflict, "listen", o.Listen, err).WithHint("is another coordinator running, or the address not this machine's?")
+	}
+	defer ln.Close()
+	st, err := sqlite.Open(ctx, filepath.Join(o.Data, "coordinator.db"))
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	h := &house{o: o, m: m, store: st, events: &desk.Events{}, wake: make(chan struct{}, 1), log: o.Logger, listener: ln}
+	if err := h.furnish(ctx); err != nil {
+		return err
+	}
+	return h.live(ctx)
+}
+
+// lock makes sure that one process uses a data folder.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "lock data folder", path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fault.New(fault.Conflict, "lock data folder", path, err).
+			WithHint("another coordinator uses this data folder: stop it first"), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+// house is a running coordinator's parts.
+type house struct {
+	o        Options
+	m        material
+	log      *slog.Logger
+	listener net.Listener
+	store    *sqlite.Store
+	bucket   registry.Store
+	presign  httpapi.Presigner
+	events   *desk.Events
+	wake     chan struct{}
+
+	ca        *ca.CA
+	inventory *inventory.Inventory
+	intake    *intake.Intake
+	publisher *publish.Publisher
+	desk      *desk.Desk
+	cell      *cell // nil when no cell was joined
+	loop      *loop
+	tls       tls.Certificate
+	address   Address
+}
+
+// furnish builds the parts, in the order in which they need each other.
+func (h *house) furnish(ctx context.Context) (err error) {
+	if err := h.openBucket(ctx); err != nil {
+		return err
+	}
+	if h.ca, err = ca.New(h.m.file.Name, h.m.caKey, h.m.caCert); err != nil {
+		return err
+	}
+	h.inventory, err = inventory.New(ctx, inventory.Options{Store: h.store, CA: h.ca, Logger: h.log})
+	if err != nil {
+		return err
+	}
+	h.intake, err = intake.New(ctx, intake.Options{
+		Fleet: h.m.file.Name, Store: h.store, Directory: h.inventory, Logger: h.log, Report: h.o.Report, Changed: h.changed,
+	})
+	if err != nil {
+		return err
+	}
+	h.publisher, err = publish.Open(ctx, publish.Options{
+		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.timestamp,
+		Lifetimes: h.o.Lifetimes, Logger: h.log, Announce: h.announce,
+	})
+	if err != nil {
+		return err
+	}
+	if got := h.publisher.Fleet(); got != h.m.file.Name {
+		return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "the bucket holds fleet %s", got).
+			WithHint("check bucket and prefix in fleet.json")
+	}
+	if err := h.openListener(ctx); err != nil {
+		return err
+	}
+	h.desk, err = desk.New(ctx, desk.Options{
+		Fleet: h.m.file.Name, URL: h.address.URL, Pin: h.pin(), Root: h.m.root, Store: h.store, Inventory: h.inventory,
+		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := h.bootstrap(ctx); err != nil {
+		return err
+	}
+	h.inventory.OnChange(h.memberChanged)
+	h.loop = newLoop(h)
+	return h.desk.Catchup(ctx)
+}
+
+// dirScheme marks a bucket that is a folder.
+const dirScheme = "dir:"
+
+func (h *house) openBucket(ctx context.Context) error {
+	f := h.m.file
+	name := or(h.o.Bucket, f.Bucket)
+	switch path, isDir := strings.CutPrefix(name, dirScheme); {
+	case h.o.Store != nil:
+		h.bucket = h.o.Store
+	case isDir:
+		b, err := dir.Open(path)
+		if err != nil {
+			return err
+		}
+		h.bucket = b
+	default:
+		b, err := s3.Open(ctx, s3.Options{
+			Bucket: name, Prefix: or(h.o.Prefix, f.Prefix), Endpoint: or(h.o.Endpoint, f.Endpoint), Region: or(h.o.Region, f.Region),
+		})
+		if err != nil {
+			return err
+		}
+		if err := b.Check(ctx); err != nil {
+			return err
+		}
+		h.bucket, h.presign = b, b
+	}
+	return h.findRoot(ctx)
+}
+
+// findRoot looks in the bucket for the root that the fleet's file pins.
+func (h *house) findRoot(ctx context.Context) error {
+	for version := int64(1); ; version++ {
+		key := trust.MetadataKey("root", version)
+		b, _, err := h.bucket.Get(ctx, key, "")
+		if fault.Is(err, fault.NotFound) {
+			return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "no root in the bucket has the digest %s that fleet.json pins", h.m.file.Root.Short()).
+				WithHint("check bucket and prefix in fleet.json, or put what `modelfleet init` made there again")
+		}
+		if err != nil {
+			return err
+		}
+		if fleet.DigestOf(b) == h.m.file.Root {
+			h.m.root = b
+			return nil
+		}
+	}
+}
+
+// openListener makes the listener's certificate on a key that outlives it: the
+// key is what members pin.
+func (h *house) openListener(ctx context.Context) error {
+	path := filepath.Join(h.o.Data, "tls.pem")
+	key, err := signer.Load(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err = signer.Generate(path)
+	}
+	if err != nil {
+		return err
+	}
+	h.address.Addr = h.listener.Addr().String()
+	h.address.URL = or(h.o.URL, advertise(h.listener.Addr()))
+	u, err := url.Parse(h.address.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return fault.Newf(fault.Invalid, "read options", "-url", "%q is not an https URL", h.address.URL)
+	}
+	if h.tls, err = ca.ServerCertificate(key, []string{u.Hostname(), "localhost", "127.0.0.1", "::1"}, time.Now()); err != nil {
+		return err
+	}
+	h.address.Pin = api.PinOf(h.tls.Leaf)
+	return nil
+}
+
+func (h *house) pin() fleet.Digest { return sha256.Sum256(h.tls.Leaf.RawSubjectPublicKeyInfo) }
+
+// contextFile is where the first admin's context lies in the data folder.
+const contextFile = "admin.context.json"
+
+// bootstrap makes the first admin, and keeps its context file up to date with
+// where the coordinator is.
+func (h *house) bootstrap(ctx context.Context) error {
+	path := filepath.Join(h.o.Data, contextFile)
+	c, err := api.LoadContext(path)
+	known := err == nil
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	if !known {
+		ops, err := h.desk.Operators(ctx)
+		if err != nil || len(ops) > 0 {
+			return err // somebody took the file away: there are operators all the same
+		}
+		op, err := h.desk.CreateOperator(ctx, api.OperatorToken{Name: "coordinator", Role: api.Admin}, api.OperatorRequest{Name: "admin", Role: api.Admin})
+		if err != nil {
+			return err
+		}
+		c.Token = op.Text
+		h.log.Info("first admin created", "context", path)
+	}
+	was := c
+	c.Fleet, c.URL, c.Pin = h.m.file.Name, h.address.URL, h.address.Pin
+	if known && c == was {
+		return nil
+	}
+	b, err := c.Encode()
+	if err != nil {
+		return fault.New(fault.Internal, "write context", path, err)
+	}
+	return cas.WriteFile(path, b, 0o600)
+}
+
+// sessionKey seals the dashboard's cookies.
+func (h *house) sessionKey() ([]byte, error) {
+	path := filepath.Join(h.o.Data, "session.key")
+	if b, err := os.ReadFile(path); err == nil && len(b) == 32 {
+		return b, nil
+	}
+	b := make([]byte, 32)
+	if _, err := rand.Read(b); err != nil {
+		return nil, fault.New(fault.Internal, "make session key", path, err)
+	}
+	return b, cas.WriteFile(path, b, 0o600)
+}
+
+// poke wakes the loop.
+func (h *house) poke() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed is told of each new row; what changes a decision wakes the loop.
+func (h *house) changed(id fleet.MemberID, before, now telemetry.Row) {
+	for _, m := range now.Models {
+		old, had := before.Model(m.Model)
+		if had && old.Phase == m.Phase && old.Running == m.Running && old.Failure == m.Failure {
+			continue
+		}
+		h.poke()
+		text := "is " + m.Phase.String()
+		if m.Failure == fleet.ReleaseFailure {
+			text += ": " + m.Code.String()
+		}
+		if ref := h.desk.RefOf(m.Running); ref != "" {
+			text += ", runs " + ref
+		}
+		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "member", Subject: string(id), Text: text})
+		h.log.Debug("member changed", "device", id, "state", m.Phase, "release", h.desk.RefOf(m.Running), "code", m.Code)
+	}
+}
+
+// memberChanged is told of members that enrolled, were locked or revoked.
+func (h *house) memberChanged(m store.Member) {
+	text := "enrolled"
+	switch {
+	case m.Revoked:
+		text = "revoked"
+	case m.Locked != "":
+		text = "locked: " + m.Locked
+	}
+	h.poke()
+	if h.cell != nil {
+		h.cell.pool.Recheck() // whom to believe in the cell has changed
+	}
+	h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "member", Subject: string(m.Facts.ID), Text: text})
+}
+
+// live serves and decides until ctx ends.
+func (h *house) live(ctx context.Context) error {
+	if err := h.loop.turn(ctx); err != nil { // members need a pack to enrol
+		return err
+	}
+	if h.o.JoinCell != "" {
+		var err error
+		if h.cell, err = h.joinCell(ctx); err != nil {
+			return err
+		}
+		h.address.Gossip = h.cell.pool.Addr()
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	server, err := h.server(ctx)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error {
+		err := server.ServeTLS(h.listener, "", "")
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fault.New(fault.Internal, "serve", h.o.Listen, err)
+	})
+	g.Go(func() error { return h.loop.run(ctx) })
+	g.Go(func() error { return h.keep(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		return h.close(server)
+	})
+	h.log.Info("serving", "fleet", h.m.file.Name, "addr", h.address.Addr, "url", h.address.URL, "pin", h.address.Pin, "gossip", h.address.Gossip)
+	h.o.Serving(h.address)
+	if err := g.Wait(); err != nil && ctx.Err() == nil || fault.Is(err, fault.Conflict) {
+		return err
+	}
+	return nil
+}
+
+func (h *house) server(ctx context.Context) (*http.Server, error) {
+	key, err := h.sessionKey()
+	if err != nil {
+		return nil, err
+	}
+	dashboard, err := web.New(web.Options{Source: h.desk, Key: key, Silent: 3 * h.o.Report, Logger: h.log})
+	if err != nil {
+		return nil, err
+	}
+	handler, err := httpapi.New(httpapi.Options{
+		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca,
+		Presigner: h.presign, Dashboard: dashboard, Logger: h.log, Ready: h.loop.ready, Stopping: ctx.Done(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      120 * time.Second, // above the longest long poll
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug), // handshakes of strangers
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{h.tls},
+			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: h.ca.Pool(),
+		},
+	}, nil
+}
+
+// keep writes down what was taken in, and acks it in the cell, often enough that
+// members need not repeat themselves.
+func (h *house) keep(ctx context.Context) error {
+	flush := time.NewTicker(min(time.Second, h.o.Tick))
+	thin := time.NewTicker(10 * time.Minute)
+	defer flush.Stop()
+	defer thin.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-flush.C:
+			err = h.flush(ctx)
+		case <-thin.C:
+			err = h.intake.Thin(ctx, time.Now())
+		}
+		if err != nil && ctx.Err() == nil {
+			h.log.Error("rows are not kept", "err", err)
+		}
+	}
+}
+
+func (h *house) flush(ctx context.Context) error {
+	if h.cell == nil {
+		return h.intake.Flush(ctx)
+	}
+	ack := h.cell.taken()
+	if err := h.intake.Flush(ctx); err != nil {
+		return err
+	}
+	h.cell.pool.Ack(ack...)
+	return nil
+}
+
+// stopWithin bounds how long a stop waits for requests under way.
+const stopWithin = 5 * time.Second
+
+func (h *house) close(server *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	h.log.Info("stopping")
+	var errs []error
+	if h.cell != nil {
+		errs = append(errs, h.cell.pool.Leave(ctx), h.cell.pool.Close())
+	}
+	if err := server.Shutdown(ctx); err != nil {
+		errs = append(errs, server.Close())
+	}
+	return errors.Join(append(errs, h.intake.Flush(ctx))...)
+}
