@@ -18,7 +18,8 @@ type Evidence struct {
 	Soaked time.Time `json:"soaked,omitzero"`
 	// Members sorted by ID: the exposed members that began to try the release
 	// (its self-test, its activation or later), and the control. Those told but
-	// not there yet are left out.
+	// not there yet are left out, and so are functions that are silent: it is
+	// their nature to be frozen.
 	Members []Member `json:"members"`
 }
 

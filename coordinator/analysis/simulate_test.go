@@ -2,6 +2,8 @@ package analysis_test
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -21,7 +23,7 @@ func config(alpha fleet.Percent, stages int, soak time.Duration) analysis.Config
 // TestHealthyReleasesStay rolls healthy releases out over fleets whose members
 // differ and whose errors come in bursts, looking every 10 s. At alpha 10% no
 // more than that may be rolled back; requests tested one by one would roll back
-// a third and more.
+// a third and more. MODELFLEET_RUNS makes more runs of it.
 func TestHealthyReleasesStay(t *testing.T) {
 	worlds := map[string]world{
 		"alike":          {members: 60, exposed: 6, errorRate: 0.01},
@@ -34,6 +36,9 @@ func TestHealthyReleasesStay(t *testing.T) {
 	runs := 100
 	if testing.Short() {
 		runs = 20
+	}
+	if n, err := strconv.Atoi(os.Getenv("MODELFLEET_RUNS")); err == nil {
+		runs = n
 	}
 	for name, w := range worlds {
 		t.Run(name, func(t *testing.T) {
@@ -112,4 +117,31 @@ func gates(v analysis.Verdict) string {
 		s += fmt.Sprintf("\n%s %s %s E=%g pass=%g: %s", g.Gate, g.Name, g.Outcome, g.E, g.PassE, g.Reason)
 	}
 	return s
+}
+
+// BenchmarkEvaluate is the evaluation at every tick, and that with a look.
+func BenchmarkEvaluate(b *testing.B) {
+	for _, n := range []int{48, 1_000, 100_000} {
+		cfg := config(1, 4, 5*time.Minute)
+		begin := still(n/20, n-n/20)
+		st, _ := analysis.Evaluate(cfg, analysis.State{}, begin)
+		soon := advance(begin, 10*time.Second)
+		for i := range soon.Members {
+			soon.Members[i].Post.Errored = uint64(i*i) % 2
+		}
+		b.Run(fmt.Sprint("look/members=", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				analysis.Evaluate(cfg, st, soon)
+			}
+		})
+		looked, _ := analysis.Evaluate(cfg, st, soon)
+		soon.At = soon.At.Add(time.Second)
+		b.Run(fmt.Sprint("tick/members=", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				analysis.Evaluate(cfg, looked, soon)
+			}
+		})
+	}
 }

@@ -55,6 +55,7 @@ func (e *evaluation) verdict() Verdict {
 		v.Reason = "all gates are off"
 	case total >= threshold && e.st.Failed == "":
 		v.Gates[worst].Outcome = Fail
+		v.Gates[worst].Reason = strings.TrimSuffix(v.Gates[worst].Reason, suspicion)
 		e.st.Failed = fmt.Sprintf("%s: %s; evidence %.4g of %.4g", v.Gates[worst].Gate, v.Gates[worst].Reason, v.E, v.Threshold)
 	}
 	for _, g := range v.Gates {
@@ -121,6 +122,10 @@ func (e *evaluation) floor(times int) (bool, string) {
 	return true, fmt.Sprintf("watched for %s", e.watched.Round(time.Second))
 }
 
+// suspicion ends the reason of a gate that has something against the release,
+// but not enough.
+const suspicion = ": suspicious"
+
 // suspicious is the evidence from which on exposure alone passes nothing.
 func (e *evaluation) suspicious(E float64) bool { return E >= math.Sqrt(1/e.cfg.Alpha) }
 
@@ -131,7 +136,7 @@ func (e *evaluation) judgeFatal(g *Gate) {
 		e.exposed.Failed, e.exposed.Members, e.exposed.Silent, e.control.Failed, e.control.Silent, e.control.Members)
 	switch {
 	case e.suspicious(g.E):
-		g.Outcome, g.Reason = Inconclusive, what+": suspicious"
+		g.Outcome, g.Reason = Inconclusive, what+suspicion
 	case enough, g.PassE >= 1/e.cfg.Beta && e.covered(e.exposed):
 		g.Outcome, g.Reason = Pass, what+"; "+how
 	default:
@@ -250,7 +255,7 @@ func (e *evaluation) settle(g *Gate, c GateConfig, what string, n1, n0 int, part
 	g.Outcome = Inconclusive
 	switch {
 	case e.suspicious(g.E):
-		g.Reason = what + ": suspicious"
+		g.Reason = what + suspicion
 	case e.exposed.Members > 0 && e.control.Members == 0:
 		g.Reason = "no control is left to compare with; " + how
 		if enough {

@@ -106,7 +106,7 @@ type Roster struct {
 type labelIndex struct {
 	key    string
 	value  []int32 // parallel to ids; -1: the member has no such label
-	values []string
+	values map[string]int32
 }
 
 // NewRoster picks the members of the population that can run a variant of the
@@ -142,7 +142,7 @@ func NewRoster(id fleet.RolloutID, release fleet.Release, spec fleet.Spec, membe
 		stages: make([]uint64, n), index: make(map[fleet.MemberID]int, n),
 	}
 	for _, key := range budgetLabels(spec) {
-		r.labels = append(r.labels, labelIndex{key: key, value: make([]int32, n)})
+		r.labels = append(r.labels, labelIndex{key: key, value: make([]int32, n), values: map[string]int32{}})
 	}
 	for i, row := range rows {
 		r.ids[i], r.position[i], r.index[row.facts.ID] = row.facts.ID, row.position, i
@@ -165,12 +165,12 @@ func (l *labelIndex) add(i int, f *fleet.Facts) {
 		l.value[i] = -1
 		return
 	}
-	at := slices.Index(l.values, v)
-	if at < 0 {
-		at = len(l.values)
-		l.values = append(l.values, v)
+	at, known := l.values[v]
+	if !known {
+		at = int32(len(l.values))
+		l.values[v] = at
 	}
-	l.value[i] = int32(at)
+	l.value[i] = at
 }
 
 // budgetLabels are the labels that any stage's budget counts by, sorted.
