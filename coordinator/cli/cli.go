@@ -87,7 +87,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
   modelfleet context use /var/lib/modelfleet/admin.context.json
   modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
   modelfleet rollout start detector@1.5.0 --preset standard
-  modelfleet rollout watch detector-7`,
+  modelfleet rollout watch r7-k2xq`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -15,7 +16,7 @@ import (
 type fleetInit struct {
 	*desk
 	dir   string
-	fleet folder.Fleet
+	fleet api.FleetFile
 	teams []string
 }
 
@@ -60,7 +61,7 @@ func (o *fleetInit) run(ctx context.Context) error {
 		return err
 	}
 	if o.json() {
-		return o.JSON(map[string]any{"fleet": made.Fleet, "dir": made.Dir, "keysMade": list(made.Keys), "objectsMade": made.Objects})
+		return o.JSON(map[string]any{"fleet": made.FleetFile, "dir": made.Dir, "keysMade": list(made.Keys), "objectsMade": made.Objects})
 	}
 	if len(made.Keys) == 0 && made.Objects == 0 {
 		o.Say("fleet %s is there already, whole; root %s", made.Name, made.Root.Short())

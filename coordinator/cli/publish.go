@@ -73,7 +73,7 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 		return err
 	}
 	r.Team = team
-	store, err := home.Fleet.Open(ctx)
+	store, err := folder.OpenBucket(ctx, home.FleetFile)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (o *publish) finish(ctx context.Context, out publisher.Outcome) error {
 	}
 	if err != nil {
 		return fault.New(fault.KindOf(err), "admit", ref, err).
-			WithHint("it is published; once the coordinator can be reached: `modelfleet releases admit --team %s`", out.Release.Team)
+			WithHint("it is published; once the coordinator can be reached: `modelfleet releases admit %s`", out.Release.Team)
 	}
 	return nil
 }

@@ -75,14 +75,13 @@ func (d *desk) releaseRow(r api.ReleaseInfo) []string {
 }
 
 func (d *desk) releasesAdmit() *cobra.Command {
-	var team string
-	cmd := &cobra.Command{
-		Use: "admit", Short: "Have the coordinator take up what a team published", Args: cobra.NoArgs,
+	return &cobra.Command{
+		Use: "admit TEAM", Short: "Have the coordinator take up what a team published", Args: cobra.ExactArgs(1),
 		Long: `Have the coordinator take up what a team put into the bucket. It verifies it as a
 member would. "publish" asks for this by itself.`,
-		Example: "  modelfleet releases admit --team vision",
-		RunE: run(func(ctx context.Context, _ []string) error {
-			t, err := fleet.ParseTeam(team)
+		Example: "  modelfleet releases admit vision",
+		RunE: run(func(ctx context.Context, args []string) error {
+			team, err := fleet.ParseTeam(args[0])
 			if err != nil {
 				return err
 			}
@@ -90,12 +89,9 @@ member would. "publish" asks for this by itself.`,
 			if err != nil {
 				return err
 			}
-			return d.admit(ctx, client, t)
+			return d.admit(ctx, client, team)
 		}),
 	}
-	cmd.Flags().StringVar(&team, "team", "", "the `team` that published")
-	_ = cmd.MarkFlagRequired("team") // the flag is declared above
-	return cmd
 }
 
 // admit asks for admission and says what it changed.

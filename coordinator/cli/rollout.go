@@ -18,13 +18,13 @@ func (d *desk) rolloutCommands() *cobra.Command {
 	cmd := group("rollout", "Bring a release to the fleet in stages, and take it back",
 		d.rolloutStart(), d.rolloutList(), d.rolloutStatus(), d.rolloutWatch(), d.rolloutReport(),
 		d.rolloutCommand(api.Pause, "Expose nobody new", `Expose nobody new. A failing gate still rolls the release back, unless --hold says
-that not even that may move the fleet.`, "  modelfleet rollout pause detector-7 --reason 'line 3 is being rebuilt'"),
-		d.rolloutCommand(api.Resume, "Go on after a pause", "Go on after a pause. The stage it was in soaks anew.", "  modelfleet rollout resume detector-7"),
+that not even that may move the fleet.`, "  modelfleet rollout pause r7-k2xq --reason 'line 3 is being rebuilt'"),
+		d.rolloutCommand(api.Resume, "Go on after a pause", "Go on after a pause. The stage it was in soaks anew.", "  modelfleet rollout resume r7-k2xq"),
 		d.rolloutCommand(api.Abort, "End a rollout, and withdraw members that have not switched", `End a rollout. Members that were told and have not switched are withdrawn; those
-that have switched keep the release. "rollback" returns them as well.`, "  modelfleet rollout abort detector-7 --reason 'wrong baseline'"),
+that have switched keep the release. "rollback" returns them as well.`, "  modelfleet rollout abort r7-k2xq --reason 'wrong baseline'"),
 		d.rolloutCommand(api.Rollback, "End a rollout, and return every member that switched", `End a rollout and return every member that switched to the release it came from,
-out of the copy that each has kept.`, "  modelfleet rollout rollback detector-7 --reason 'operators see ghosts'"),
-		d.rolloutCommand(api.Approve, "Let a stage begin that waits for approval", `Let a stage begin that waits for approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve detector-7 --reason 'shadow report read'"),
+out of the copy that each has kept.`, "  modelfleet rollout rollback r7-k2xq --reason 'operators see ghosts'"),
+		d.rolloutCommand(api.Approve, "Let a stage begin that waits for approval", `Let a stage begin that waits for approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve r7-k2xq --reason 'shadow report read'"),
 	)
 	cmd.Aliases = []string{"rollouts"}
 	return cmd
@@ -70,7 +70,7 @@ func stageText(x api.RolloutInfo) string {
 func (d *desk) rolloutStatus() *cobra.Command {
 	return &cobra.Command{
 		Use: "status ROLLOUT", Short: "Show how a rollout stands, and why", Args: cobra.ExactArgs(1),
-		Example: "  modelfleet rollout status detector-7\n  modelfleet rollout status detector-7 -o json | jq -r .state",
+		Example: "  modelfleet rollout status r7-k2xq\n  modelfleet rollout status r7-k2xq -o json | jq -r .state",
 		RunE: run(func(ctx context.Context, args []string) error {
 			x, err := d.rollout(ctx, args[0])
 			if err != nil {
@@ -129,7 +129,7 @@ func (d *desk) rolloutReport() *cobra.Command {
 		Long: `Compare exposed members with their control since the rollout began, and show each
 gate's evidence. E multiplies as evidence comes in: 1 says nothing, and a gate
 fails when E reaches its threshold.`,
-		Example: "  modelfleet rollout report detector-7\n  modelfleet rollout report detector-7 -o json | jq '.stages[].verdict.gates'",
+		Example: "  modelfleet rollout report r7-k2xq\n  modelfleet rollout report r7-k2xq -o json | jq '.stages[].verdict.gates'",
 		RunE: run(func(ctx context.Context, args []string) error {
 			x, err := d.rollout(ctx, args[0])
 			if err != nil {

@@ -136,7 +136,7 @@ func (o *verify) runRelease(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	store, err := home.Fleet.Open(ctx)
+	store, err := folder.OpenBucket(ctx, home.FleetFile)
 	if err != nil {
 		return err
 	}

@@ -30,8 +30,8 @@ func (d *desk) rolloutWatch() *cobra.Command {
 		Use: "watch ROLLOUT", Short: "Follow a rollout to its end, one line for each event", Args: cobra.ExactArgs(1),
 		Long: `Follow a rollout to its end, one line for each event. It goes on when the
 coordinator is away for a while. Ctrl-C ends the watching, not the rollout.`,
-		Example: `  modelfleet rollout watch detector-7
-  modelfleet rollout watch detector-7 --exit-status && ./promote.sh`,
+		Example: `  modelfleet rollout watch r7-k2xq
+  modelfleet rollout watch r7-k2xq --exit-status && ./promote.sh`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
 	cmd.Flags().BoolVar(&o.exitStatus, "exit-status", false, "end with exit code 4 unless the rollout succeeded")

@@ -18,7 +18,7 @@ import (
 // fleetView is the first page: is everything as it should be, and what moves?
 type fleetView struct {
 	Info      api.FleetInfo
-	Devices   int
+	Total     int
 	PackFresh bool
 	UnderWay  []rolloutCard
 	Models    []modelBar
@@ -71,10 +71,11 @@ func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	members, err := s.Source.Members(ctx, fleet.Selector{})
+	all, err := s.Source.Members(ctx, fleet.Selector{})
 	if err != nil {
 		return view{}, err
 	}
+	members := s.present(all)
 	rollouts, err := s.Source.Rollouts(ctx)
 	if err != nil {
 		return view{}, err
@@ -85,7 +86,7 @@ func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
 	}
 	p := palette(releases)
 	v := fleetView{
-		Info: info, Devices: info.Members - info.Functions,
+		Info: info, Total: info.Members + info.Functions,
 		PackFresh: s.Now().Before(info.Pack.Expires),
 		Models:    modelBars(members, releases, p),
 	}
@@ -100,6 +101,14 @@ func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
 		v.Attention, v.MoreTrys = v.Attention[:8], n-8
 	}
 	return view{page: "fleet", title: "Fleet", nav: "fleet", data: v}, nil
+}
+
+// present are the members that are there to be looked at: not revoked, and not a
+// function's environment that has gone, as they do without a word.
+func (s *site) present(all []api.MemberInfo) []api.MemberInfo {
+	return slices.DeleteFunc(slices.Clone(all), func(m api.MemberInfo) bool {
+		return m.Revoked || (m.Facts.Kind == fleet.Function && s.Now().Sub(m.Seen) > s.Silent)
+	})
 }
 
 // palette gives each release a colour class that stays its own: by counter, so

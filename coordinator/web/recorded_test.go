@@ -152,7 +152,7 @@ func busyFleet() *recorded {
 		running[m.Models[0].Running]++
 	}
 	f.info = api.FleetInfo{
-		Name: "orchard", Group: "default", Directive: 17, Members: 52, Reporting: 51, Functions: 4, Running: running,
+		Name: "orchard", Group: "default", Directive: 17, Members: 48, Reporting: 51, Functions: 4, Running: running,
 		Pack: api.PackInfo{Bytes: 3120, Digest: fleet.DigestOf([]byte("pack")), Signed: ago(4 * time.Minute), Expires: now.Add(23*time.Hour + 56*time.Minute)},
 	}
 	for i, x := range f.releases {

@@ -27,12 +27,16 @@ type Progress struct {
 const (
 	barWidth = 28
 	redraw   = 100 * time.Millisecond
+	relog    = 2 * time.Second
 )
 
 // Progress begins to tell of total bytes of something.
 func (s Streams) Progress(what string, total int64) *Progress {
 	p := &Progress{out: s, what: what, total: total, now: time.Now}
 	p.begun = p.now()
+	if !s.Terminal {
+		p.drawn = p.begun // what is quick is told once, at its end
+	}
 	return p
 }
 
@@ -63,8 +67,8 @@ func (p *Progress) set(done int64) {
 		return
 	}
 	if p.total > 0 && p.done < p.total {
-		if tenth := 10 * p.done / p.total; tenth > p.tenth {
-			p.tenth = tenth
+		if tenth := 10 * p.done / p.total; tenth > p.tenth && p.now().Sub(p.drawn) >= relog {
+			p.tenth, p.drawn = tenth, p.now()
 			p.out.Say("%s: %d%% of %s", p.what, 10*tenth, Bytes(p.total))
 		}
 	}

@@ -13,13 +13,12 @@ package folder
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
@@ -30,20 +29,10 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
-// Fleet is fleet.json.
-type Fleet struct {
-	Name     string       `json:"name"`
-	Bucket   string       `json:"bucket"`             // a bucket's name, or "dir:PATH" for a folder that is carried by hand
-	Endpoint string       `json:"endpoint,omitempty"` // another S3 server than AWS
-	Region   string       `json:"region,omitempty"`
-	Prefix   string       `json:"prefix,omitempty"`
-	Root     fleet.Digest `json:"rootDigest"` // of the first root.json: what members pin
-}
-
 // Folder is an opened fleet folder.
 type Folder struct {
 	Dir string
-	Fleet
+	api.FleetFile
 }
 
 // folderScheme marks a bucket that is a folder.
@@ -51,27 +40,16 @@ const folderScheme = "dir:"
 
 // Open reads the folder at path.
 func Open(path string) (Folder, error) {
-	f := Folder{Dir: path}
-	file := filepath.Join(path, "fleet.json")
-	b, err := os.ReadFile(file)
-	switch {
-	case os.IsNotExist(err):
-		return f, fault.Newf(fault.NotFound, "open fleet folder", path, "there is no fleet.json in it").
+	file, err := api.LoadFleetFile(filepath.Join(path, api.FleetFileName))
+	if fault.Is(err, fault.NotFound) {
+		err = fault.Newf(fault.NotFound, "open fleet folder", path, "there is no %s in it", api.FleetFileName).
 			WithHint("make a fleet with `modelfleet init --dir %s --name NAME --team TEAM --bucket BUCKET`, or name its folder with --dir", path)
-	case err != nil:
-		return f, fault.New(fault.Invalid, "open fleet folder", path, err)
 	}
-	if err := json.Unmarshal(b, &f.Fleet); err != nil {
-		return f, fault.New(fault.Invalid, "read", file, err)
-	}
-	if f.Name == "" || f.Bucket == "" || f.Root.IsZero() {
-		return f, fault.Newf(fault.Invalid, "read", file, "name, bucket and rootDigest are needed")
-	}
-	return f, nil
+	return Folder{Dir: path, FleetFile: file}, err
 }
 
-// Open opens the fleet's bucket and asks whether it is there.
-func (f Fleet) Open(ctx context.Context) (registry.Store, error) {
+// OpenBucket opens the fleet's bucket and asks whether it is there.
+func OpenBucket(ctx context.Context, f api.FleetFile) (registry.Store, error) {
 	if path, ok := strings.CutPrefix(f.Bucket, folderScheme); ok {
 		store, err := dir.Open(path)
 		if err != nil {
@@ -99,7 +77,7 @@ func Get(store registry.Reader) repository.Get {
 
 // Repository opens the fleet's TUF repository to read it, beginning at the root
 // that the folder pins.
-func (f Fleet) Repository(ctx context.Context, store registry.Reader) (*repository.Repository, error) {
+func (f Folder) Repository(ctx context.Context, store registry.Reader) (*repository.Repository, error) {
 	root, err := f.ReadRoot(ctx, store)
 	if err != nil {
 		return nil, err
@@ -108,7 +86,7 @@ func (f Fleet) Repository(ctx context.Context, store registry.Reader) (*reposito
 }
 
 // ReadRoot is the first root.json from the bucket, if it is the pinned one.
-func (f Fleet) ReadRoot(ctx context.Context, store registry.Reader) ([]byte, error) {
+func (f Folder) ReadRoot(ctx context.Context, store registry.Reader) ([]byte, error) {
 	key := trust.MetadataKey("root", 1)
 	root, _, err := store.Get(ctx, key, "")
 	switch {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/signature"
 
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -26,7 +27,7 @@ import (
 // InitOptions says which fleet to make.
 type InitOptions struct {
 	Dir   string
-	Fleet Fleet // without Root
+	Fleet api.FleetFile // without Root
 	Teams []fleet.Team
 	Now   time.Time
 }
@@ -50,11 +51,11 @@ func Init(ctx context.Context, o InitOptions) (Made, error) {
 	if len(o.Teams) == 0 {
 		return Made{}, fault.Newf(fault.Invalid, op, o.Fleet.Name, "no team would be able to publish").WithHint("name one with --team")
 	}
-	store, err := o.Fleet.Open(ctx)
+	store, err := OpenBucket(ctx, o.Fleet)
 	if err != nil {
 		return Made{}, err
 	}
-	m := Made{Folder: Folder{Dir: o.Dir, Fleet: o.Fleet}}
+	m := Made{Folder: Folder{Dir: o.Dir, FleetFile: o.Fleet}}
 	old, err := Open(o.Dir)
 	switch {
 	case err == nil:
@@ -80,8 +81,8 @@ func Init(ctx context.Context, o InitOptions) (Made, error) {
 }
 
 // same refuses to take a folder for another fleet's.
-func (f Folder) same(want Fleet) error {
-	have := f.Fleet
+func (f Folder) same(want api.FleetFile) error {
+	have := f.FleetFile
 	have.Root = fleet.Digest{}
 	if have != want {
 		return fault.Newf(fault.Conflict, "make fleet", want.Name, "%s is the folder of fleet %s in bucket %s", f.Dir, f.Name, f.Bucket).
@@ -135,11 +136,11 @@ func (m *Made) create(ctx context.Context, o InitOptions, store registry.Reader)
 		return err
 	}
 	m.Root = genesis.Pin
-	text, err := json.MarshalIndent(m.Fleet, "", "  ")
+	text, err := m.FleetFile.Encode()
 	if err != nil {
-		return fault.New(fault.Internal, "write fleet.json", o.Dir, err)
+		return fault.New(fault.Internal, "write", api.FleetFileName, err)
 	}
-	return cas.WriteFile(filepath.Join(o.Dir, "fleet.json"), append(text, '\n'), 0o644)
+	return cas.WriteFile(filepath.Join(o.Dir, api.FleetFileName), text, 0o644)
 }
 
 // key loads a key of the folder, or makes it.
