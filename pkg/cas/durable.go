@@ -47,19 +47,13 @@ func writeSynced(f *os.File, data []byte, perm fs.FileMode) error {
 }
 
 // Publish renames a file or folder, which the caller has synced, to its final
-// name and syncs the directory that holds it (and the one it came from, when
-// that is another), so that the name survives a power cut.
+// name and syncs the directory that holds it, so that the name survives a power
+// cut. The name it came from is a temporary one: nobody minds if that comes back.
 func Publish(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	if err := SyncDir(filepath.Dir(to)); err != nil {
-		return err
-	}
-	if src := filepath.Dir(from); src != filepath.Dir(to) {
-		return SyncDir(src)
-	}
-	return nil
+	return SyncDir(filepath.Dir(to))
 }
 
 // SyncDir makes the names in a directory durable.

@@ -35,14 +35,26 @@ func Open(dir string) (*Store, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, fault.Newf(fault.Invalid, "open store", dir, "not an absolute path")
 	}
-	for _, d := range []string{"files", "releases", "staging", "pins"} {
-		if err := MkdirAll(filepath.Join(dir, d)); err != nil {
-			return nil, err
-		}
+	if err := MkdirAll(dir); err != nil {
+		return nil, err
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, Classify("open store", dir, err)
+	}
+	made := false
+	for _, d := range []string{"files", "releases", "staging", "pins"} {
+		switch err := root.Mkdir(d, 0o755); {
+		case err == nil:
+			made = true
+		case !errors.Is(err, fs.ErrExist):
+			return nil, Classify("open store", dir, errors.Join(err, root.Close()))
+		}
+	}
+	if made {
+		if err := SyncDir(dir); err != nil {
+			return nil, Classify("open store", dir, errors.Join(err, root.Close()))
+		}
 	}
 	return &Store{dir: dir, root: root, held: map[fleet.Digest]int{}}, nil
 }
@@ -111,11 +123,11 @@ func (s *Store) Adopt(tmp string, d fleet.Digest, frames Frames) error {
 	if err := MkdirAll(filepath.Dir(final)); err != nil {
 		return err
 	}
-	// The frames first: a file without them is only slower to reuse, frames
-	// without a file are litter that Collect removes.
+	// The frames are advice, verified where they are used: they need not survive a
+	// power cut, and are not worth a sync.
 	if len(frames.Digests) > 1 {
-		if err := WriteFile(final+".frames", frames.encode(), 0o444); err != nil {
-			return err
+		if err := os.WriteFile(final+".frames", frames.encode(), 0o644); err != nil {
+			return Classify("adopt file", d.String(), err)
 		}
 	}
 	return Classify("adopt file", d.String(), Publish(tmp, final))
@@ -126,10 +138,11 @@ func (s *Store) Adopt(tmp string, d fleet.Digest, frames Frames) error {
 // [DamagedPath] in the staging folder of the release with the given key, so
 // that its good frames can still be copied.
 func (s *Store) Discard(d, key fleet.Digest) error {
-	to := DamagedPath(s.StagingDir(key), d)
-	if err := MkdirAll(filepath.Dir(to)); err != nil {
+	to, err := s.Stage(key)
+	if err != nil {
 		return err
 	}
+	to = DamagedPath(to, d)
 	return Classify("discard file", d.String(), Publish(s.FilePath(d), to))
 }
 
@@ -141,6 +154,12 @@ func DamagedPath(staging string, d fleet.Digest) string {
 // StagingDir is the folder of an install under way. It may be absent.
 func (s *Store) StagingDir(key fleet.Digest) string {
 	return filepath.Join(s.dir, "staging", key.String())
+}
+
+// Stage makes the folder of an install. Nothing in it need survive a power cut.
+func (s *Store) Stage(key fleet.Digest) (string, error) {
+	err := s.root.MkdirAll(path.Join("staging", key.String()), 0o755)
+	return s.StagingDir(key), Classify("stage", key.Short(), err)
 }
 
 // DropStaging removes what is left of an install.
@@ -187,8 +206,8 @@ func (s *Store) Assemble(key fleet.Digest, entries []Entry) (string, error) {
 	if err := s.root.RemoveAll(tree); err != nil {
 		return "", Classify("assemble release", key.Short(), err)
 	}
-	if err := MkdirAll(filepath.Join(s.dir, tree)); err != nil {
-		return "", err
+	if err := s.root.MkdirAll(tree, 0o755); err != nil {
+		return "", Classify("assemble release", key.Short(), err)
 	}
 	if err := s.link(tree, entries); err != nil {
 		return "", Classify("assemble release", key.Short(), err)

@@ -132,7 +132,7 @@ func (in *install) close() {
 // survey finds out which files are here, by hashing them, and takes damaged
 // ones out of the store. What remains becomes the targets.
 func (in *install) survey(ctx context.Context) error {
-	if err := cas.MkdirAll(in.staging); err != nil {
+	if _, err := in.o.Store.Stage(in.want.Key); err != nil {
 		return err
 	}
 	seen := map[fleet.Digest]bool{}
