@@ -230,7 +230,7 @@ func (a *agent) telemetry(id uplink.Identity) error {
 	if err != nil {
 		return err
 	}
-	h := &host{log: a.o.Logger, rec: rec, watches: map[fleet.ModelName]*watched{}}
+	h := &host{log: a.o.Logger, rec: rec, watches: map[fleet.ModelName]*watched{}, counts: map[counted]local.Counts{}}
 	h.listing.Store(&local.Listing{})
 	a.loop.host = h
 	a.server = local.New(local.Options{Socket: a.o.Socket, TTL: a.o.Lease, Host: h, Logger: a.o.Logger})

@@ -376,3 +376,20 @@ func TestDamagedStateGoesOnFromTheSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestWhatOnlyARolloutBroughtGoesWithIt(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	v1 := d.fleet.Publish("1.0.0", weights("one"))
+	d.fleet.Direct(nil, &v1, 50*time.Millisecond)
+	d.run()
+	d.serves(v1, fleet.Healthy)
+	d.fleet.Direct(nil, nil, 0)
+	d.until("serving nothing", func(m local.Model) bool { return m.Phase == fleet.RolledBack && m.Serving == nil })
+	v2 := d.fleet.Publish("2.0.0", weights("two"))
+	d.fleet.Direct(&v2, nil, 0)
+	d.serves(v2, fleet.Healthy)
+	d.fleet.Direct(nil, nil, 0) // a stable release stays, whatever an empty directive says
+	d.listing("the empty directive", func(l local.Listing) bool { return l.Directive == 4 })
+	d.serves(v2, fleet.Healthy)
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/probe"
 	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
@@ -26,6 +27,13 @@ type host struct {
 
 	mu      sync.Mutex
 	watches map[fleet.ModelName]*watched
+	counts  map[counted]local.Counts
+}
+
+// counted is what observations are counted by.
+type counted struct {
+	model fleet.ModelName
+	root  fleet.Digest
 }
 
 type watched struct {
@@ -33,9 +41,6 @@ type watched struct {
 	watch *probe.Watch
 	told  bool // the loop knows that it is sick
 }
-
-// Listing is the newest that the loop published.
-func (h *host) Listing() local.Listing { return *h.listing.Load() }
 
 // moved follows a model's state: a release is watched from its switch until it
 // is proven or gone.
@@ -76,6 +81,7 @@ func (h *host) Observe(m fleet.ModelName, root fleet.Digest, obs []local.Observa
 			break
 		}
 	}
+	h.count(counted{m, root}, obs)
 	h.check(m, root, func(w *probe.Watch) (v probe.Verdict, bad bool) {
 		for _, o := range obs {
 			if v, bad = w.Used(o.Error, 0); bad {
@@ -84,6 +90,52 @@ func (h *host) Observe(m fleet.ModelName, root fleet.Digest, obs []local.Observa
 		}
 		return v, false
 	})
+}
+
+// count keeps what the local API shows, of the releases that run or ran here.
+func (h *host) count(k counted, obs []local.Observation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, known := h.counts[k]
+	if !known && len(h.counts) >= maxCounted {
+		clear(h.counts)
+	}
+	for _, o := range obs {
+		c.Requests++
+		if o.Error {
+			c.Errors++
+		}
+		switch {
+		case o.Right == nil:
+		case *o.Right:
+			c.Right++
+		default:
+			c.Wrong++
+		}
+	}
+	h.counts[k] = c
+}
+
+// maxCounted bounds what a confused application can make the agent keep.
+const maxCounted = 256
+
+func (h *host) counted(m fleet.ModelName, root fleet.Digest) local.Counts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.counts[counted{m, root}]
+}
+
+// Listing is how things stand: what the loop published last, with the newest
+// counts.
+func (h *host) Listing() local.Listing {
+	l := *h.listing.Load()
+	l.Models = slices.Clone(l.Models)
+	for i, m := range l.Models {
+		if m.Serving != nil {
+			l.Models[i].Counts = h.counted(m.Name, m.Serving.Root)
+		}
+	}
+	return l
 }
 
 // Lost counts an application that lost a release.
@@ -157,6 +209,7 @@ func (l *loop) view(st update.State) local.Model {
 		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
 		Failure: st.Failure.Class, FailureCode: st.Failure.Code, FailureText: st.Failure.Text,
 	}
+	v.BytesReused = p.Resume + p.From[delivery.Copy]
 	if st.Phase == fleet.Downloading {
 		v.BytesDone, v.BytesTotal = p.Done, st.Target.Size
 	}

@@ -85,8 +85,10 @@ func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
 	return err
 }
 
-// assign tells every model what the directive wants of it. Models that the
-// directive no longer names, or that no publisher backs, keep what they have.
+// assign tells every model what the directive wants of it. A model that it does
+// not name keeps what it has, so that an empty directive, signed by mistake,
+// does not stop a fleet; but what only a rollout brought here goes when that
+// rollout is gone.
 func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	l.reasons = map[fleet.ModelName]string{}
 	for _, root := range t.Revoked.Releases {
@@ -94,6 +96,15 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 			if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Revoked, Root: root}}); err != nil {
 				return err
 			}
+		}
+	}
+	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+		if !l.orphaned(m, t) {
+			continue
+		}
+		terms := update.Terms{Sequence: t.Directive.Sequence, Reason: "the rollout that brought it is gone"}
+		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Assigned, Terms: terms}}); err != nil {
+			return err
 		}
 	}
 	for _, p := range t.Directive.Models {
@@ -116,6 +127,14 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	return nil
 }
 
+// orphaned reports whether a model was brought here by a rollout of which the
+// directive knows nothing any more.
+func (l *loop) orphaned(m fleet.ModelName, t trust.Trusted) bool {
+	_, named := t.Directive.Placement(m)
+	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m && r.Held })
+	return !named && !held && l.mem.Models[m].Terms.Arm == fleet.Exposed
+}
+
 func offerOf(r fleet.Release, v fleet.Variant) update.Offer {
 	return update.Offer{
 		Ref: r.Ref(), Root: v.Root, Bundle: v.Bundle, Path: r.BundlePath(v.Name), Size: v.Size, Counter: r.Counter,
@@ -124,7 +143,7 @@ func offerOf(r fleet.Release, v fleet.Variant) update.Offer {
 
 func (l *loop) terms(a fleet.Assignment, seq uint64) update.Terms {
 	t := update.Terms{
-		Rollout: a.Rollout, Arm: a.Arm, Sequence: seq, Reason: a.Reason, Soak: l.o.Soak, Health: l.o.Health,
+		Rollout: a.Rollout, Arm: a.Arm, Sequence: seq, Reason: a.Reason, Soak: l.o.Soak, Health: l.o.Health, Retry: l.o.Retry,
 	}
 	if x := a.Exposure; x != nil && a.Arm == fleet.Exposed {
 		t.NotBefore, t.Windows, t.Soak, t.Health = x.NotBefore, x.Windows, x.Soak.D(), x.Health

@@ -37,6 +37,8 @@ type Options struct {
 	Soak      time.Duration // of releases that no rollout brought; default 5 min
 	Health    fleet.Health  // likewise; default 20 failures in a row, 3 restarts
 
+	Retry time.Duration // longest pause before a failed install is tried again; default 10 min
+
 	LowMemory bool
 	Version   string // of this program
 	Logger    *slog.Logger

@@ -208,7 +208,7 @@ func (f *Fleet) Publish(version fleet.Version, files map[string]string) fleet.Re
 }
 
 // Direct signs the next directive: what is stable, and what everybody is exposed
-// to, soaking for soak; nil means none.
+// to, soaking for soak; nil means none. With neither it names no model.
 func (f *Fleet) Direct(stable, exposed *fleet.Release, soak time.Duration) {
 	f.t.Helper()
 	f.sequence++
@@ -220,7 +220,11 @@ func (f *Fleet) Direct(stable, exposed *fleet.Release, soak time.Duration) {
 		}
 	}
 	now := time.Now()
-	pub, err := f.repo.Sign(fleet.Directive{Group: group, Sequence: f.sequence, Issued: now, Models: []fleet.Placement{p}}, now)
+	d := fleet.Directive{Group: group, Sequence: f.sequence, Issued: now}
+	if stable != nil || exposed != nil {
+		d.Models = []fleet.Placement{p}
+	}
+	pub, err := f.repo.Sign(d, now)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -94,6 +94,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.DurationVar(&o.Busy, "report-busy", 0, "time between reports while a rollout concerns the device (default 10s)")
 	f.DurationVar(&o.Window, "window", 0, "length of a window of error counting (default 10s)")
 	f.DurationVar(&o.Soak, "soak", 0, "how long a release that no rollout brought is watched (default 5m)")
+	f.DurationVar(&o.Retry, "retry", 0, "longest pause before a failed install is tried again (default 10m)")
 	f.Float64Var(&o.ErrorRate, "error-rate", 0, "share of failed uses that a watched release is given up for, 0 to 1 (default: none)")
 	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
 	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")

@@ -184,7 +184,7 @@ func (errMoved) Error() string { return "another release is held" }
 
 // once watches until something changed; conn carries the watch.
 func (f *follower) once(ctx, conn context.Context) error {
-	if f.held.Lease == "" && f.refused.Root.IsZero() {
+	if f.held.Lease == "" && (f.refused.Root.IsZero() || !f.held.Root.IsZero()) {
 		if err := f.take(ctx); err != nil {
 			return err
 		}
@@ -216,6 +216,9 @@ func (f *follower) take(ctx context.Context) error {
 	if same(next.Release, f.held) {
 		f.hold(next)
 		return nil
+	}
+	if same(next.Release, f.refused) {
+		return f.c.Unload(ctx, next)
 	}
 	if err := f.use(next); err != nil {
 		f.refused = next

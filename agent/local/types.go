@@ -34,6 +34,16 @@ type Model struct {
 	Quarantined []Refused          `json:"quarantined,omitempty"`
 	BytesDone   int64              `json:"bytesDone,omitempty"`
 	BytesTotal  int64              `json:"bytesTotal,omitempty"`
+	BytesReused int64              `json:"bytesReused,omitempty"` // of the newest install: that were on the disk already
+	Counts                         // what applications observed of Serving since the agent started
+}
+
+// Counts is what applications observed.
+type Counts struct {
+	Requests uint64 `json:"requests"`
+	Errors   uint64 `json:"errors"`
+	Right    uint64 `json:"right"` // labelled predictions that were right
+	Wrong    uint64 `json:"wrong"`
 }
 
 // Release is verified files on this device.

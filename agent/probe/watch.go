@@ -39,12 +39,12 @@ type Verdict struct {
 // Used counts one use of the release and reports whether it was one too many.
 func (w *Watch) Used(failed bool, _ time.Duration) (Verdict, bool) {
 	w.uses++
-	if !failed {
-		w.streak = 0
-		return Verdict{}, false
-	}
-	w.errors++
 	w.streak++
+	if failed {
+		w.errors++
+	} else {
+		w.streak = 0
+	}
 	if n := w.limits.FailStreak; n > 0 && w.streak >= n {
 		return Verdict{"unhealthy", fmt.Sprintf("%d uses failed in a row, limit %d", w.streak, n)}, true
 	}

@@ -61,14 +61,19 @@ func (m *machine) missed(f Failure) {
 	m.enter(fleet.Failed, "%s", f.Text)
 }
 
-// retry notes a failure and sets the time of the next try: 1 s doubling to
-// 10 min, with full jitter but at least a half of it.
+// retry notes a failure and sets the time of the next try: 1 s doubling to the
+// terms' longest pause, longer for the device's own trouble, with jitter
+// over the upper half.
 func (m *machine) retry(f Failure) {
 	f.Root, f.At = m.st.Target.Root, m.ev.At
 	m.st.Failure = f
-	wait := min(10*time.Minute, time.Second<<min(m.st.Tries, 10))
+	longest := m.st.Terms.Retry
+	if longest <= 0 {
+		longest = 10 * time.Minute
+	}
+	wait := min(longest, time.Second<<min(m.st.Tries, 10))
 	if f.Class == fleet.MemberFailure {
-		wait = min(time.Hour, 10*wait) // a full disk does not empty by itself
+		wait = min(6*longest, 10*wait) // a full disk does not empty by itself
 	}
 	m.st.Tries++
 	m.st.RetryAt = m.ev.At.Add(wait/2 + time.Duration(m.ev.Jitter*float64(wait/2)))

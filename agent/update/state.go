@@ -59,6 +59,7 @@ type Terms struct {
 	Windows   []fleet.Window  `json:"windows,omitempty"`  // when it may activate; a return ignores them
 	Soak      time.Duration   `json:"soak,omitempty"`     // how long it watches itself after the switch
 	Health    fleet.Health    `json:"health,omitzero"`    // what it does not put up with meanwhile
+	Retry     time.Duration   `json:"retry,omitempty"`    // longest pause before it tries again; 0: 10 min
 	Sequence  uint64          `json:"sequence,omitempty"` // of the directive that said so
 	Reason    string          `json:"reason,omitempty"`   // the assignment's, for people
 }

@@ -36,11 +36,11 @@ type Options struct {
 // Uplink speaks to the coordinator as an enrolled member. Make it with [New]; it
 // is safe for concurrent use.
 type Uplink struct {
-	o      Options
-	client *api.Client
+	o Options
 
-	mu sync.Mutex
-	id Identity // under mu; persisted before it is set
+	mu     sync.Mutex  // guards the rest
+	id     Identity    // persisted before it is set
+	client *api.Client // shows id's certificate
 }
 
 // New returns an uplink; it connects when something is asked of it.
@@ -48,13 +48,24 @@ func New(o Options) (*Uplink, error) {
 	if o.Poll <= 0 {
 		o.Poll = 50 * time.Second
 	}
-	u := &Uplink{o: o, id: o.Identity}
-	client, err := api.NewClient(api.Options{
-		URL: o.Identity.URL, Pin: o.Identity.Pin,
-		Certificate: func() (*tls.Certificate, error) { return u.Identity().tlsCertificate(o.Key), nil },
+	client, err := o.Identity.client(o.Key)
+	return &Uplink{o: o, id: o.Identity, client: client}, err
+}
+
+// client makes a client that shows this identity's certificate. A renewed one
+// needs another: connections that are open go on with the certificate they began
+// with.
+func (id Identity) client(key *signer.Signer) (*api.Client, error) {
+	cert := id.tlsCertificate(key)
+	return api.NewClient(api.Options{
+		URL: id.URL, Pin: id.Pin, Certificate: func() (*tls.Certificate, error) { return cert, nil },
 	})
-	u.client = client
-	return u, err
+}
+
+func (u *Uplink) api() *api.Client {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.client
 }
 
 // Identity is who the member is now.
@@ -70,7 +81,7 @@ func (u *Uplink) Run(ctx context.Context) {
 	wg.Go(func() { u.renewLoop(ctx) })
 	wg.Go(func() { u.packLoop(ctx) })
 	wg.Wait()
-	u.client.Close()
+	u.api().Close()
 }
 
 // SendRows hands a batch of signed rows to the coordinator.
@@ -79,12 +90,12 @@ func (u *Uplink) SendRows(ctx context.Context, batch []byte) (api.RowsReply, err
 	if cell == "" {
 		cell = "-"
 	}
-	return u.client.SendRows(ctx, cell, batch, u.gossipAddr())
+	return u.api().SendRows(ctx, cell, batch, u.gossipAddr())
 }
 
 // Presign asks for URLs to objects in the bucket.
 func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Time, error) {
-	r, err := u.client.Presign(ctx, keys)
+	r, err := u.api().Presign(ctx, keys)
 	return r.URLs, r.Expires, err
 }
 
@@ -96,7 +107,7 @@ func (u *Uplink) packLoop(ctx context.Context) {
 		if asked && !u.idle(ctx) {
 			return
 		}
-		r, err := u.client.Pack(ctx, u.Identity().Facts.Group, etag, u.o.Poll)
+		r, err := u.api().Pack(ctx, u.Identity().Facts.Group, etag, u.o.Poll)
 		if err == nil && !r.NotModified {
 			if err = u.o.OnPack(ctx, r.Pack); err == nil || !fault.KindOf(err).Retry() {
 				// A pack that was refused is not fetched again and again: the next
@@ -157,7 +168,12 @@ func (u *Uplink) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := u.client.Renew(ctx, api.RenewRequest{CSR: csr, Generation: id.Generation, GossipAddr: u.gossipAddr()})
+	client, err := id.client(u.o.Key) // whose connection surely shows the newest certificate
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	r, err := client.Renew(ctx, api.RenewRequest{CSR: csr, Generation: id.Generation, GossipAddr: u.gossipAddr()})
 	if err != nil {
 		return err
 	}
@@ -172,10 +188,15 @@ func (u *Uplink) renew(ctx context.Context) error {
 	if err := id.save(u.o.Dir); err != nil {
 		return err
 	}
+	next, err := id.client(u.o.Key)
+	if err != nil {
+		return err
+	}
 	u.mu.Lock()
-	u.id = id
+	old := u.client
+	u.id, u.client = id, next
 	u.mu.Unlock()
-	u.client.Close() // the next connection shows the new certificate
+	old.Close()
 	if u.o.OnRenew != nil {
 		u.o.OnRenew(id)
 	}
