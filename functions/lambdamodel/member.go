@@ -1,0 +1,277 @@
+package lambdamodel
+
+import (
+	"context"
+	"crypto/tls"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry/dir"
+	"github.com/modelfleet/modelfleet/pkg/registry/web"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// Release is verified files in this environment.
+type Release struct {
+	Ref  string       // "detector@1.5.0"
+	Root fleet.Digest // names exactly these bytes
+	Path string       // folder of the files
+}
+
+// served is a release in service, with what it means for the fleet.
+type served struct {
+	Release
+	Bundle  fleet.Digest
+	Since   time.Time // it was switched to
+	Rollout fleet.RolloutID
+	Arm     fleet.Arm
+	Soak    time.Duration // watched so long
+	Health  fleet.Health  // limits while it is watched
+}
+
+func (s *served) soaking(now time.Time) bool { return s != nil && now.Before(s.Since.Add(s.Soak)) }
+
+// failure is why a release is quarantined in this environment.
+type failure struct {
+	Ref  string
+	Code telemetry.FailureCode
+	Text string
+}
+
+// memory is what an environment remembers from one process to the next.
+type memory struct {
+	Trust       trust.State
+	Epoch       uint64
+	Serving     *served
+	Previous    *served
+	Ended       bool               // by Close: the process did not crash
+	Restarts    int                // of processes that served Serving while it soaked
+	Quarantined map[string]failure // by root
+}
+
+// member is one environment's part in the fleet, without the model's own type:
+// use loads a release for the function and puts it in service, drop takes what
+// is in service away. Both are called with or without mu and must not call back.
+type member struct {
+	o       Options
+	tok     trust.JoinToken
+	key     *signer.Signer
+	client  *api.Client
+	source  delivery.Source
+	store   *cas.Store
+	fetcher *delivery.Fetcher
+	use     func(Release) error
+	drop    func()
+
+	turn sync.Mutex // one refresh at a time
+
+	mu        sync.Mutex
+	id        identity
+	mem       memory
+	trusted   *trust.Trusted
+	want      fleet.Assignment // newest decision
+	etag      string           // of the newest pack judged
+	refreshAt time.Time
+	streak    int            // failed invocations in a row
+	problem   error          // of the newest refresh
+	failed    []fleet.Digest // releases that crashed or failed here, not yet counted
+}
+
+const stateFile = "state.json"
+
+// newMember takes up what this environment was, or enrols it.
+func newMember(ctx context.Context, o Options, use func(Release) error, drop func()) (*member, error) {
+	tok, err := trust.ParseJoinToken(o.Token)
+	if err != nil {
+		return nil, err
+	}
+	if err := cas.MkdirAll(o.Dir); err != nil {
+		return nil, err
+	}
+	e, err := identify(ctx, o, tok)
+	if err != nil {
+		return nil, err
+	}
+	m := &member{o: o, tok: tok, key: e.key, id: e.id, use: use, drop: drop}
+	if m.client, err = connect(tok, func() (*tls.Certificate, error) { return m.identity().certificate(m.key), nil }); err != nil {
+		return nil, err
+	}
+	if m.store, err = cas.Open(filepath.Join(o.Dir, "store")); err != nil {
+		return nil, err
+	}
+	if m.source, err = openSource(o.Source, m.client); err != nil {
+		return nil, err
+	}
+	m.fetcher, err = delivery.New(delivery.Options{
+		Store: m.store, Source: m.source, LowMemory: true, Reserve: 8 << 20, Logger: o.Logger, Keep: m.keep,
+		Stall: 5 * time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, m.remember(e)
+}
+
+// openSource is where releases are read from.
+func openSource(where string, client *api.Client) (delivery.Source, error) {
+	switch {
+	case where == "":
+		return web.Open(web.Options{Sign: func(ctx context.Context, keys []string) ([]string, time.Time, error) {
+			r, err := client.Presign(ctx, keys)
+			return r.URLs, r.Expires, err
+		}})
+	case strings.HasPrefix(where, "http://"), strings.HasPrefix(where, "https://"):
+		return web.Open(web.Options{BaseURL: where})
+	}
+	return dir.Open(where)
+}
+
+// remember reads the state and settles how the process before ended.
+func (m *member) remember(e enrolment) error {
+	kept, err := readKept(filepath.Join(m.o.Dir, stateFile), &m.mem)
+	if err != nil {
+		return err
+	}
+	if !kept {
+		m.mem = memory{Trust: e.trust}
+	}
+	if m.mem.Quarantined == nil {
+		m.mem.Quarantined = map[string]failure{}
+	}
+	if s := m.mem.Serving; s != nil && !m.mem.Ended {
+		m.mem.Restarts++
+		m.failed = append(m.failed, s.Root)
+		m.o.Logger.Warn("the process before ended while it served", "model", m.o.Model, "release", s.Ref, "restarts", m.mem.Restarts)
+	}
+	m.mem.Ended = false
+	m.mem.Epoch++
+	if err := m.save(); err != nil {
+		return err
+	}
+	return writeKept(filepath.Join(m.o.Dir, identityFile), m.id)
+}
+
+// save persists the memory; the caller holds mu or is alone.
+func (m *member) save() error { return writeKept(filepath.Join(m.o.Dir, stateFile), m.mem) }
+
+func (m *member) identity() identity {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.id
+}
+
+// keep is what no collection may take: the release in service and the one before.
+func (m *member) keep() []fleet.Digest {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []fleet.Digest
+	for _, s := range []*served{m.mem.Serving, m.mem.Previous} {
+		if s != nil {
+			out = append(out, s.Bundle)
+		}
+	}
+	return out
+}
+
+// due reports whether a refresh is, and draws the time of the next. The wall
+// clock counts, since a frozen environment's monotonic one may stand still.
+func (m *member) due(now time.Time) bool {
+	now = now.Round(0)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// A clock that was put back must not stop refreshes.
+	if now.Before(m.refreshAt) && m.refreshAt.Sub(now) <= 2*m.o.Refresh {
+		return false
+	}
+	spread := 0.8 + 0.4*rand.Float64()
+	m.refreshAt = now.Add(time.Duration(spread * float64(m.o.Refresh)))
+	return true
+}
+
+// refresh looks at the newest directive and does what it says.
+func (m *member) refresh(ctx context.Context) error {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	err := m.pull(ctx)
+	if err == nil || fault.KindOf(err).Retry() {
+		// Without news, what was decided may still wait to be done.
+		if applyErr := m.apply(ctx); applyErr != nil {
+			err = applyErr
+		}
+	}
+	m.mu.Lock()
+	m.problem = err
+	m.mu.Unlock()
+	return err
+}
+
+// pull fetches the trust pack and judges it.
+func (m *member) pull(ctx context.Context) error {
+	id := m.identity()
+	if id.renewDue(time.Now()) {
+		if err := m.renew(ctx); err != nil {
+			m.o.Logger.Warn("certificate was not renewed", "err", err)
+		}
+	}
+	m.mu.Lock()
+	etag := m.etag
+	m.mu.Unlock()
+	r, err := m.client.Pack(ctx, id.Facts.Group, etag, 0)
+	if err != nil || r.NotModified {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.etag = r.ETag // also when it is refused: the next one may do better
+	return m.judge(r.Pack, time.Now())
+}
+
+// judge verifies a pack and takes over what it decides; mu is held.
+func (m *member) judge(pack []byte, now time.Time) error {
+	if len(m.mem.Trust.Root) == 0 { // the state was lost: begin with the token's root again
+		st, err := trust.StateFromPack(pack, m.tok.Root)
+		if err != nil {
+			return err
+		}
+		m.mem.Trust = st
+	}
+	t, st, err := trust.Verify(pack, m.mem.Trust, m.id.Facts, now)
+	if err != nil {
+		m.o.Logger.Error("trust pack refused", "rule", trust.RuleOf(err), "err", err)
+		return err
+	}
+	if t.Freshness == trust.Stale {
+		return fault.Newf(fault.Untrusted, "verify pack", string(m.id.Facts.Group), "%s has expired", t.Expired)
+	}
+	if !st.Equal(m.mem.Trust) {
+		m.mem.Trust = st
+		if err := m.save(); err != nil {
+			return err
+		}
+	}
+	m.trusted = &t
+	if p, ok := t.Directive.Placement(m.o.Model); ok {
+		m.want = p.Assign(m.id.Facts)
+	}
+	// A placement that nobody backs is not there: what is in service stays.
+	return nil
+}
+
+// quarantine refuses a root from now on; mu is held.
+func (m *member) quarantine(root fleet.Digest, f failure) error {
+	m.o.Logger.Error("release quarantined", "model", m.o.Model, "release", f.Ref, "code", f.Code.String(), "err", f.Text)
+	m.mem.Quarantined[root.String()] = f
+	m.failed = append(m.failed, root)
+	m.refreshAt = time.Time{} // what to serve instead may have to be fetched
+	return m.save()
+}
