@@ -25,10 +25,12 @@ type Standing struct {
 	Failed   time.Time         `json:"failed,omitzero"`
 	Settled  time.Time         `json:"settled,omitzero"`
 	Alarm    bool              `json:"alarm,omitempty"`
-	Based    bool              `json:"based,omitempty"` // Base was taken
-	Base     analysis.Counters `json:"base,omitzero"`   // at the end of the burn-in
-	Slow     [3]uint64         `json:"slow,omitzero"`   // from latency windows after the burn-in
-	Bins     []uint64          `json:"bins,omitempty"`  // from score windows after the burn-in
+	Pre      analysis.Counters `json:"pre,omitzero"`     // under the stable release before Since
+	Primed   bool              `json:"primed,omitempty"` // Pre was taken
+	Based    bool              `json:"based,omitempty"`  // Base was taken
+	Base     analysis.Counters `json:"base,omitzero"`    // at the end of the burn-in
+	Slow     [3]uint64         `json:"slow,omitzero"`    // from latency windows after the burn-in
+	Bins     []uint64          `json:"bins,omitempty"`   // from score windows after the burn-in
 	PreBins  []uint64          `json:"preBins,omitempty"`
 	Counted  uint64            `json:"counted,omitempty"`  // end of the newest window counted, Unix seconds
 	Measured uint64            `json:"measured,omitempty"` // requests in the latency windows counted
@@ -137,6 +139,10 @@ func (w *Watch) member(f fleet.Facts, key telemetry.KeyID, l latest) (analysis.M
 	}
 	total, pre := w.sum(key, st.Arm)
 	fresh := w.count(key, &st)
+	if !st.Primed { // kept: a member that went back counts under stable again
+		st.Pre, st.Primed, fresh = pre, true, true
+	}
+	pre = st.Pre
 	post := minus(total, st.Base)
 	if !st.Based {
 		post = analysis.Counters{}
