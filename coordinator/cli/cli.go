@@ -91,7 +91,6 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			d.running = true
 			if d.output != "table" && d.output != "json" {
 				return fault.Newf(fault.Invalid, "read command line", "--output "+d.output, "it is neither table nor json")
 			}
@@ -116,7 +115,22 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 	}
 	cmd.SetHelpCommandGroupID("desk")
 	cmd.SetCompletionCommandGroupID("desk")
+	d.notice(cmd)
 	return cmd
+}
+
+// notice has every command say when it begins: an error before that is about the
+// command line.
+func (d *desk) notice(cmd *cobra.Command) {
+	if work := cmd.RunE; work != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			d.running = true
+			return work(cmd, args)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		d.notice(c)
+	}
 }
 
 // helpTemplate puts what a command is for before how it is called.

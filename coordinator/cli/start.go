@@ -34,7 +34,7 @@ Linear20PercentEvery6Minutes). "-f -" reads the policy from standard input.
 
 A policy, with everything that it may hold:
 
-  population: {selector: "region in (eu, us), class != lab"}  # default: all that can run it
+  population: {selector: "region in (eu, us), class != lab"}  # all, by default
   stages:
     - {name: lab, selector: "ring=lab", soak: 10m}
     - {name: one, percent: 1, soak: 30m}

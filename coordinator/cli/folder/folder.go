@@ -114,6 +114,10 @@ func (f Folder) Publisher(ctx context.Context, team fleet.Team) (fleet.Team, *si
 		if err != nil {
 			return "", nil, err
 		}
+		if len(teams) == 0 {
+			return "", nil, fault.Newf(fault.NotFound, "choose publisher key", f.Dir, "there is none in its keys folder").
+				WithHint("publish where the team's key is, or copy it to %s", f.KeyPath("publisher-TEAM"))
+		}
 		if len(teams) != 1 {
 			return "", nil, fault.Newf(fault.Invalid, "choose publisher key", f.Dir, "there are %d: %s", len(teams), strings.Join(teams, ", ")).
 				WithHint("say which with --team")

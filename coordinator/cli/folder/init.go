@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -50,6 +51,13 @@ func Init(ctx context.Context, o InitOptions) (Made, error) {
 	const op = "make fleet"
 	if len(o.Teams) == 0 {
 		return Made{}, fault.Newf(fault.Invalid, op, o.Fleet.Name, "no team would be able to publish").WithHint("name one with --team")
+	}
+	if path, ok := strings.CutPrefix(o.Fleet.Bucket, folderScheme); ok {
+		abs, err := filepath.Abs(path) // the coordinator runs elsewhere
+		if err != nil {
+			return Made{}, fault.New(fault.Invalid, op, o.Fleet.Bucket, err)
+		}
+		o.Fleet.Bucket = folderScheme + abs
 	}
 	store, err := OpenBucket(ctx, o.Fleet)
 	if err != nil {

@@ -70,12 +70,22 @@ type Options struct {
 
 // Outcome is what publishing did.
 type Outcome struct {
-	Release   fleet.Release        `json:"release"`
-	Upload    artifact.UploadStats `json:"upload"`
-	Published bool                 `json:"published"` // now; false: it was published before, or a dry run
-	Role      string               `json:"role,omitempty"`
+	Release   fleet.Release `json:"release"`
+	Upload    Upload        `json:"upload"`
+	Published bool          `json:"published"` // now; false: it was published before, or a dry run
+	Role      string        `json:"role,omitempty"`
 	// Unsigned is how many more signatures the role needs before it counts.
 	Unsigned int `json:"unsigned,omitempty"`
+}
+
+// Upload is what was sent.
+type Upload struct {
+	Files   int   `json:"files"`   // of the release
+	Bytes   int64 `json:"bytes"`   // plain, of all files
+	Sent    int64 `json:"sent"`    // bytes of objects that were made
+	Objects int   `json:"objects"` // objects that were made
+	Reused  int   `json:"reused"`  // files whose content was in the bucket already
+	Packed  int64 `json:"packed"`  // bytes a member fetches when it takes the smallest objects
 }
 
 // attempts is how often a new version of the role is tried against others who
@@ -162,11 +172,19 @@ func (o Options) prepare(ctx context.Context, r fleet.Release, src Source) (prep
 	}
 	o.Progress.step("hash", shape.bytes)
 	count := meter(o.Progress)
-	m, err := oms.Hash(ctx, src.Dir, oms.Options{Method: shape.method(), ShardSize: artifact.FrameSize, Name: string(r.Model), Progress: count})
+	how := oms.Options{Method: shape.method(), Name: string(r.Model), Progress: count}
+	if how.Method == oms.Shards {
+		how.ShardSize = artifact.FrameSize
+	}
+	m, err := oms.Hash(ctx, src.Dir, how)
 	if err != nil {
 		return p, refused("hash model folder", src.Dir, err)
 	}
-	o.Progress.settled("%d files, identity %s", len(m.Files()), fleet.Digest(m.Root).Short())
+	whole := ""
+	if shape.empty && shape.largest > artifact.FrameSize {
+		whole = "; signed by whole files, as an empty file rules shards out"
+	}
+	o.Progress.settled("%d files, identity %s%s", len(m.Files()), fleet.Digest(m.Root).Short(), whole)
 	p.variant = fleet.Variant{Name: src.Variant, Classes: src.Classes, Root: fleet.Digest(m.Root), Size: shape.bytes}
 	if p.files, err = artifact.FilesOf(m); err != nil {
 		return p, err
