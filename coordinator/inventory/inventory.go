@@ -13,9 +13,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/subtle"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -283,8 +285,13 @@ func CheckLabels(l fleet.Labels) error {
 		if k == fleet.LabelID || k == fleet.LabelKind {
 			return fault.Newf(fault.Invalid, "read labels", k, "the label is given by modelfleet and cannot be set")
 		}
-		if _, err := fleet.ParseSelector(k + "=" + val); err != nil {
-			return fault.New(fault.Invalid, "read labels", k+"="+val, err)
+		term := k + "=" + val
+		sel, err := fleet.ParseSelector(term)
+		if err == nil && (strings.Contains(term, ",") || sel.String() != term) {
+			err = errors.New("a name or value has a character that selectors use")
+		}
+		if err != nil {
+			return fault.New(fault.Invalid, "read labels", term, err)
 		}
 	}
 	return nil
