@@ -1,0 +1,234 @@
+package publish_test
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/modelfleet/modelfleet/coordinator/publish"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/registry/dir"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// memory is a publication store, and failing counts down the steps to a crash.
+type memory struct {
+	signed []byte
+	*failing
+}
+
+var errCrash = errors.New("the power failed")
+
+// failing lets so many steps pass; then every step fails.
+type failing struct{ left int }
+
+func (f *failing) step() error {
+	if f.left == 0 {
+		return errCrash
+	}
+	f.left--
+	return nil
+}
+
+func (m *memory) SavePublication(_ context.Context, signed []byte) error {
+	if err := m.step(); err != nil {
+		return err
+	}
+	m.signed = signed
+	return nil
+}
+
+func (m *memory) Publication(context.Context) ([]byte, error) { return m.signed, nil }
+
+// bucket is a folder whose writes may fail.
+type bucket struct {
+	*dir.Store
+	*failing
+}
+
+func (b bucket) Create(ctx context.Context, key string, body registry.Body) (bool, error) {
+	if err := b.step(); err != nil {
+		return false, err
+	}
+	return b.Store.Create(ctx, key, body)
+}
+
+func (b bucket) Swap(ctx context.Context, key string, body []byte, etag string) (string, error) {
+	if err := b.step(); err != nil {
+		return "", err
+	}
+	return b.Store.Swap(ctx, key, body, etag)
+}
+
+type world struct {
+	t      *testing.T
+	bucket bucket
+	memory *memory
+	opts   publish.Options
+	root   []byte
+	pin    fleet.Digest
+}
+
+func newWorld(t *testing.T) *world {
+	f := &failing{left: -1}
+	w := &world{t: t, bucket: bucket{must(dir.Open(t.TempDir()))(t), f}, memory: &memory{failing: f}}
+	t.Cleanup(func() { w.bucket.Close() })
+	key := func() *signer.Signer { return must(signer.Ephemeral())(t) }
+	coord, stamp := key(), key()
+	g := must(repository.Init(repository.InitOptions{
+		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{key()}, Coordinator: coord.Public(), Timestamp: stamp.Public(),
+		Teams: []repository.Team{{Name: "vision", Keys: []crypto.PublicKey{key().Public()}}},
+	}))(t)
+	for _, x := range g.Writes {
+		must(w.bucket.Store.Create(t.Context(), x.Key, registry.BodyOf(x.Body)))(t)
+	}
+	w.root, w.pin = g.Root, g.Pin
+	w.opts = publish.Options{Bucket: w.bucket, Store: w.memory, Root: g.Root, Coordinator: coord, Timestamp: stamp, Logger: slog.New(slog.DiscardHandler)}
+	return w
+}
+
+func (w *world) open() (*publish.Publisher, error) { return publish.Open(w.t.Context(), w.opts) }
+
+func directive(seq uint64) []byte {
+	d := fleet.Directive{Schema: fleet.DirectiveSchema, Group: fleet.DefaultGroup, Sequence: seq, Issued: time.Unix(int64(seq), 0).UTC(), Models: []fleet.Placement{}}
+	b, _ := json.Marshal(d)
+	return b
+}
+
+// member is what a member that comes now believes.
+func (w *world) member() uint64 {
+	w.t.Helper()
+	pack, _, err := w.bucket.Get(w.t.Context(), fleet.DefaultGroup.PackKey(), "")
+	if err != nil {
+		return 0
+	}
+	st := must(trust.NewState(w.root, w.pin))(w.t)
+	trusted, _, err := trust.Verify(pack, st, fleet.Facts{ID: "m", Group: fleet.DefaultGroup}, time.Now())
+	if err != nil {
+		w.t.Fatalf("a member that comes now: %v", err)
+	}
+	return trusted.Directive.Sequence
+}
+
+func TestACrashAtAnyStepIsRepeatedHarmlessly(t *testing.T) {
+	crashed := 0
+	for steps := 0; ; steps++ {
+		w := newWorld(t)
+		w.bucket.left = -1
+		must(must(w.open())(t).Publish(t.Context(), directive(1), time.Now()))(t)
+		w.bucket.left = steps
+		_, err := must(w.open())(t).Publish(t.Context(), directive(2), time.Now())
+		if err == nil && w.bucket.left > 0 {
+			if steps < 6 {
+				t.Errorf("published in %d steps, which is fewer than there are writes", steps)
+			}
+			break
+		}
+		if err != nil && !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		crashed++
+		if seq := w.member(); seq != 1 && seq != 2 {
+			t.Fatalf("after a crash in step %d members see directive %d", steps, seq)
+		}
+		w.bucket.left = -1 // the power is back
+		p := must(w.open())(t)
+		must(p.Publish(t.Context(), directive(2), time.Now()))(t)
+		must(p.Publish(t.Context(), directive(3), time.Now()))(t)
+		if seq := w.member(); seq != 3 {
+			t.Fatalf("after a restart from step %d members see directive %d", steps, seq)
+		}
+		if w.memory.signed != nil {
+			t.Fatalf("a publication is left over from step %d", steps)
+		}
+	}
+	if crashed < 6 {
+		t.Errorf("crashed at %d steps only", crashed)
+	}
+}
+
+func TestATransientFailureIsFinishedByTheNextTurn(t *testing.T) {
+	w := newWorld(t)
+	p := must(w.open())(t)
+	w.bucket.left = 3
+	if _, err := p.Publish(t.Context(), directive(1), time.Now()); !errors.Is(err, errCrash) {
+		t.Fatal(err)
+	}
+	if _, ok := p.Pack(fleet.DefaultGroup); ok {
+		t.Error("a pack is shown that is not in the bucket")
+	}
+	w.bucket.left = -1
+	woken := p.Woken()
+	must(p.Publish(t.Context(), directive(1), time.Now()))(t)
+	select {
+	case <-woken:
+	default:
+		t.Error("nobody was woken")
+	}
+	if pack, ok := p.Pack(fleet.DefaultGroup); !ok || pack.Sequence != 1 || w.member() != 1 {
+		t.Errorf("pack of directive %d", pack.Sequence)
+	}
+}
+
+func TestFreshnessIsRenewedBeforeItEnds(t *testing.T) {
+	w := newWorld(t)
+	var announced []uint64
+	w.opts.Announce = func(_ fleet.Group, p publish.Pack) { announced = append(announced, p.Version) }
+	p := must(w.open())(t)
+	must(p.Publish(t.Context(), directive(1), time.Now()))(t)
+	before, _ := p.Pack(fleet.DefaultGroup)
+	if done, _, err := p.Refresh(t.Context(), time.Now().Add(time.Hour)); done || err != nil {
+		t.Errorf("renewed after an hour: %v, %v", done, err)
+	}
+	if done, _, err := p.Refresh(t.Context(), time.Now().Add(11*time.Hour)); !done || err != nil {
+		t.Fatalf("renewed after eleven hours: %v, %v", done, err)
+	}
+	after, _ := p.Pack(fleet.DefaultGroup)
+	if !after.Expires.After(before.Expires) || after.Sequence != 1 || after.ETag == before.ETag {
+		t.Errorf("before %v, after %v", before.Expires, after.Expires)
+	}
+	if len(announced) != 2 || announced[1] <= announced[0] {
+		t.Errorf("announced versions %v, want two that grow", announced)
+	}
+}
+
+func TestAnotherCoordinatorIsNoticed(t *testing.T) {
+	w := newWorld(t)
+	ours := must(w.open())(t)
+	must(ours.Publish(t.Context(), directive(1), time.Now()))(t)
+	theirs := *w
+	theirs.opts.Store = &memory{failing: w.bucket.failing}
+	must(must(theirs.open())(t).Publish(t.Context(), directive(5), time.Now()))(t)
+	var err error
+	for range 3 { // the first loses the race for a version, the next finds out why
+		if _, err = ours.Publish(t.Context(), directive(2), time.Now()); err == nil {
+			t.Fatal("an older directive replaced a newer one")
+		}
+	}
+	if !fault.Is(err, fault.Conflict) {
+		t.Errorf("got %v, want Conflict", err)
+	}
+	if seq := w.member(); seq != 5 {
+		t.Errorf("members see directive %d, want 5", seq)
+	}
+}
