@@ -23,7 +23,7 @@ type Source interface {
 type Options struct {
 	Store  *cas.Store
 	Source Source
-	// Streams is how many ranges are fetched at once; default 4, 2 in the
+	// Streams is how many ranges are fetched at once; default 6, 2 in the
 	// low-memory mode.
 	Streams int
 	// Memory bounds the frame buffers together; default 48 MiB, which keeps the
@@ -87,7 +87,7 @@ func New(o Options) (*Fetcher, error) {
 	if o.Store == nil || o.Source == nil {
 		return nil, fault.Newf(fault.Invalid, "make fetcher", "", "a store and a source must be given")
 	}
-	setDefault(&o.Streams, pick(o.LowMemory, 2, 4))
+	setDefault(&o.Streams, pick(o.LowMemory, 2, 6))
 	setDefault(&o.Memory, pick(o.LowMemory, int64(16<<20), 48<<20))
 	setDefault(&o.Reserve, 64<<20)
 	setDefault(&o.Stall, 15*time.Second)

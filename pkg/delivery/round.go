@@ -12,7 +12,7 @@ import (
 
 const (
 	maxSpan   = 16 << 20 // one ranged read
-	probeSpan = 64 << 20 // fetched before the rates are believed
+	probeSpan = 32 << 20 // fetched before the rates are believed
 	// tries is how often one source may deliver a wrong frame: the first may
 	// have been the wire, the second is the source.
 	tries = 2
