@@ -9,8 +9,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/theupdateframework/go-tuf/v2/metadata"
-
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -55,7 +53,7 @@ func InBucket(ctx context.Context, store registry.Reader, repo *repository.Repos
 	if err != nil {
 		return nil, err
 	}
-	keys, err := policyKeys(ctx, store, repo, ref.Team)
+	keys, err := repo.Keys(ref.Team)
 	if err != nil {
 		return nil, err
 	}
@@ -171,34 +169,6 @@ func read(ctx context.Context, store registry.Reader, key string, from, length i
 		from, length = from+n, length-n
 	}
 	return nil
-}
-
-// policyKeys is the publisher keys that the newest policy delegates to a team. A
-// policy that the root's keys did not sign is nobody's policy, whatever its number.
-func policyKeys(ctx context.Context, store registry.Reader, repo *repository.Repository, team fleet.Team) ([]*ecdsa.PublicKey, error) {
-	const op = "read policy"
-	root, err := metadata.Root().FromBytes(repo.Root())
-	if err != nil {
-		return nil, fault.New(fault.Untrusted, op, "", err)
-	}
-	var policy *metadata.Metadata[metadata.TargetsType]
-	for v := int64(1); ; v++ {
-		key := trust.MetadataKey(metadata.TARGETS, v)
-		b, _, err := store.Get(ctx, key, "")
-		if fault.Is(err, fault.NotFound) && policy != nil {
-			return trust.DelegatedKeys(policy.Signed.Delegations, trust.RoleOf(team))
-		} else if err != nil {
-			return nil, err
-		}
-		m, err := metadata.Targets().FromBytes(b)
-		if err == nil {
-			err = root.VerifyDelegate(metadata.TARGETS, m)
-		}
-		if err != nil {
-			return nil, fault.New(fault.Untrusted, op, key, err).WithHint("somebody put a policy into the bucket that the root's keys did not sign")
-		}
-		policy = m
-	}
 }
 
 // Pack checks a trust pack as a new member that pins root would, and returns
