@@ -91,6 +91,10 @@ func exactTest(strata []arms) (up, low float64, ok bool) {
 		for _, r := range ranks[:n1] {
 			total += r
 		}
+		if slices.Max(ranks) == slices.Min(ranks) {
+			total -= n1 * ranks[0] // everyone is alike: the sum is certain
+			continue
+		}
 		law = convolve(law, drawLaw(ranks, n1))
 	}
 	for sum, p := range law {
@@ -120,10 +124,11 @@ func thin(v []float64, most int) []float64 {
 func drawLaw(ranks []int, k int) []float64 {
 	sorted := slices.Clone(ranks)
 	slices.Sort(sorted)
-	most := 0
-	for _, r := range sorted[len(sorted)-k:] {
-		most += r
+	sums := make([]int, len(sorted)+1) // of the lowest ranks
+	for i, r := range sorted {
+		sums[i+1] = sums[i] + r
 	}
+	most := sums[len(sorted)] - sums[len(sorted)-k]
 	// ways[c][s]: the share of draws, so far, of c ranks that sum to s. Scaling
 	// by the chance that a rank is drawn keeps every number within [0,1].
 	ways := make([][]float64, k+1)
@@ -140,7 +145,8 @@ func drawLaw(ranks []int, k int) []float64 {
 			if c > 0 {
 				take = float64(k-c+1) / left
 			}
-			for s := most; s >= 0; s-- {
+			// c of the lowest i+1 ranks sum to no less and no more than this.
+			for s := sums[i+1] - sums[i+1-c]; s >= sums[c]; s-- {
 				w := ways[c][s] * skip
 				if c > 0 && s >= r {
 					w += ways[c-1][s-r] * take

