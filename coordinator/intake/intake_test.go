@@ -48,6 +48,7 @@ func release(version string) fleet.Release {
 // members is a directory and a message store in memory.
 type members struct {
 	byKey map[telemetry.KeyID]store.Member
+	pub   map[telemetry.KeyID]*ecdsa.PublicKey
 	byID  map[fleet.MemberID]store.Member
 
 	mu   sync.Mutex
@@ -57,11 +58,7 @@ type members struct {
 
 func (m *members) ByKey(k telemetry.KeyID) (store.Member, *ecdsa.PublicKey, bool) {
 	x, ok := m.byKey[k]
-	if !ok {
-		return x, nil, false
-	}
-	pub, _ := x509.ParsePKIXPublicKey(x.PublicKey)
-	return x, pub.(*ecdsa.PublicKey), true
+	return x, m.pub[k], ok
 }
 
 func (m *members) Member(id fleet.MemberID) (store.Member, bool) { x, ok := m.byID[id]; return x, ok }
@@ -101,13 +98,13 @@ type device struct {
 }
 
 func newMembers(t rapid.TB, names ...fleet.MemberID) (*members, []*device) {
-	m := &members{byKey: map[telemetry.KeyID]store.Member{}, byID: map[fleet.MemberID]store.Member{}}
+	m := &members{pub: map[telemetry.KeyID]*ecdsa.PublicKey{}, byKey: map[telemetry.KeyID]store.Member{}, byID: map[fleet.MemberID]store.Member{}}
 	var ds []*device
 	for _, id := range names {
 		d := &device{t: t, id: id, key: must(signer.Ephemeral())(t)}
 		d.keyID = must(telemetry.KeyIDOf(d.key.ECDSA()))(t)
 		x := store.Member{Facts: facts(id), KeyID: d.keyID, PublicKey: must(x509.MarshalPKIXPublicKey(d.key.Public()))(t)}
-		m.byKey[d.keyID], m.byID[id] = x, x
+		m.byKey[d.keyID], m.byID[id], m.pub[d.keyID] = x, x, d.key.ECDSA()
 		d.restart()
 		ds = append(ds, d)
 	}
