@@ -155,8 +155,8 @@ func (s *site) events(w http.ResponseWriter, r *http.Request, _ visitor) {
 	beat := time.NewTicker(15 * time.Second)
 	defer beat.Stop()
 	happened := s.Source.Subscribe(r.Context())
-	for {
-		var err error
+	err := ctl.Flush() // the headers, so that the browser knows it is heard
+	for err == nil {
 		select {
 		case <-r.Context().Done():
 			return
@@ -172,8 +172,5 @@ func (s *site) events(w http.ResponseWriter, r *http.Request, _ visitor) {
 		if err == nil {
 			err = ctl.Flush()
 		}
-		if err != nil {
-			return // the browser went away
-		}
-	}
+	} // an error: the browser went away
 }

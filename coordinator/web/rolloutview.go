@@ -190,6 +190,13 @@ func compare(x api.RolloutInfo) []comparison {
 		return comparison{what, percent(a), percent(b), worse}
 	}
 	quantiles := func(a api.ArmInfo) string {
+		if a.P95 == 0 {
+			return "–"
+		}
+		if a.P50 >= fleet.Duration(time.Millisecond) && a.P99 < fleet.Duration(time.Second) { // one unit for all
+			ms := func(d fleet.Duration) string { return number(round(d.D().Seconds()*1e3, 1)) }
+			return ms(a.P50) + " / " + ms(a.P95) + " / " + ms(a.P99) + " ms"
+		}
 		return latency(a.P50) + " / " + latency(a.P95) + " / " + latency(a.P99)
 	}
 	return []comparison{
@@ -198,7 +205,7 @@ func compare(x api.RolloutInfo) []comparison {
 		{What: "requests", Exposed: count(e.Requests), Control: count(c.Requests)},
 		share("errors", ratio(e.Errors, e.Requests), ratio(c.Errors, c.Requests), true),
 		share("right, where labelled", ratio(e.Right, e.Right+e.Wrong), ratio(c.Right, c.Right+c.Wrong), false),
-		{"latency p50 / p95 / p99", quantiles(e), quantiles(c), c.P95 > 0 && e.P95 > c.P95+c.P95/10},
+		{"latency p50, p95, p99", quantiles(e), quantiles(c), c.P95 > 0 && e.P95 > c.P95+c.P95/10},
 	}
 }
 
