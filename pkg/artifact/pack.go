@@ -14,10 +14,14 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
+// sample is how many frames are packed before packing is given up for a file
+// that does not get shorter: 256 MiB at the default frame size.
+const sample = 64
+
 // packed is one file read once: hashed, compared with what was signed, and
 // packed into the spool file.
 type packed struct {
-	raw, full       Index
+	raw, full       Index // full has no frames when packing was given up
 	rawSum, fullSum [sha256.Size]byte
 }
 
@@ -37,6 +41,7 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 	count := int((f.Size + f.FrameSize - 1) / f.FrameSize)
 	batch := make([]frameBuf, min(count, runtime.GOMAXPROCS(0)))
 	rawSum, fullSum := sha256.New(), sha256.New()
+	packing := true
 	for first := 0; first < count; first += len(batch) {
 		if err := ctx.Err(); err != nil {
 			return packed{}, err
@@ -47,13 +52,21 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 				return packed{}, err
 			}
 		}
-		raws, fulls, err := u.packBatch(f, first, bufs, rawSum)
+		packing = packing && (first < sample || worthIt(p.full.PackedSize(), int64(len(p.full.Frames))*f.FrameSize))
+		if !packing {
+			p.full.Frames = nil
+		}
+		raws, fulls, err := u.packBatch(f, first, bufs, rawSum, packing)
 		if err != nil {
 			return packed{}, err
 		}
 		p.raw.Frames = append(p.raw.Frames, raws...)
 		p.full.Frames = append(p.full.Frames, fulls...)
 		for _, b := range bufs {
+			if !packing {
+				u.settle(f.Path, int64(len(b.plain)))
+				continue
+			}
 			fullSum.Write(b.packed)
 			if _, err := spool.Write(b.packed); err != nil {
 				return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint("free space in the temporary folder")
@@ -68,8 +81,11 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 	return p, nil
 }
 
-func (u *uploader) packBatch(f File, first int, bufs []frameBuf, rawSum hash.Hash) (raws, fulls []Packed, err error) {
-	raws, fulls = make([]Packed, len(bufs)), make([]Packed, len(bufs))
+func (u *uploader) packBatch(f File, first int, bufs []frameBuf, rawSum hash.Hash, packing bool) (raws, fulls []Packed, err error) {
+	raws = make([]Packed, len(bufs))
+	if packing {
+		fulls = make([]Packed, len(bufs))
+	}
 	var g errgroup.Group
 	g.Go(func() error { // the hash of the whole runs beside the frames' own work
 		for i := range bufs {
@@ -84,8 +100,11 @@ func (u *uploader) packBatch(f File, first int, bufs []frameBuf, rawSum hash.Has
 			if !f.Whole() && d != f.Frames[first+i] {
 				return changed(f.Path)
 			}
-			b.packed, b.codec = u.packer.Pack(b.packed[:0], b.plain)
 			raws[i] = Packed{Length: int64(len(b.plain)), Codec: Plain, Digest: d}
+			if !packing {
+				return nil
+			}
+			b.packed, b.codec = u.packer.Pack(b.packed[:0], b.plain)
 			fulls[i] = Packed{Length: int64(len(b.packed)), Codec: b.codec, Digest: fleet.DigestOf(b.packed)}
 			return nil
 		})

@@ -226,3 +226,21 @@ func TestFileDigestVector(t *testing.T) {
 		t.Errorf("digest %s of %d bytes", got, files[0].Size)
 	}
 }
+
+// A long file that does not get shorter is not packed to its end, and its
+// objects are those of any other.
+func TestPackingIsGivenUpWhereItGainsNothing(t *testing.T) {
+	t.Parallel()
+	s := bucket(t)
+	f := sign(t, oms.Shards, map[string][]byte{
+		"noise": noise(100*64<<10, 6), "noise then zeros": append(noise(66*64<<10, 7), make([]byte, 64<<10)...),
+		"zeros then noise": append(make([]byte, 80*64<<10), noise(20*64<<10, 8)...),
+	})
+	st, err := artifact.Upload(t.Context(), s, f.path, f.files, artifact.UploadOptions{TempDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Objects != 2+2+4 || st.Packed > int64((100+67+21)*64<<10) {
+		t.Errorf("%+v", st)
+	}
+}
