@@ -45,6 +45,7 @@ func Parse(args []string, w io.Writer) (Options, error) {
 	fs.StringVar(&o.TimestampKey, "timestamp-key", "", "`file` of the timestamp's key; default: FLEET/keys/timestamp.pem")
 	fs.DurationVar(&o.Tick, "tick", 10*time.Second, "time between two looks at the fleet")
 	fs.DurationVar(&o.Report, "report", 10*time.Second, "how often members in a rollout report")
+	fs.DurationVar(&o.Idle, "idle", 0, "how often the others report; default: six times -report")
 	fs.StringVar(&o.JoinCell, "join-cell", "", "`site` whose gossip to take part in")
 	fs.StringVar(&o.GossipBind, "gossip-bind", ":7946", "`host:port` for the gossip of -join-cell")
 	level := slog.LevelInfo

@@ -41,6 +41,7 @@ type Options struct {
 
 	Tick   time.Duration // between turns of the loop; default 10 s
 	Report time.Duration // how often members in a rollout report; default 10 s
+	Idle   time.Duration // how often the others do; default six times Report
 
 	JoinCell   string // site whose first cell to take part in; "": none
 	GossipBind string // host:port for it; default ":7946"
@@ -76,6 +77,9 @@ func (o Options) withDefaults() Options {
 	if o.Report == 0 {
 		o.Report = 10 * time.Second
 	}
+	if o.Idle == 0 {
+		o.Idle = 6 * o.Report
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -95,8 +99,8 @@ func (o Options) Validate() error {
 		return bad("-fleet", "no fleet folder is given; `modelfleet init` makes one")
 	case o.Data == "":
 		return bad("-data", "no data folder is given")
-	case o.Tick < 0 || o.Report < 0:
-		return bad("-tick, -report", "a duration is negative")
+	case o.Tick < 0 || o.Report < 0 || o.Idle < 0:
+		return bad("-tick, -report, -idle", "a duration is negative")
 	}
 	return nil
 }

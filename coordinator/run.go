@@ -126,7 +126,7 @@ func (h *house) furnish(ctx context.Context) (err error) {
 		return err
 	}
 	h.intake, err = intake.New(ctx, intake.Options{
-		Fleet: h.m.file.Name, Store: h.store, Directory: h.inventory, Logger: h.log, Report: h.o.Report, Changed: h.changed,
+		Fleet: h.m.file.Name, Store: h.store, Directory: h.inventory, Logger: h.log, Report: h.o.Report, Idle: h.o.Idle, Changed: h.changed,
 	})
 	if err != nil {
 		return err
@@ -371,7 +371,7 @@ func (h *house) server(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dashboard, err := web.New(web.Options{Source: h.desk, Key: key, Silent: 3 * h.o.Report, Logger: h.log})
+	dashboard, err := web.New(web.Options{Source: h.desk, Key: key, Silent: 3 * h.o.Idle, Logger: h.log})
 	if err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
 			continue
 		}
 		rep, heard := d.o.Intake.Newest(m.KeyID)
-		alive := heard && d.o.Intake.Reachable(rep.Received, now)
+		alive := heard && d.o.Intake.Reachable(rep, now)
 		if m.Facts.Kind == fleet.Function {
 			if alive {
 				out.Functions++
@@ -180,7 +180,7 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 		return
 	}
 	state := "reports"
-	if !d.o.Intake.Reachable(info.Seen, now) {
+	if rep, ok := d.o.Intake.Newest(m.KeyID); ok && !d.o.Intake.Reachable(rep, now) {
 		state = "is silent"
 	}
 	say("it %s: last heard %s ago by %s, trust pack %s", state, now.Sub(info.Seen).Round(time.Second), info.Via, info.Freshness)

@@ -73,7 +73,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 			state = "revoked"
 		case m.Locked != "":
 			state = "locked"
-		case heard && c.o.Intake.Reachable(rep.Received, now):
+		case heard && c.o.Intake.Reachable(rep, now):
 			state = "reporting"
 		}
 		count[[2]string{string(m.Facts.Kind), state}]++

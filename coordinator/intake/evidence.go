@@ -110,7 +110,7 @@ func (w *Watch) Evidence(facts []fleet.Facts, now time.Time) analysis.Evidence {
 			continue
 		}
 		l, ok := w.in.newest[m.KeyID]
-		if !ok || (f.Kind == fleet.Function && !w.in.Reachable(l.received, now)) {
+		if !ok || (f.Kind == fleet.Function && !w.in.reach(l.row, l.received, now)) {
 			continue // a function that is silent is frozen or gone: that is its nature
 		}
 		if em, ok := w.member(f, m.KeyID, l); ok {

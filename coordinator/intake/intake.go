@@ -44,9 +44,10 @@ type Options struct {
 	Directory Directory
 	Logger    *slog.Logger
 
-	// Report is how often members in a rollout report; three such periods
-	// without a row make one unreachable. Default 10 s.
-	Report time.Duration
+	// Report is how often members in a rollout report, Idle how often the others
+	// do; three such periods without a row make one unreachable. Default 10 s,
+	// and six times Report.
+	Report, Idle time.Duration
 	// Retention is how long sketch windows are kept, and how old one may be to
 	// be counted. Default 1 h.
 	Retention time.Duration
@@ -96,6 +97,9 @@ type sketchKey struct {
 func New(ctx context.Context, o Options) (*Intake, error) {
 	if o.Report == 0 {
 		o.Report = 10 * time.Second
+	}
+	if o.Idle == 0 {
+		o.Idle = 6 * o.Report
 	}
 	if o.Retention == 0 {
 		o.Retention = time.Hour

@@ -13,9 +13,20 @@ import (
 // unreachable.
 const silentPeriods = 3
 
-// Reachable reports whether a row that came at seen is recent enough at now.
-func (in *Intake) Reachable(seen, now time.Time) bool {
-	return now.Sub(seen) <= silentPeriods*in.o.Report
+// Reachable reports whether a member's newest row is recent enough at now. A
+// member that no rollout concerns reports less often.
+func (in *Intake) Reachable(r Report, now time.Time) bool {
+	return in.reach(&r.Row, r.Received, now)
+}
+
+func (in *Intake) reach(row *telemetry.Row, received, now time.Time) bool {
+	period := in.o.Idle
+	for _, m := range row.Models {
+		if !m.Rollout.IsZero() {
+			period = in.o.Report
+		}
+	}
+	return now.Sub(received) <= silentPeriods*period
 }
 
 // Observe is what is known of the roster's members, parallel to it.
@@ -32,7 +43,7 @@ func (w *Watch) Observe(r *rollout.Roster, now time.Time) []rollout.Observation 
 		if !ok {
 			continue
 		}
-		o := rollout.Observation{Reachable: w.in.Reachable(l.received, now)}
+		o := rollout.Observation{Reachable: w.in.reach(l.row, l.received, now)}
 		if s, ok := l.row.Model(w.model); ok {
 			o.Phase, o.Failure = s.Phase, s.Failure
 			if s.Rollout == w.prefix {
