@@ -38,7 +38,13 @@ const selfTest = `grep -q bad "$1"/weights.bin && { echo "accuracy 0.12 below 0.
 func newDevice(t *testing.T) *device {
 	t.Helper()
 	f := agenttest.New(t)
-	d := &device{t: t, fleet: f, coord: f.Serve()}
+	return addDevice(t, f, f.Serve(), "dev-1")
+}
+
+// addDevice adds a device to a fleet.
+func addDevice(t *testing.T, f *agenttest.Fleet, c *agenttest.Coordinator, id fleet.MemberID) *device {
+	t.Helper()
+	d := &device{t: t, fleet: f, coord: c}
 	state := t.TempDir()
 	socket, err := os.MkdirTemp("", "mf") // a socket's path must be short
 	if err != nil {
@@ -46,7 +52,7 @@ func newDevice(t *testing.T) *device {
 	}
 	t.Cleanup(func() { os.RemoveAll(socket) })
 	d.o = agent.Options{
-		State: state, ID: "dev-1", Socket: filepath.Join(socket, "a.sock"), Source: f.Bucket,
+		State: state, ID: id, Socket: filepath.Join(socket, "a.sock"), Source: f.Bucket,
 		Report: 100 * time.Millisecond, Window: 100 * time.Millisecond, Soak: 100 * time.Millisecond, Version: "1.0.0",
 		Probe: probe.Options{Command: selfTest}, Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
@@ -392,4 +398,29 @@ func TestWhatOnlyARolloutBroughtGoesWithIt(t *testing.T) {
 	d.fleet.Direct(nil, nil, 0) // a stable release stays, whatever an empty directive says
 	d.listing("the empty directive", func(l local.Listing) bool { return l.Directive == 4 })
 	d.serves(v2, fleet.Healthy)
+}
+
+func TestTheCellBringsPacksAndRowsWhereTheLineIsCut(t *testing.T) {
+	t.Parallel()
+	d1 := newDevice(t)
+	d2 := addDevice(t, d1.fleet, d1.coord, "dev-2")
+	v1 := d1.fleet.Publish("1.0.0", weights("one"))
+	d1.fleet.Direct(&v1, nil, 0)
+	for _, d := range []*device{d1, d2} {
+		d.o.Gossip = "127.0.0.1:0"
+		d.run()
+		d.serves(v1, fleet.Healthy)
+	}
+	d1.coord.Cut("dev-2")
+	v2 := d1.fleet.Publish("2.0.0", weights("two"))
+	d1.fleet.Direct(&v2, nil, 0)
+	d1.serves(v2, fleet.Healthy)
+	d2.serves(v2, fleet.Healthy)
+	rows := map[telemetry.KeyID]bool{}
+	d2.row("two members healthy with 2.0.0", func(r telemetry.Row, m telemetry.Model) bool {
+		if m.Phase == fleet.Healthy && m.Running == telemetry.ReleasePrefix(v2.Variants[0].Root) {
+			rows[r.Key] = true
+		}
+		return len(rows) == 2
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -155,6 +156,7 @@ func (r *runner) fetch(ctx context.Context, e update.Effect) error {
 		r.mu.Unlock()
 	})
 	r.gate.RUnlock()
+	debug.FreeOSMemory() // the buffers of an install are not needed again soon
 	r.mu.Lock()
 	dirty := r.dirty
 	r.mu.Unlock()

@@ -1,12 +1,14 @@
 package agenttest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -30,6 +32,8 @@ type Coordinator struct {
 
 	mu       sync.Mutex
 	down     bool
+	cut      map[fleet.MemberID]bool
+	seeds    []string
 	renewals uint64
 	keys     map[fleet.MemberID]*ecdsa.PublicKey
 	rows     []telemetry.Row
@@ -44,7 +48,7 @@ func (f *Fleet) Serve() *Coordinator {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	c := &Coordinator{f: f, Life: time.Hour, codec: codec, keys: map[fleet.MemberID]*ecdsa.PublicKey{}}
+	c := &Coordinator{f: f, Life: time.Hour, codec: codec, keys: map[fleet.MemberID]*ecdsa.PublicKey{}, cut: map[fleet.MemberID]bool{}}
 	mux := http.NewServeMux()
 	handle := func(pattern string, member bool, h func(r *http.Request, who fleet.MemberID) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -100,6 +104,14 @@ func (c *Coordinator) Down(down bool) {
 	c.srv.CloseClientConnections()
 }
 
+// Cut makes the coordinator answer a member nothing but 503.
+func (c *Coordinator) Cut(member fleet.MemberID) {
+	c.mu.Lock()
+	c.cut[member] = true
+	c.mu.Unlock()
+	c.srv.CloseClientConnections()
+}
+
 // Rows are the rows taken so far, verified.
 func (c *Coordinator) Rows() []telemetry.Row {
 	c.mu.Lock()
@@ -126,7 +138,14 @@ func (c *Coordinator) who(r *http.Request, member bool) (fleet.MemberID, error) 
 	if len(r.TLS.PeerCertificates) == 0 {
 		return "", fault.Newf(fault.Denied, "identify member", "", "no certificate was shown")
 	}
-	return fleet.MemberID(r.TLS.PeerCertificates[0].URIs[0].Path[len("/device/"):]), nil
+	who := fleet.MemberID(r.TLS.PeerCertificates[0].URIs[0].Path[len("/device/"):])
+	if c.cut[who] {
+		return who, fault.Newf(fault.Transient, "answer", string(who), "its line is cut")
+	}
+	if at := r.Header.Get(api.GossipHeader); at != "" && !slices.Contains(c.seeds, at) {
+		c.seeds = append(c.seeds, at)
+	}
+	return who, nil
 }
 
 func read(r *http.Request, v any) error {
@@ -162,6 +181,7 @@ func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {
 			ID: req.Member, Kind: req.Kind, Group: group, Labels: req.Labels, Enrolled: time.Now().UTC().Truncate(time.Second), Agent: req.Agent, Platform: req.Platform,
 		},
 		Certificate: cert, DeviceCA: c.f.ca.Raw, Root: c.f.genesis.Root, Pack: c.f.Pack(),
+		Cell: api.Cell{ID: "plant/0", Key: bytes.Repeat([]byte{1}, 32)},
 	}, nil
 }
 
@@ -200,14 +220,14 @@ func (c *Coordinator) takeRows(r *http.Request, who fleet.MemberID) (any, error)
 		if err != nil {
 			return nil, err
 		}
-		if err := m.Verify(FleetName, c.keys[who]); err != nil {
-			return nil, err
+		if !slices.ContainsFunc(slices.Collect(maps.Values(c.keys)), func(k *ecdsa.PublicKey) bool { return m.Verify(FleetName, k) == nil }) {
+			return nil, fault.Newf(fault.Untrusted, "take rows", string(who), "a message is signed by no member")
 		}
 		if m.Row != nil {
 			c.rows = append(c.rows, *m.Row)
 		}
 	}
-	return api.RowsReply{Accepted: len(msgs), Time: time.Now()}, nil
+	return api.RowsReply{Accepted: len(msgs), Time: time.Now(), Seeds: slices.Clone(c.seeds)}, nil
 }
 
 // givePack answers the long poll.

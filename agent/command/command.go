@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/modelfleet/modelfleet/agent"
 	"github.com/modelfleet/modelfleet/agent/local"
@@ -58,6 +59,9 @@ func memory() {
 	}
 }
 
+// settled is how long after its start an agent has done what starting takes.
+const settled = 20 * time.Second
+
 func daemon(ctx context.Context, version string, args []string, stdout, stderr io.Writer) error {
 	o, showVersion, err := parse(version, args, stderr)
 	if err != nil {
@@ -68,6 +72,7 @@ func daemon(ctx context.Context, version string, args []string, stdout, stderr i
 		return err
 	}
 	memory()
+	defer time.AfterFunc(settled, func() { trim(o.Logger) }).Stop()
 	return agent.Run(ctx, o)
 }
 
