@@ -99,12 +99,17 @@ func (h *host) until(t *testing.T, state func() bool) {
 	}
 }
 
-func TestTheApplicationScoresSwitchesAndCrashes(t *testing.T) {
+func TestDevice(t *testing.T) {
 	t.Parallel()
 	reports, err := train.Train(t.Context(), train.Options{Dir: t.TempDir(), Seed: 5, ReferenceRows: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run("TheApplicationScoresSwitchesAndCrashes", func(t *testing.T) { checkApplication(t, reports) })
+	t.Run("SelfTestIsACommand", func(t *testing.T) { checkSelfTest(t, reports) })
+}
+
+func checkApplication(t *testing.T, reports []train.Report) {
 	root := func(v int) fleet.Digest { return fleet.DigestOf([]byte{byte(v)}) }
 	serve := func(v int) *local.Release {
 		return &local.Release{Ref: "service-needed@" + reports[v].Version, Root: root(v), Path: reports[v].Dir}
@@ -164,12 +169,7 @@ func TestTheApplicationScoresSwitchesAndCrashes(t *testing.T) {
 	}
 }
 
-func TestSelfTestIsACommand(t *testing.T) {
-	t.Parallel()
-	reports, err := train.Train(t.Context(), train.Options{Dir: t.TempDir(), Seed: 5, ReferenceRows: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+func checkSelfTest(t *testing.T, reports []train.Report) {
 	for _, r := range reports { // v3 as well: what is wrong with it, usual cases do not show
 		if code := device.Main(t.Context(), []string{"selftest", r.Dir}, io.Discard); code != 0 {
 			t.Errorf("%s: exit status %d", r.Version, code)

@@ -161,7 +161,8 @@ func (ps *processes) stopAll() {
 }
 
 // until polls cond until it holds, ctx ends or the limit passes. what names the
-// condition in the error.
+// condition in the error. An Internal fault of cond ends the wait at once: what
+// broke will not mend by waiting.
 func until(ctx context.Context, limit time.Duration, what string, cond func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -172,12 +173,15 @@ func until(ctx context.Context, limit time.Duration, what string, cond func() (b
 		if ok {
 			return nil
 		}
+		if broke, ok := errors.AsType[*fault.Error](err); ok && broke.Kind == fault.Internal {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			if err == nil {
 				err = ctx.Err()
 			}
-			return fault.New(fault.KindOf(err), "wait until", what, err)
+			return fault.New(fault.Transient, "wait until", what, err)
 		case <-tick.C:
 		}
 	}

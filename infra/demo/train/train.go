@@ -127,7 +127,7 @@ func (w *workshop) v2(ctx context.Context) (draft, error) {
 	d := w.last
 	d.version, d.net, d.seen = "v2", w.last.net.clone(), w.all
 	d.story = "v1 trained further on all machines, those outdoors included."
-	return w.fit(ctx, d, schedule{epochs: 12, rate: 0.05, batch: 32}, nil)
+	return w.fit(ctx, d, schedule{epochs: 6, rate: 0.05, batch: 32}, nil)
 }
 
 // v3 makes its mistakes on purpose; see the package comment.
@@ -144,7 +144,7 @@ func (w *workshop) v3(ctx context.Context) (draft, error) {
 		}
 		return label(s)
 	}
-	return w.fit(ctx, d, schedule{epochs: 4, rate: 0.03, batch: 32}, flipped)
+	return w.fit(ctx, d, schedule{epochs: 2, rate: 0.03, batch: 32}, flipped)
 }
 
 // fit trains a draft on those of its samples that its pipeline can read.

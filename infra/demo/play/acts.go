@@ -1,0 +1,231 @@
+package play
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// actStart builds the programs, and brings up S3, the keys and the coordinator.
+func (w *world) actStart(ctx context.Context) (string, error) {
+	if err := w.build(ctx); err != nil {
+		return "", err
+	}
+	go w.train(ctx)
+	if err := w.startStore(ctx); err != nil {
+		return "", err
+	}
+	out, err := w.cli(ctx, "init", "--dir", w.fleetDir(), "--name", fleetName, "--team", team,
+		"--bucket", w.store.bucket, "--s3-endpoint", w.store.endpoint, "--region", w.o.Region)
+	w.echo(out)
+	if err != nil {
+		return "", err
+	}
+	if err := w.startCoordinator(ctx); err != nil {
+		return "", err
+	}
+	return "coordinator at " + w.url + ", gossip member of " + sites[0], nil
+}
+
+// actJoin lets the devices enrol by one token.
+func (w *world) actJoin(ctx context.Context) (string, error) {
+	if err := w.plan(); err != nil {
+		return "", err
+	}
+	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
+	if err != nil {
+		return "", err
+	}
+	if err := w.startDevices(ctx, token.Text); err != nil {
+		return "", err
+	}
+	err = until(ctx, 60*time.Second, "every device reports", func() (bool, error) {
+		for _, d := range w.agents {
+			if !d.agent.running() {
+				return false, fault.Newf(fault.Internal, "run agent", string(d.id), "it ended: %s", d.agent.tail(3))
+			}
+		}
+		members, err := w.members(ctx)
+		if err != nil {
+			return false, err
+		}
+		via := map[string]int{}
+		for _, m := range members {
+			if !m.Seen.IsZero() {
+				via[m.Via]++
+			}
+		}
+		n := 0
+		for _, k := range via {
+			n += k
+		}
+		w.n.progress("devices report", n, len(w.agents))
+		if n < len(w.agents) {
+			return false, fmt.Errorf("%d of %d do", n, len(w.agents))
+		}
+		w.n.say("rows arrive %v", via)
+		return true, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d members in %d sites, each with a key, a certificate and a gossip cell", len(w.agents), len(sites)), nil
+}
+
+// everyone is a policy for the first release: nobody runs anything yet.
+const everyone = `# The first release of a model: there is nothing to compare it with.
+stages:
+  - {name: lab, selector: "ring=lab", soak: 2s}
+  - {name: all, percent: 100, soak: 2s}
+burnIn: 500ms
+memberSoak: 1s
+stageDeadline: 30s
+onInconclusive: continue
+`
+
+// actFirst publishes v1 and gives it to everyone.
+func (w *world) actFirst(ctx context.Context) (string, error) {
+	if len(w.trained) == 0 {
+		w.n.say("waiting for the models: an MLP on generated machine sensors, trained here by SGD")
+	}
+	select {
+	case err := <-w.trained:
+		if err != nil {
+			return "", err
+		}
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	for _, v := range []string{"v1", "v2", "v3"} {
+		r := w.releases[v]
+		w.n.say("trained %s: %d parameters in %.1fs; on machines it never saw: right %.1f%%, errors %.2f%%",
+			v, r.Parameters, r.Took.Seconds(), 100*r.Evaluation.Overall.Accuracy, 100*r.Evaluation.Overall.Errors)
+	}
+	if err := w.publish(ctx, w.releases["v1"].Dir, "1.0.0"); err != nil {
+		return "", err
+	}
+	policy, err := w.policy("everyone", everyone)
+	if err != nil {
+		return "", err
+	}
+	r, err := w.start(ctx, "1.0.0", policy)
+	if err != nil {
+		return "", err
+	}
+	if r, err = w.follow(ctx, r.ID, 60*time.Second, "Succeeded"); err != nil {
+		return "", err
+	}
+	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("1.0.0"), len(w.agents)); err != nil {
+		return "", err
+	}
+	bucket, err := w.bucket(ctx)
+	if err != nil {
+		return "", err
+	}
+	if w.oldPack, err = content(ctx, bucket, fleet.DefaultGroup.PackKey()); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d devices run %s %.1fs after the rollout began", r.EverExposed, r.Release.Ref(), r.Ended.Sub(r.Started).Seconds()), nil
+}
+
+func ref(version string) string { return string(model) + "@" + version }
+
+// staged is the policy of v2 and v3.
+const staged = `population: {selector: "kind=device"}
+stages:
+  - {name: lab,  selector: "ring=lab", soak: 4s}
+  - {name: ten,  percent: 10,  soak: 4s}
+  - {name: half, percent: 50,  soak: 4s, budget: {inProgress: 16}}
+  - {name: all,  percent: 100, soak: 4s, control: 5}
+gates:
+  - {gate: fatal}
+  - {gate: errors, tolerate: 50%}
+  - {gate: breaker, failures: 3, of: 5}
+alpha: 1%
+burnIn: 1s
+memberSoak: 3s
+health: {failStreak: 20, restarts: 2}
+stageDeadline: 15s
+onInconclusive: continue
+onFail: rollback
+`
+
+// actBetter takes v2 through its stages by its gates.
+func (w *world) actBetter(ctx context.Context) (string, error) {
+	if err := w.publish(ctx, w.releases["v2"].Dir, "2.0.0"); err != nil {
+		return "", err
+	}
+	policy, err := w.policy("staged", staged)
+	if err != nil {
+		return "", err
+	}
+	r, err := w.start(ctx, "2.0.0", policy)
+	if err != nil {
+		return "", err
+	}
+	if r, err = w.follow(ctx, r.ID, 120*time.Second, "Succeeded", "RolledBack", "Paused"); err != nil {
+		return "", err
+	}
+	if r.State != "Succeeded" {
+		return "", fmt.Errorf("a better release was %s: %s", r.State, r.Reason)
+	}
+	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+		return "", err
+	}
+	w.n.figure("v2 rollout, start to done", r.Ended.Sub(r.Started).Seconds(), "s")
+	return fmt.Sprintf("%s; %s", r.Reason, arms(r)), nil
+}
+
+// actBad lets v3 be caught, rolled back and quarantined.
+func (w *world) actBad(ctx context.Context) (string, error) {
+	if err := w.publish(ctx, w.releases["v3"].Dir, "3.0.0"); err != nil {
+		return "", err
+	}
+	policy, err := w.policy("staged", staged)
+	if err != nil {
+		return "", err
+	}
+	began := time.Now()
+	r, err := w.start(ctx, "3.0.0", policy)
+	if err != nil {
+		return "", err
+	}
+	if r, err = w.follow(ctx, r.ID, 120*time.Second, "RolledBack", "Succeeded", "Paused"); err != nil {
+		return "", err
+	}
+	if r.State != "RolledBack" {
+		return "", fmt.Errorf("a bad release was %s: %s", r.State, r.Reason)
+	}
+	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+		return "", err
+	}
+	back := time.Since(began)
+	quarantined, err := w.quarantined(ctx)
+	if err != nil {
+		return "", err
+	}
+	if quarantined == 0 || r.EverExposed > len(w.agents)/4 {
+		return "", fmt.Errorf("%d members ran it and %d refuse it from now on", r.EverExposed, quarantined)
+	}
+	w.n.figure("v3 members that ever ran it", float64(r.EverExposed), "members")
+	w.n.figure("v3 rollout start to the last exposed member back on v2", back.Seconds(), "s")
+	w.n.figure("v3 members that quarantined it", float64(quarantined), "members")
+	return fmt.Sprintf("%d of %d members ever ran it, all were back %.1fs after it began, %d refuse it from now on; %s",
+		r.EverExposed, r.Population, back.Seconds(), quarantined, r.Reason), nil
+}
+
+// quarantined counts the devices that refuse a release.
+func (w *world) quarantined(ctx context.Context) (int, error) {
+	members, err := w.members(ctx)
+	n := 0
+	for _, m := range members {
+		if len(status(m).Quarantined) > 0 {
+			n++
+		}
+	}
+	return n, err
+}
