@@ -68,23 +68,30 @@ func (o *rolloutWatch) run(ctx context.Context, arg string) error {
 	return nil
 }
 
-// follow prints events and changes of state until the rollout has ended.
+// follow prints events until the rollout has ended, and how it stands at the
+// beginning, at the end, and whenever that changed without an event saying so.
 func (o *rolloutWatch) follow(ctx context.Context, client *api.Client, id fleet.RolloutID, events <-chan api.Event) (api.RolloutInfo, error) {
 	tick := time.NewTicker(o.every)
 	defer tick.Stop()
-	said, away := "", false
+	said, ticks, away := "", 2, false // ticks since the last event
 	for {
 		x, err := client.Rollout(ctx, id)
 		switch {
 		case err == nil:
-			if now := summary(x); now != said {
+			away = false
+			ended := !x.Ended.IsZero()
+			if ended {
+				if err := o.drain(events); err != nil {
+					return x, err
+				}
+			}
+			if now := summary(x); now != said && (ticks > 1 || ended) {
 				said = now
 				if err := o.tell(o.now(), now, x); err != nil {
 					return x, err
 				}
 			}
-			away = false
-			if !x.Ended.IsZero() {
+			if ended {
 				return x, nil
 			}
 		case !fault.KindOf(err).Retry():
@@ -97,17 +104,37 @@ func (o *rolloutWatch) follow(ctx context.Context, client *api.Client, id fleet.
 		case <-ctx.Done():
 			return x, ctx.Err()
 		case e := <-events:
-			if o.json() {
-				err = o.JSONLine(e)
-			} else {
-				o.Print("%s  %s", e.At.Format("15:04:05"), console.Clean(e.Text))
-			}
-			if err != nil {
+			ticks = 0
+			if err := o.event(e); err != nil {
 				return x, err
 			}
 		case <-tick.C:
+			ticks++
 		}
 	}
+}
+
+// drain prints the events that are still on their way: the end was seen before
+// the news of it.
+func (o *rolloutWatch) drain(events <-chan api.Event) error {
+	for {
+		select {
+		case e := <-events:
+			if err := o.event(e); err != nil {
+				return err
+			}
+		case <-time.After(200 * time.Millisecond):
+			return nil
+		}
+	}
+}
+
+func (o *rolloutWatch) event(e api.Event) error {
+	if o.json() {
+		return o.JSONLine(e)
+	}
+	o.Print("%s  %s", e.At.Format("15:04:05"), console.Clean(e.Text))
+	return nil
 }
 
 // tell prints how the rollout stands now.

@@ -243,7 +243,7 @@ func goodRollout(rel fleet.Release) api.RolloutInfo {
 			{Name: "lab", State: "Passed", Target: 3, Exposed: 3, Since: start.Add(9 * time.Minute), Soak: fleet.Duration(5 * time.Minute), Verdict: verdict("pass", "3 members soaked 5m0s; every gate passed", false)},
 			{Name: "quarter", State: "Soaking", Target: 13, Exposed: 13, Since: start.Add(9*time.Minute + 50*time.Second), Soak: fleet.Duration(10 * time.Minute), Verdict: verdict("inconclusive", "no gate fails; errors needs more evidence: E(pass) 6.1 of 20", false)},
 			{Name: "half", State: "Waiting", Target: 26, Soak: fleet.Duration(10 * time.Minute)},
-			{Name: "all", State: "Waiting", Target: 50, Soak: fleet.Duration(30 * time.Minute)},
+			{Name: "all", State: "Waiting", Soak: fleet.Duration(30 * time.Minute)},
 		},
 		Exposed: last.Exposed, Control: last.Control, History: h,
 	}

@@ -19,6 +19,7 @@ type rolloutCard struct {
 	Ref    string
 	Stages []stageCard
 	Live   bool
+	Here   string // where a live one stands: its stage, and what the gates say of it
 }
 
 // stageCard is one stage of the track.
@@ -41,6 +42,12 @@ func newCard(x api.RolloutInfo) rolloutCard {
 		}
 		sc.Bar = shareBar(target, x.Population, segs)
 		c.Stages = append(c.Stages, sc)
+		if sc.Now {
+			c.Here = "stage " + st.Name + " is " + words(st.State)
+			if st.Verdict != nil {
+				c.Here += "; " + st.Verdict.Reason
+			}
+		}
 	}
 	return c
 }
