@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/coordinator/desk"
 	"github.com/modelfleet/modelfleet/coordinator/httpapi"
@@ -247,17 +248,20 @@ func (h *house) bootstrap(ctx context.Context) error {
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	if !known {
-		ops, err := h.desk.Operators(ctx)
-		if err != nil || len(ops) > 0 {
-			return err // somebody took the file away: there are operators all the same
-		}
-		op, err := h.desk.CreateOperator(ctx, api.OperatorToken{Name: "coordinator", Role: api.Admin}, api.OperatorRequest{Name: "admin", Role: api.Admin})
+	ops, err := h.desk.Operators(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(ops) == 0:
+		op, err := h.desk.CreateOperator(ctx, api.OperatorToken{Name: audit.Coordinator, Role: api.Admin}, api.OperatorRequest{Name: "admin", Role: api.Admin})
 		if err != nil {
 			return err
 		}
 		c.Token = op.Text
 		h.log.Info("first admin created", "context", path)
+	case !known:
+		return nil // somebody took the file away, as one should
 	}
 	was := c
 	c.Fleet, c.URL, c.Pin = h.m.file.Name, h.address.URL, h.address.Pin
