@@ -69,6 +69,9 @@ func Run(ctx context.Context, o Options) error {
 func (o *Options) identity(ctx context.Context) (uplink.Identity, *signer.Signer, uplink.Enrolment, error) {
 	id, key, err := uplink.Load(ctx, o.identityDir())
 	if err == nil {
+		if id.Expired(time.Now()) && o.Token != "" {
+			return o.again(ctx, id, key)
+		}
 		if len(o.Labels) > 0 && !covers(id.Facts.Labels, o.Labels) {
 			o.Logger.Warn("labels are those of the enrolment", "labels", id.Facts.Labels.String())
 		}
@@ -86,6 +89,28 @@ func (o *Options) identity(ctx context.Context) (uplink.Identity, *signer.Signer
 		o.Logger.Info("enrolled", "device", id.Facts.ID, "fleet", id.Fleet, "group", id.Facts.Group, "cell", id.Cell.ID)
 	}
 	return id, key, first, err
+}
+
+// again enrols a device whose certificate expired while it was away, with the
+// same key. When that does not go well at once the device serves what it has.
+func (o *Options) again(ctx context.Context, id uplink.Identity, key *signer.Signer) (uplink.Identity, *signer.Signer, uplink.Enrolment, error) {
+	n, err := o.newcomer()
+	if err != nil {
+		return id, key, uplink.Enrolment{}, err
+	}
+	n.ID = id.Facts.ID
+	if len(n.Labels) == 0 {
+		n.Labels = id.Facts.Labels
+	}
+	once, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	fresh, _, _, err := uplink.Enrol(once, n)
+	if err != nil {
+		o.Logger.Error("certificate has expired and the device could not enrol again", "err", err)
+		return id, key, uplink.Enrolment{}, nil
+	}
+	o.Logger.Info("enrolled again", "device", id.Facts.ID)
+	return fresh, key, uplink.Enrolment{}, nil
 }
 
 func covers(have, want fleet.Labels) bool {

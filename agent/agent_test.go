@@ -213,6 +213,18 @@ func TestABadReleaseIsQuarantinedAndTheOldOneServes(t *testing.T) {
 	if got := d.content(); got != "one" {
 		t.Fatalf("current holds %q", got)
 	}
+	// Until an operator lifts it, with the device's self-test put right.
+	d.kill()
+	d.o.Probe.Command = "true"
+	d.run()
+	d.serves(v1, fleet.Quarantined)
+	if err := d.cl.Lift(t.Context(), agenttest.Model, v2.Variants[0].Root); err != nil {
+		t.Fatal(err)
+	}
+	d.serves(v2, fleet.Healthy)
+	if err := d.cl.Lift(t.Context(), agenttest.Model, v2.Variants[0].Root); !fault.Is(err, fault.NotFound) {
+		t.Fatalf("lifted twice: %v", err)
+	}
 }
 
 func TestApplicationsThatCrashTakeAReleaseBack(t *testing.T) {

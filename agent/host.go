@@ -150,6 +150,12 @@ func (h *host) Lost(l local.Loss) {
 	})
 }
 
+// Lift takes a release out of quarantine.
+func (h *host) Lift(m fleet.ModelName, root fleet.Digest) {
+	h.log.Warn("quarantine lifted", "model", m, "root", root.Short())
+	h.send(event{model: m, ev: update.Event{Kind: update.Lifted, Root: root}})
+}
+
 // check asks the watch over a release, if there is one, and passes on its verdict.
 func (h *host) check(m fleet.ModelName, root fleet.Digest, ask func(*probe.Watch) (probe.Verdict, bool)) {
 	h.mu.Lock()

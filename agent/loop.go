@@ -50,7 +50,6 @@ type loop struct {
 type event struct {
 	model fleet.ModelName
 	ev    update.Event
-	done  func(update.State) // told the state after it, when not nil
 }
 
 // packOffer is a pack from somewhere; the verdict goes to reply.
@@ -189,9 +188,6 @@ func (l *loop) step(ctx context.Context, e event) error {
 	l.host.moved(old, next, l.limits(next))
 	for _, eff := range effects {
 		l.run.do(ctx, eff)
-	}
-	if e.done != nil {
-		e.done(next)
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ applications and takes a bad one back.
   modelfleet-agent -state DIR -join TOKEN -labels class=jetson,site=plant-7   the first time
   modelfleet-agent -state DIR                                                 from then on
   modelfleet-agent status [-socket PATH]                                      how a running agent stands
+  modelfleet-agent lift [-socket PATH] MODEL@VERSION                          try again what failed here
 
 Make TOKEN with: modelfleet token create
 
@@ -34,8 +35,13 @@ Make TOKEN with: modelfleet token create
 // Main runs the command and returns its exit code.
 func Main(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	run := daemon
-	if len(args) > 0 && args[0] == "status" {
-		run, args = status, args[1:]
+	if len(args) > 0 {
+		switch args[0] {
+		case "status":
+			run, args = status, args[1:]
+		case "lift":
+			run, args = lift, args[1:]
+		}
 	}
 	err := run(ctx, version, args, stdout, stderr)
 	if err == nil || errors.Is(err, flag.ErrHelp) {

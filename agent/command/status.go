@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // status prints how a running agent stands, from its local API.
@@ -52,4 +53,38 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 		}
 	}
 	return w.Flush()
+}
+
+// lift lets a release that failed here be tried again.
+func lift(ctx context.Context, _ string, args []string, stdout, stderr io.Writer) error {
+	f := flag.NewFlagSet("modelfleet-agent lift", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	socket := f.String("socket", local.DefaultSocket, "unix `socket` of the agent")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fault.New(fault.Invalid, "read flags", "", err)
+	}
+	model, _, err := fleet.ParseRef(f.Arg(0))
+	if err != nil {
+		return err
+	}
+	c := local.NewClient(local.ClientOptions{Socket: *socket})
+	m, err := c.Describe(ctx, model)
+	if err != nil {
+		return err
+	}
+	for _, q := range m.Quarantined {
+		if q.Ref != f.Arg(0) {
+			continue
+		}
+		if err := c.Lift(ctx, model, q.Root); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(stdout, "%s may be tried again here; it was refused because of %s: %s\n", q.Ref, q.Code, q.Text)
+		return err
+	}
+	return fault.Newf(fault.NotFound, "lift quarantine", f.Arg(0), "it is not quarantined here").
+		WithHint("see modelfleet-agent status")
 }

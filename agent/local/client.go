@@ -99,6 +99,11 @@ func (c *Client) Observe(ctx context.Context, l Loaded, obs ...Observation) erro
 	return err
 }
 
+// Lift lets a release that failed here be tried again.
+func (c *Client) Lift(ctx context.Context, m fleet.ModelName, root fleet.Digest) error {
+	return c.call(ctx, "POST", modelPath(m, "/lift"), LiftRequest{Root: root}, nil)
+}
+
 // Watch calls f with the model's state as it is and each time it changes, until
 // ctx ends, the connection does, or f returns an error. With a lease, the
 // connection carries it: when it drops, the application counts as gone.

@@ -42,6 +42,8 @@ func (h *host) Observe(_ fleet.ModelName, root fleet.Digest, obs []local.Observa
 	h.roots = append(h.roots, root)
 }
 
+func (h *host) Lift(_ fleet.ModelName, root fleet.Digest) { h.roots = append(h.roots, root) }
+
 func (h *host) Lost(l local.Loss) { h.losses <- l }
 
 func (h *host) serve(ref string) {

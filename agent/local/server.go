@@ -114,6 +114,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		Handler:           s.handler(func() bool { return serve.Err() != nil }),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return serve },
+		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
 	}
 	var wg sync.WaitGroup
@@ -165,6 +166,7 @@ func (s *Server) handler(stopping func() bool) http.Handler {
 	handle("POST /v1/models/{model}/load", s.load)
 	handle("POST /v1/models/{model}/unload", s.unload)
 	handle("POST /v1/models/{model}/observe", s.observe)
+	handle("POST /v1/models/{model}/lift", s.lift)
 	handle("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) error { return s.watch(w, r, stopping) })
 	return mux
 }

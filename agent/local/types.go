@@ -103,6 +103,12 @@ type Observation struct {
 	Right  *bool    `json:"right,omitempty"` // whether it was right, where the truth is known
 }
 
+// LiftRequest lets a release that failed here be tried again. POST
+// /v1/models/{model}/lift, for root and the agent's own user only.
+type LiftRequest struct {
+	Root fleet.Digest `json:"root"`
+}
+
 // Loss is an application that lost a release.
 type Loss struct {
 	Model fleet.ModelName
@@ -122,4 +128,6 @@ type Host interface {
 	Observe(model fleet.ModelName, root fleet.Digest, obs []Observation)
 	// Lost tells that an application lost a release without unloading it.
 	Lost(Loss)
+	// Lift takes a release out of quarantine.
+	Lift(model fleet.ModelName, root fleet.Digest)
 }

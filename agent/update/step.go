@@ -348,6 +348,7 @@ func (m *machine) restart() {
 	st := &m.st
 	rebooted := st.Boot != "" && st.Boot != m.ev.Boot
 	st.Boot = m.ev.Boot
+	st.RetryAt = time.Time{} // the clock may have been set meanwhile; one early try does no harm
 	switch st.Phase {
 	case fleet.Soaking:
 		if rebooted {

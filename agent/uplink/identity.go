@@ -225,6 +225,13 @@ func (id Identity) renewAt() (time.Time, error) {
 	return cert.NotBefore.Add(2 * life / 3), nil
 }
 
+// Expired reports whether the certificate is past its life: the coordinator will
+// not renew it, and the device must enrol again.
+func (id Identity) Expired(now time.Time) bool {
+	cert, err := x509.ParseCertificate(id.Certificate)
+	return err == nil && now.After(cert.NotAfter)
+}
+
 // tlsCertificate is the certificate as TLS wants it.
 func (id Identity) tlsCertificate(key *signer.Signer) *tls.Certificate {
 	chain := [][]byte{id.Certificate}
