@@ -238,10 +238,10 @@ func goodRollout(rel fleet.Release) api.RolloutInfo {
 	last := h[len(h)-1]
 	return api.RolloutInfo{
 		ID: "scorer-4", Release: rel, From: "scorer@1.2.0", Group: "default", State: "Running", Author: "ana", Started: start,
-		Reason: "stage quarter soaks: 4m10s of 10m; no gate objects", Stage: 1, Population: 52, EverExposed: 11, StillOn: 11,
+		Reason: "started (stages 4, population 52)", Stage: 1, Population: 52, EverExposed: 11, StillOn: 11,
 		Stages: []api.StageInfo{
 			{Name: "lab", State: "Passed", Target: 3, Exposed: 3, Since: start.Add(9 * time.Minute), Soak: fleet.Duration(5 * time.Minute), Verdict: verdict("pass", "3 members soaked 5m0s; every gate passed", false)},
-			{Name: "quarter", State: "Soaking", Target: 13, Exposed: 13, Since: start.Add(9*time.Minute + 50*time.Second), Soak: fleet.Duration(10 * time.Minute), Verdict: verdict("inconclusive", "no gate fails; errors needs more evidence: E(pass) 6.1 of 20", false)},
+			{Name: "quarter", State: "Soaking", Target: 13, Exposed: 13, Since: start.Add(9*time.Minute + 50*time.Second), Soak: fleet.Duration(10 * time.Minute), Verdict: verdict("inconclusive", "no gate objects; errors is watched for 4m10s of 10m", false)},
 			{Name: "half", State: "Waiting", Target: 26, Soak: fleet.Duration(10 * time.Minute)},
 			{Name: "all", State: "Waiting", Soak: fleet.Duration(30 * time.Minute)},
 		},

@@ -95,7 +95,7 @@ func textOf(body string) string {
 
 func TestPagesSayWhatMatters(t *testing.T) {
 	d := open(t, busyFleet()).signIn(adminToken)
-	d.shows("/", "orchard", "48 devices, 4 functions", "#17", "scorer@1.4.0", "stage quarter soaks", "13 exposed", "Needs a look", "stale", "aachen", "functions")
+	d.shows("/", "orchard", "48 devices, 4 functions", "#17", "scorer@1.4.0", "stage quarter is soaking; no gate objects", "13 exposed", "Needs a look", "stale", "aachen", "functions")
 	d.shows("/rollouts", "scorer@1.4.0", "Ended", "scorer@1.3.0", "rolled back", "3 of 52")
 	d.shows("/rollouts/scorer-3", "gate errors failed in stage lab", "Exposed against control", "self-alarms: 3 of 3 exposed, 0 of 49 control", "214", "What was decided", "rollout.verdict")
 	d.shows("/members", "aachen-01", "ring=lab", "downloading", "1 to 52 of 52")
