@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -17,15 +16,15 @@ import (
 
 // fleetView is the first page: is everything as it should be, and what moves?
 type fleetView struct {
-	Info      api.FleetInfo
-	Total     int
-	PackFresh bool
-	UnderWay  []rolloutCard
-	Models    []modelBar
-	Sites     []site1
-	Hidden    int // members the map leaves out
-	Attention []attention
-	MoreTrys  int // attentions left out
+	Info          api.FleetInfo
+	Total         int
+	PackFresh     bool
+	UnderWay      []rolloutCard
+	Models        []modelBar
+	Sites         []place
+	Hidden        int // members the map leaves out
+	Attention     []attention
+	MoreAttention int // attentions left out
 }
 
 // modelBar is what the members run of one model.
@@ -42,8 +41,8 @@ type modelRow struct {
 	Revoked             bool
 }
 
-// site1 is one LAN of the map.
-type site1 struct {
+// place is one LAN of the map, or one arm of a rollout.
+type place struct {
 	Name  string
 	Cells []cellMark
 }
@@ -98,7 +97,7 @@ func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
 	v.Sites, v.Hidden = siteMap(members, p, s.quiet)
 	v.Attention = s.attentions(members, releases)
 	if n := len(v.Attention); n > 8 {
-		v.Attention, v.MoreTrys = v.Attention[:8], n-8
+		v.Attention, v.MoreAttention = v.Attention[:8], n-8
 	}
 	return view{page: "fleet", title: "Fleet", nav: "fleet", data: v}, nil
 }
@@ -173,7 +172,7 @@ func (s *site) quiet(m api.MemberInfo) bool {
 }
 
 // siteMap draws every member as a square, by site.
-func siteMap(members []api.MemberInfo, p map[string]string, quiet func(api.MemberInfo) bool) ([]site1, int) {
+func siteMap(members []api.MemberInfo, p map[string]string, quiet func(api.MemberInfo) bool) ([]place, int) {
 	by := map[string][]cellMark{}
 	for i, m := range members {
 		if i == mapLimit {
@@ -181,9 +180,9 @@ func siteMap(members []api.MemberInfo, p map[string]string, quiet func(api.Membe
 		}
 		by[siteOf(m)] = append(by[siteOf(m)], squareOf(m, p, quiet(m)))
 	}
-	sites := make([]site1, 0, len(by))
+	sites := make([]place, 0, len(by))
 	for _, name := range slices.Sorted(maps.Keys(by)) {
-		sites = append(sites, site1{name, by[name]})
+		sites = append(sites, place{name, by[name]})
 	}
 	return sites, max(0, len(members)-mapLimit)
 }
@@ -275,148 +274,4 @@ func nameOf(root fleet.Digest, releases []api.ReleaseInfo) string {
 		}
 	}
 	return root.Short()
-}
-
-// memberRow is a line of the members' table, one per member and model.
-type memberRow struct {
-	Info   api.MemberInfo
-	Model  api.ModelStatus
-	Has    bool // it runs, or should run, a model at all
-	Quiet  bool
-	Class  string
-	Labels []string
-}
-
-// membersView is the members' table.
-type membersView struct {
-	Rows     []memberRow
-	Selector string
-	Problem  string
-	Show     string // "attention", or all
-	Total    int
-	From, To int
-	Prev     string
-	Next     string
-}
-
-const membersPerPage = 100
-
-func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
-	v := membersView{Selector: r.FormValue("selector"), Show: r.FormValue("show")}
-	sel, err := fleet.ParseSelector(v.Selector)
-	if err != nil {
-		v.Problem = err.Error()
-	}
-	members, err := s.Source.Members(r.Context(), sel)
-	if err != nil {
-		return view{}, err
-	}
-	releases, err := s.Source.Releases(r.Context())
-	if err != nil {
-		return view{}, err
-	}
-	if v.Show == "attention" {
-		members = slices.DeleteFunc(slices.Clone(members), func(m api.MemberInfo) bool {
-			_, wants := s.attentionOf(m, releases)
-			return !wants
-		})
-	}
-	var at int
-	fmt.Sscan(r.FormValue("from"), &at) // a wrong number begins at the start
-	at = max(0, min(at, len(members)-1))
-	end := min(at+membersPerPage, len(members))
-	v.Total, v.From, v.To = len(members), at+1, end
-	link := func(from int) string {
-		return "/members?" + url.Values{"selector": {v.Selector}, "show": {v.Show}, "from": {fmt.Sprint(from)}}.Encode()
-	}
-	if at > 0 {
-		v.Prev = link(max(0, at-membersPerPage))
-	}
-	if end < len(members) {
-		v.Next = link(end)
-	}
-	p := palette(releases)
-	for _, m := range members[at:end] {
-		row := memberRow{Info: m, Quiet: s.quiet(m)}
-		for _, k := range slices.Sorted(maps.Keys(m.Facts.Labels)) {
-			row.Labels = append(row.Labels, k+"="+m.Facts.Labels[k])
-		}
-		if len(m.Models) == 0 {
-			v.Rows = append(v.Rows, row)
-		}
-		for _, st := range m.Models {
-			row.Model, row.Has, row.Class = st, true, cmp.Or(p[st.Running], "other")
-			v.Rows = append(v.Rows, row)
-		}
-	}
-	return view{page: "members", title: "Members", nav: "members", data: v}, nil
-}
-
-// memberView is one member: what it runs, what it should, and why.
-type memberView struct {
-	Info   api.MemberInfo
-	Lines  []string
-	Labels []label
-	Models []memberModel
-	Quiet  bool
-}
-
-type label struct{ Key, Value string }
-
-type memberModel struct {
-	api.ModelStatus
-	AsItShould bool
-	ErrorRate  string
-	Accuracy   string
-	P50, P95   string
-	Progress   template.HTML
-	Refuses    []refused
-}
-
-// refused is a release in a member's quarantine.
-type refused struct {
-	Name   string
-	Digest fleet.Digest
-}
-
-func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
-	id, err := fleet.ParseMemberID(r.PathValue("id"))
-	if err != nil {
-		return view{}, err
-	}
-	why, err := s.Source.Explain(r.Context(), id)
-	if err != nil {
-		return view{}, err
-	}
-	releases, err := s.Source.Releases(r.Context())
-	if err != nil {
-		return view{}, err
-	}
-	v := memberView{Info: why.Member, Lines: why.Lines, Quiet: s.quiet(why.Member)}
-	for _, k := range slices.Sorted(maps.Keys(why.Member.Facts.Labels)) {
-		v.Labels = append(v.Labels, label{k, why.Member.Facts.Labels[k]})
-	}
-	for _, st := range why.Member.Models {
-		m := memberModel{
-			ModelStatus: st, AsItShould: st.Running == st.Target,
-			ErrorRate: percent(ratio(st.Errors, st.Requests)),
-			Accuracy:  percent(ratio(st.Right, st.Right+st.Wrong)),
-			P50:       latency(st.P50), P95: latency(st.P95),
-		}
-		for _, d := range st.Quarantined {
-			m.Refuses = append(m.Refuses, refused{nameOf(d, releases), d})
-		}
-		if st.BytesTotal > 0 && st.Phase == fleet.Downloading {
-			m.Progress = shareBar("downloaded", int(st.BytesTotal), []segment{{"busy", "downloaded", int(st.BytesDone)}})
-		}
-		v.Models = append(v.Models, m)
-	}
-	return view{page: "member", title: string(id), nav: "members", data: v}, nil
-}
-
-func latency(d fleet.Duration) string {
-	if d == 0 {
-		return "–"
-	}
-	return millis(d.D().Seconds())
 }

@@ -78,7 +78,7 @@ type rolloutView struct {
 	Judged  string // the stage the verdict is about
 	Log     []api.AuditEntry
 	Took    time.Duration
-	Members []site1
+	Members []place
 	Actions []action
 }
 
@@ -154,8 +154,8 @@ func newestVerdict(x api.RolloutInfo) (*api.VerdictInfo, string) {
 }
 
 // participants draws the members the rollout concerns, exposed ones first.
-func participants(members []api.MemberInfo, x api.RolloutInfo) []site1 {
-	exposed, control := site1{Name: "exposed"}, site1{Name: "control"}
+func participants(members []api.MemberInfo, x api.RolloutInfo) []place {
+	exposed, control := place{Name: "exposed"}, place{Name: "control"}
 	for _, m := range members {
 		i := slices.IndexFunc(m.Models, func(st api.ModelStatus) bool { return st.Model == x.Release.Model && st.Rollout == x.ID })
 		if i < 0 {
@@ -179,8 +179,8 @@ func participants(members []api.MemberInfo, x api.RolloutInfo) []site1 {
 			control.Cells = append(control.Cells, c)
 		}
 	}
-	var groups []site1
-	for _, g := range []site1{exposed, control} {
+	var groups []place
+	for _, g := range []place{exposed, control} {
 		if n := len(g.Cells); n > 0 {
 			g.Cells = g.Cells[:min(n, mapLimit)]
 			groups = append(groups, g)

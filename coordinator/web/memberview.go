@@ -1,0 +1,158 @@
+package web
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// memberRow is a line of the members' table, one per member and model.
+type memberRow struct {
+	Info   api.MemberInfo
+	Model  api.ModelStatus
+	Has    bool // it runs, or should run, a model at all
+	Quiet  bool
+	Class  string
+	Labels []string
+}
+
+// membersView is the members' table.
+type membersView struct {
+	Rows     []memberRow
+	Selector string
+	Problem  string
+	Show     string // "attention", or all
+	Total    int
+	From, To int
+	Prev     string
+	Next     string
+}
+
+const membersPerPage = 100
+
+func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
+	v := membersView{Selector: r.FormValue("selector"), Show: r.FormValue("show")}
+	sel, err := fleet.ParseSelector(v.Selector)
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	members, err := s.Source.Members(r.Context(), sel)
+	if err != nil {
+		return view{}, err
+	}
+	releases, err := s.Source.Releases(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	if v.Show == "attention" {
+		members = slices.DeleteFunc(slices.Clone(members), func(m api.MemberInfo) bool {
+			_, wants := s.attentionOf(m, releases)
+			return !wants
+		})
+	}
+	var at int
+	fmt.Sscan(r.FormValue("from"), &at) // a wrong number begins at the start
+	at = max(0, min(at, len(members)-1))
+	end := min(at+membersPerPage, len(members))
+	v.Total, v.From, v.To = len(members), at+1, end
+	link := func(from int) string {
+		return "/members?" + url.Values{"selector": {v.Selector}, "show": {v.Show}, "from": {fmt.Sprint(from)}}.Encode()
+	}
+	if at > 0 {
+		v.Prev = link(max(0, at-membersPerPage))
+	}
+	if end < len(members) {
+		v.Next = link(end)
+	}
+	p := palette(releases)
+	for _, m := range members[at:end] {
+		row := memberRow{Info: m, Quiet: s.quiet(m)}
+		for _, k := range slices.Sorted(maps.Keys(m.Facts.Labels)) {
+			row.Labels = append(row.Labels, k+"="+m.Facts.Labels[k])
+		}
+		if len(m.Models) == 0 {
+			v.Rows = append(v.Rows, row)
+		}
+		for _, st := range m.Models {
+			row.Model, row.Has, row.Class = st, true, cmp.Or(p[st.Running], "other")
+			v.Rows = append(v.Rows, row)
+		}
+	}
+	return view{page: "members", title: "Members", nav: "members", data: v}, nil
+}
+
+// memberView is one member: what it runs, what it should, and why.
+type memberView struct {
+	Info   api.MemberInfo
+	Lines  []string
+	Labels []label
+	Models []memberModel
+	Quiet  bool
+}
+
+type label struct{ Key, Value string }
+
+type memberModel struct {
+	api.ModelStatus
+	AsItShould bool
+	ErrorRate  string
+	Accuracy   string
+	P50, P95   string
+	Progress   template.HTML
+	Refuses    []refused
+}
+
+// refused is a release in a member's quarantine.
+type refused struct {
+	Name   string
+	Digest fleet.Digest
+}
+
+func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
+	id, err := fleet.ParseMemberID(r.PathValue("id"))
+	if err != nil {
+		return view{}, err
+	}
+	why, err := s.Source.Explain(r.Context(), id)
+	if err != nil {
+		return view{}, err
+	}
+	releases, err := s.Source.Releases(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	v := memberView{Info: why.Member, Lines: why.Lines, Quiet: s.quiet(why.Member)}
+	for _, k := range slices.Sorted(maps.Keys(why.Member.Facts.Labels)) {
+		v.Labels = append(v.Labels, label{k, why.Member.Facts.Labels[k]})
+	}
+	for _, st := range why.Member.Models {
+		m := memberModel{
+			ModelStatus: st, AsItShould: st.Running == st.Target,
+			ErrorRate: percent(ratio(st.Errors, st.Requests)),
+			Accuracy:  percent(ratio(st.Right, st.Right+st.Wrong)),
+			P50:       latency(st.P50), P95: latency(st.P95),
+		}
+		for _, d := range st.Quarantined {
+			m.Refuses = append(m.Refuses, refused{nameOf(d, releases), d})
+		}
+		if st.BytesTotal > 0 && st.Phase == fleet.Downloading {
+			m.Progress = shareBar("downloaded", int(st.BytesTotal), []segment{{"busy", "downloaded", int(st.BytesDone)}})
+		}
+		v.Models = append(v.Models, m)
+	}
+	return view{page: "member", title: string(id), nav: "members", data: v}, nil
+}
+
+func latency(d fleet.Duration) string {
+	if d == 0 {
+		return "–"
+	}
+	return millis(d.D().Seconds())
+}
