@@ -6,8 +6,8 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/cas"
 )
 
-// buffers are one worker's: a frame and its packed form, aligned, made when
-// they are first needed.
+// buffers are one worker's, aligned, made when they are first needed: a frame
+// and its packed form, or one frame being written and the next being read.
 type buffers struct {
 	size int64
 	a, b []byte
@@ -15,6 +15,9 @@ type buffers struct {
 
 func (b *buffers) plain() ([]byte, error)  { return b.get(&b.a) }
 func (b *buffers) packed() ([]byte, error) { return b.get(&b.b) }
+
+// swap makes the other buffer the next plain one.
+func (b *buffers) swap() { b.a, b.b = b.b, b.a }
 
 func (b *buffers) get(p *[]byte) ([]byte, error) {
 	if *p == nil {

@@ -319,7 +319,11 @@ func (in *install) resumeFile(ctx context.Context, t *target, marked []int, b *b
 			return err
 		}
 		buf = buf[:t.frameLen(i)]
-		if _, err := f.ReadAt(buf, int64(i)*t.file.FrameSize); err != nil || !t.right(i, buf) {
+		_, err = f.ReadAt(buf, int64(i)*t.file.FrameSize)
+		if err == nil {
+			_, err = t.verified(i, buf)
+		}
+		if err != nil {
 			continue // it did not survive: fetched again
 		}
 		t.have[i] = true

@@ -44,10 +44,13 @@ func (t *target) frameLen(i int) int64 {
 	return min(t.file.FrameSize, t.file.Size-int64(i)*t.file.FrameSize)
 }
 
-// right reports whether bytes are frame i. A frame of unknown digest is taken
-// for right until the whole file is verified.
-func (t *target) right(i int, b []byte) bool {
-	return t.digests[i].IsZero() || t.digests[i] == sha256.Sum256(b)
+// verified returns bytes that are frame i, or errWrong. A frame of unknown
+// digest is let through: then the whole file is verified before it is adopted.
+func (t *target) verified(i int, b []byte) ([]byte, error) {
+	if !t.digests[i].IsZero() && t.digests[i] != sha256.Sum256(b) {
+		return nil, errWrong
+	}
+	return b, nil
 }
 
 // signedFrames reports whether each frame is verified against what was signed;

@@ -91,25 +91,57 @@ func (r *round) download(ctx context.Context, o Offer, t *target, f Fetch, b *bu
 	}
 	defer body.Close()
 	src := &wire{ctx: ctx, body: body, in: r.install, watch: watch}
+	var w behind
 	for n := range f.Count {
 		i := f.First + n
-		plain, err := r.frame(src, o, t, i, b)
-		if err == nil {
-			err = r.place(ctx, o, t, i, plain, b)
+		if o.Kind != Raw {
+			if err := w.wait(); err != nil { // the other buffer is for the packed form
+				return n, err
+			}
 		}
+		plain, err := r.frame(src, o, t, i, b)
 		if errors.Is(err, errWrong) {
 			r.blame(o, t, i)
 			continue
 		}
+		if err == nil {
+			b.swap()
+			err = w.start(func() error { return r.place(ctx, o, t, i, plain, b) })
+		} else {
+			err = errors.Join(w.wait(), stalled(err))
+		}
 		if err != nil {
-			return n, stalled(err)
+			return n, err
 		}
 	}
-	return f.Count, nil
+	return f.Count, w.wait()
 }
 
-// frame reads and unpacks one frame into the worker's buffer. Bytes that do not
-// unpack are errWrong, like those that do not match.
+// behind lets the write of one frame go on while the next one is read.
+type behind struct{ pending chan error }
+
+// start waits for the write before and begins this one.
+func (w *behind) start(write func() error) error {
+	if err := w.wait(); err != nil {
+		return err
+	}
+	w.pending = make(chan error, 1)
+	go func() { w.pending <- write() }()
+	return nil
+}
+
+// wait waits for the write under way, if there is one.
+func (w *behind) wait() error {
+	if w.pending == nil {
+		return nil
+	}
+	err := <-w.pending
+	w.pending = nil
+	return err
+}
+
+// frame reads, unpacks and verifies one frame in the worker's buffer. Bytes that
+// do not unpack are errWrong, like those that were not signed.
 func (r *round) frame(src io.Reader, o Offer, t *target, i int, b *buffers) ([]byte, error) {
 	plain, err := b.plain()
 	if err != nil {
@@ -121,7 +153,10 @@ func (r *round) frame(src io.Reader, o Offer, t *target, i int, b *buffers) ([]b
 		codec = t.full.Frames[i].Codec
 	}
 	if codec == artifact.Plain {
-		return plain, readFull(src, plain, o.Name)
+		if err := readFull(src, plain, o.Name); err != nil {
+			return nil, err
+		}
+		return t.verified(i, plain)
 	}
 	packed, err := b.packed()
 	if err != nil {
@@ -136,7 +171,7 @@ func (r *round) frame(src io.Reader, o Offer, t *target, i int, b *buffers) ([]b
 		return nil, errWrong
 	}
 	r.meter.unpack(len(plain), time.Since(start))
-	return plain, nil
+	return t.verified(i, plain)
 }
 
 func readFull(src io.Reader, b []byte, name string) error {
@@ -167,28 +202,24 @@ func (r *round) copy(ctx context.Context, o Offer, t *target, f Fetch, b *buffer
 			return fatal(err)
 		}
 		buf = buf[:t.frameLen(i)]
-		if _, err = file.ReadAt(buf, o.Frames[i].Offset); err == nil {
-			err = r.place(ctx, o, t, i, buf, b)
-		} else {
-			err = errWrong
+		_, err = file.ReadAt(buf, o.Frames[i].Offset)
+		if err == nil {
+			_, err = t.verified(i, buf)
 		}
-		if errors.Is(err, errWrong) {
+		if err != nil {
 			r.mark(o, t, i, tries)
 			continue
 		}
-		if err != nil {
+		if err := r.place(ctx, o, t, i, buf, b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// place verifies a frame and writes it where it belongs. When it was the last
-// one, the file is completed.
+// place writes a verified frame where it belongs. When it was the last one, the
+// file is completed.
 func (r *round) place(ctx context.Context, o Offer, t *target, i int, plain []byte, b *buffers) error {
-	if !t.right(i, plain) {
-		return errWrong
-	}
 	r.mu.Lock()
 	err := t.open()
 	s := t.sink
