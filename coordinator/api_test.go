@@ -268,3 +268,32 @@ func TestOnlyWhatMembersReadIsPresigned(t *testing.T) {
 		t.Errorf("a folder has no URLs: %v", err)
 	}
 }
+
+func TestANewerRolloutTakesTheOlderOnesPlace(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	ds := w.join(4)
+	w.admit("1.0.0")
+	v2 := w.admit("2.0.0")
+	act := map[fleet.Digest]behaviour{}
+	slow := []byte(`{"stages": [{"name": "half", "percent": 50, "soak": "1h"}]}`)
+	first := must(w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: slow}))(t)
+	w.eventually("half run the first release", func() bool {
+		beat(t, ds, act)
+		return must(w.admin.Rollout(t.Context(), first.ID))(t).StillOn == 2
+	})
+	if info := w.roll(ds, "2.0.0", act); info.State != "Succeeded" {
+		t.Errorf("the newer one: %s, %s", info.State, info.Reason)
+	}
+	if info := must(w.admin.Rollout(t.Context(), first.ID))(t); info.State != "Superseded" || info.Ended.IsZero() {
+		t.Errorf("the older one: %s, %s", info.State, info.Reason)
+	}
+	for _, d := range ds {
+		if d.running != v2.Variants[0].Root {
+			t.Errorf("%s runs %s", d.facts.ID, d.running.Short())
+		}
+	}
+	if _, err := w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "2.0.0", Spec: slow}); !fault.Is(err, fault.Conflict) {
+		t.Errorf("the stable release was rolled out again: %v", err)
+	}
+}

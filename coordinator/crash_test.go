@@ -95,6 +95,10 @@ func TestALostStoreGoesOnFromWhatMembersHave(t *testing.T) {
 	act := map[fleet.Digest]behaviour{rel.Variants[0].Root: {requests: 1}}
 	w.roll(ds, "1.0.0", act)
 	before := w.newestDirective()
+	w.eventually("members have the newest directive", func() bool {
+		beat(t, ds, act)
+		return ds[0].state.Sequence == before && ds[1].state.Sequence == before
+	})
 	ok(t, w.stop())
 	files := must(filepath.Glob(filepath.Join(w.opts.Data, "coordinator.db*")))(t)
 	for _, f := range files {

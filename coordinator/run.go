@@ -2,43 +2,27 @@ package coordinator
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/modelfleet/modelfleet/coordinator/audit"
-	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/coordinator/desk"
 	"github.com/modelfleet/modelfleet/coordinator/httpapi"
-	"github.com/modelfleet/modelfleet/coordinator/intake"
-	"github.com/modelfleet/modelfleet/coordinator/inventory"
-	"github.com/modelfleet/modelfleet/coordinator/publish"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
 	"github.com/modelfleet/modelfleet/coordinator/web"
 	"github.com/modelfleet/modelfleet/pkg/api"
-	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/registry"
-	"github.com/modelfleet/modelfleet/pkg/registry/dir"
-	"github.com/modelfleet/modelfleet/pkg/registry/s3"
-	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
-	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // Run coordinates a fleet until ctx ends, and returns nil then. It returns an
@@ -89,203 +73,6 @@ func lock(path string) (unlock func(), err error) {
 			WithHint("another coordinator uses this data folder: stop it first"), f.Close())
 	}
 	return func() { f.Close() }, nil
-}
-
-// house is a running coordinator's parts.
-type house struct {
-	o        Options
-	m        material
-	log      *slog.Logger
-	listener net.Listener
-	store    *sqlite.Store
-	bucket   registry.Store
-	presign  httpapi.Presigner
-	events   *desk.Events
-	wake     chan struct{}
-
-	ca        *ca.CA
-	inventory *inventory.Inventory
-	intake    *intake.Intake
-	publisher *publish.Publisher
-	desk      *desk.Desk
-	cell      *cell // nil when no cell was joined
-	loop      *loop
-	tls       tls.Certificate
-	address   Address
-}
-
-// furnish builds the parts, in the order in which they need each other.
-func (h *house) furnish(ctx context.Context) (err error) {
-	if err := h.openBucket(ctx); err != nil {
-		return err
-	}
-	if h.ca, err = ca.New(h.m.file.Name, h.m.caKey, h.m.caCert); err != nil {
-		return err
-	}
-	h.inventory, err = inventory.New(ctx, inventory.Options{Store: h.store, CA: h.ca, Logger: h.log})
-	if err != nil {
-		return err
-	}
-	h.intake, err = intake.New(ctx, intake.Options{
-		Fleet: h.m.file.Name, Store: h.store, Directory: h.inventory, Logger: h.log, Report: h.o.Report, Idle: h.o.Idle, Changed: h.changed,
-	})
-	if err != nil {
-		return err
-	}
-	h.publisher, err = publish.Open(ctx, publish.Options{
-		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.timestamp,
-		Lifetimes: h.o.Lifetimes, Logger: h.log, Announce: h.announce,
-	})
-	if err != nil {
-		return err
-	}
-	if got := h.publisher.Fleet(); got != h.m.file.Name {
-		return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "the bucket holds fleet %s", got).
-			WithHint("check bucket and prefix in fleet.json")
-	}
-	if err := h.openListener(ctx); err != nil {
-		return err
-	}
-	h.desk, err = desk.New(ctx, desk.Options{
-		Fleet: h.m.file.Name, URL: h.address.URL, Pin: h.pin(), Root: h.m.root, Store: h.store, Inventory: h.inventory,
-		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log,
-	})
-	if err != nil {
-		return err
-	}
-	if err := h.bootstrap(ctx); err != nil {
-		return err
-	}
-	h.inventory.OnChange(h.memberChanged)
-	h.loop = newLoop(h)
-	return h.desk.Catchup(ctx)
-}
-
-// dirScheme marks a bucket that is a folder.
-const dirScheme = "dir:"
-
-func (h *house) openBucket(ctx context.Context) error {
-	f := h.m.file
-	name := or(h.o.Bucket, f.Bucket)
-	switch path, isDir := strings.CutPrefix(name, dirScheme); {
-	case h.o.Store != nil:
-		h.bucket = h.o.Store
-	case isDir:
-		b, err := dir.Open(path)
-		if err != nil {
-			return err
-		}
-		h.bucket = b
-	default:
-		b, err := s3.Open(ctx, s3.Options{
-			Bucket: name, Prefix: or(h.o.Prefix, f.Prefix), Endpoint: or(h.o.Endpoint, f.Endpoint), Region: or(h.o.Region, f.Region),
-		})
-		if err != nil {
-			return err
-		}
-		if err := b.Check(ctx); err != nil {
-			return err
-		}
-		h.bucket, h.presign = b, b
-	}
-	return h.findRoot(ctx)
-}
-
-// findRoot looks in the bucket for the root that the fleet's file pins.
-func (h *house) findRoot(ctx context.Context) error {
-	for version := int64(1); ; version++ {
-		key := trust.MetadataKey("root", version)
-		b, _, err := h.bucket.Get(ctx, key, "")
-		if fault.Is(err, fault.NotFound) {
-			return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "no root in the bucket has the digest %s that fleet.json pins", h.m.file.Root.Short()).
-				WithHint("check bucket and prefix in fleet.json, or put what `modelfleet init` made there again")
-		}
-		if err != nil {
-			return err
-		}
-		if fleet.DigestOf(b) == h.m.file.Root {
-			h.m.root = b
-			return nil
-		}
-	}
-}
-
-// openListener makes the listener's certificate on a key that outlives it: the
-// key is what members pin.
-func (h *house) openListener(ctx context.Context) error {
-	path := filepath.Join(h.o.Data, "tls.pem")
-	key, err := signer.Load(ctx, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		key, err = signer.Generate(path)
-	}
-	if err != nil {
-		return err
-	}
-	h.address.Addr = h.listener.Addr().String()
-	h.address.URL = or(h.o.URL, advertise(h.listener.Addr()))
-	u, err := url.Parse(h.address.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return fault.Newf(fault.Invalid, "read options", "-url", "%q is not an https URL", h.address.URL)
-	}
-	if h.tls, err = ca.ServerCertificate(key, []string{u.Hostname(), "localhost", "127.0.0.1", "::1"}, time.Now()); err != nil {
-		return err
-	}
-	h.address.Pin = api.PinOf(h.tls.Leaf)
-	return nil
-}
-
-func (h *house) pin() fleet.Digest { return sha256.Sum256(h.tls.Leaf.RawSubjectPublicKeyInfo) }
-
-// contextFile is where the first admin's context lies in the data folder.
-const contextFile = "admin.context.json"
-
-// bootstrap makes the first admin, and keeps its context file up to date with
-// where the coordinator is.
-func (h *house) bootstrap(ctx context.Context) error {
-	path := filepath.Join(h.o.Data, contextFile)
-	c, err := api.LoadContext(path)
-	known := err == nil
-	if err != nil && !fault.Is(err, fault.NotFound) {
-		return err
-	}
-	ops, err := h.desk.Operators(ctx)
-	if err != nil {
-		return err
-	}
-	switch {
-	case len(ops) == 0:
-		op, err := h.desk.CreateOperator(ctx, api.OperatorToken{Name: audit.Coordinator, Role: api.Admin}, api.OperatorRequest{Name: "admin", Role: api.Admin})
-		if err != nil {
-			return err
-		}
-		c.Token = op.Text
-		h.log.Info("first admin created", "context", path)
-	case !known:
-		return nil // somebody took the file away, as one should
-	}
-	was := c
-	c.Fleet, c.URL, c.Pin = h.m.file.Name, h.address.URL, h.address.Pin
-	if known && c == was {
-		return nil
-	}
-	b, err := c.Encode()
-	if err != nil {
-		return fault.New(fault.Internal, "write context", path, err)
-	}
-	return cas.WriteFile(path, b, 0o600)
-}
-
-// sessionKey seals the dashboard's cookies.
-func (h *house) sessionKey() ([]byte, error) {
-	path := filepath.Join(h.o.Data, "session.key")
-	if b, err := os.ReadFile(path); err == nil && len(b) == 32 {
-		return b, nil
-	}
-	b := make([]byte, 32)
-	if _, err := rand.Read(b); err != nil {
-		return nil, fault.New(fault.Internal, "make session key", path, err)
-	}
-	return b, cas.WriteFile(path, b, 0o600)
 }
 
 // poke wakes the loop.

@@ -64,12 +64,13 @@ func (l *loop) add(ctx context.Context, rec store.Rollout) error {
 			return err
 		}
 		r.watch, err = l.intake.Watch(intake.WatchOptions{
-			ID: rec.ID, Release: rec.Release, Stable: l.stable(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings,
+			ID: rec.ID, Release: rec.Release, Stable: l.stable(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings, Edges: rec.Edges,
 			Metrics: slices.ContainsFunc(r.spec.Gates, func(g fleet.Gate) bool { return g.Gate == fleet.GateMetric && !g.Off }),
 		})
 		if err != nil {
 			return err
 		}
+		r.rec.Edges = r.watch.Edges() // kept with the first decision
 	}
 	l.runs = append(l.runs, r)
 	return nil

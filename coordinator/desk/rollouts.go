@@ -175,11 +175,11 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 	need := api.Operator
 	switch cmd {
 	case api.Pause, api.Resume, api.Abort, api.Rollback:
-	case api.Approve:
+	case api.Approve, api.Skip:
 		need = api.Approver
 	default:
 		return fault.Newf(fault.Invalid, "command rollout", string(cmd), "there is no such command").
-			WithHint("there are pause, resume, abort, rollback and approve")
+			WithHint("there are pause, resume, abort, rollback, approve and skip")
 	}
 	if err := Allow(by, need, op); err != nil {
 		return err
@@ -192,8 +192,8 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 	case !rec.Ended.IsZero():
 		return fault.Newf(fault.Conflict, op, string(id), "it ended at %s", rec.Ended.Format(time.RFC3339)).
 			WithHint("start a new rollout, also to go back to an older release")
-	case cmd == api.Approve && by.Name == rec.Author:
-		return fault.Newf(fault.Denied, op, string(id), "%s started it and cannot approve it", by.Name).
+	case need == api.Approver && by.Name == rec.Author:
+		return fault.Newf(fault.Denied, op, string(id), "%s started it: others have to approve", by.Name).
 			WithHint("have another approver do it")
 	}
 	now := d.o.Now().UTC()

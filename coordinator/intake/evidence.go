@@ -61,7 +61,8 @@ type WatchOptions struct {
 	Stable    *fleet.Release // nil: the model had none
 	BurnIn    time.Duration
 	Started   time.Time
-	Metrics   bool // a gate watches metrics
+	Metrics   bool      // a gate watches metrics
+	Edges     [3]uint64 // as [Watch.Edges] said when the rollout began; zero: worked out anew
 	Standings []store.Standing
 }
 
@@ -84,9 +85,15 @@ func (in *Intake) Watch(o WatchOptions) (*Watch, error) {
 	}
 	in.mu.RLock()
 	defer in.mu.RUnlock()
-	w.edges = in.edgesOf(w.stable)
+	if w.edges = o.Edges; w.edges == [3]uint64{} {
+		w.edges = in.edgesOf(w.stable)
+	}
 	return w, nil
 }
+
+// Edges are the latencies that requests are counted beyond: what is counted stays
+// comparable only as long as they stay the same, so they are to be kept.
+func (w *Watch) Edges() [3]uint64 { return w.edges }
 
 func prefixes(r *fleet.Release) map[telemetry.Prefix]bool {
 	out := map[telemetry.Prefix]bool{}

@@ -157,6 +157,7 @@ type Rollout struct {
 	Status   json.RawMessage // rollout.Status
 	Analysis json.RawMessage `json:",omitempty"` // analysis.State, of the stage it is in
 	Verdict  json.RawMessage `json:",omitempty"` // the newest api.VerdictInfo of each stage, by index
+	Edges    [3]uint64       // latency edges of the stable release when it began, in microseconds
 	Info     json.RawMessage `json:",omitempty"` // api.RolloutInfo as of the newest decision, without history
 }
 

@@ -227,6 +227,7 @@ const (
 	Abort    Command = "abort"
 	Rollback Command = "rollback"
 	Approve  Command = "approve"
+	Skip     Command = "skip" // emergency: go to the last stage at once; takes two approvers
 )
 
 // CommandRequest is the body of a command.
