@@ -12,8 +12,11 @@
 package folder
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,9 +65,27 @@ func OpenBucket(ctx context.Context, f api.FleetFile) (registry.Store, error) {
 		return nil, err
 	}
 	if err := store.Check(ctx); err != nil {
-		return nil, err
+		return nil, unreachable(f, err)
 	}
 	return store, nil
+}
+
+// unreachable says why a bucket cannot be used in a line, without the SDK's
+// account of its attempts, and what to do.
+func unreachable(f api.FleetFile, err error) error {
+	e := fault.New(fault.KindOf(err), "open bucket", f.Bucket, err)
+	if refused, ok := errors.AsType[*net.OpError](err); ok {
+		e.Err = refused
+	}
+	switch hint := fault.Hint(err); {
+	case hint != "":
+		e.Hint = hint
+	case e.Kind == fault.Transient:
+		e.Hint = "can this machine reach " + cmp.Or(f.Endpoint, "AWS S3") + "?"
+	case e.Kind == fault.Denied:
+		e.Hint = "these AWS credentials may not use the bucket: whose are they, and what does its policy say?"
+	}
+	return e
 }
 
 // Get reads whole objects of a store, as package repository wants it.
