@@ -24,6 +24,8 @@ that not even that may move the fleet.`, "  modelfleet rollout pause r7-k2xq --r
 that have switched keep the release. "rollback" returns them as well.`, "  modelfleet rollout abort r7-k2xq --reason 'wrong baseline'"),
 		d.rolloutCommand(api.Rollback, "End a rollout, and return every member that switched", `End a rollout and return every member that switched to the release it came from,
 out of the copy that each has kept.`, "  modelfleet rollout rollback r7-k2xq --reason 'operators see ghosts'"),
+		d.rolloutCommand(api.Skip, "Go to the last stage at once, in an emergency", `Go to the last stage at once, in an emergency. It takes two approvers, neither of
+them the author; a failing gate still takes the release back.`, "  modelfleet rollout skip r7-k2xq --reason 'the old release leaks'"),
 		d.rolloutCommand(api.Approve, "Let a stage begin that waits for approval", `Let a stage begin that waits for approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve r7-k2xq --reason 'shadow report read'"),
 	)
 	cmd.Aliases = []string{"rollouts"}
@@ -174,7 +176,7 @@ func (d *desk) printReport(x api.RolloutInfo) error {
 	return nil
 }
 
-// rolloutCommand is pause, resume, abort, rollback or approve.
+// rolloutCommand is pause, resume, abort, rollback, approve or skip.
 func (d *desk) rolloutCommand(command api.Command, short, long, example string) *cobra.Command {
 	var req api.CommandRequest
 	cmd := &cobra.Command{
