@@ -23,10 +23,10 @@ type Source interface {
 type Options struct {
 	Store  *cas.Store
 	Source Source
-	// Streams is how many ranges are fetched at once; default 6, 2 in the
+	// Streams is how many ranges are fetched at once; default 5, 2 in the
 	// low-memory mode.
 	Streams int
-	// Memory bounds the frame buffers together; default 48 MiB, which keeps the
+	// Memory bounds the frame buffers together; default 40 MiB, which keeps the
 	// whole process under 64 MiB. LowMemory is 16 MiB instead.
 	Memory    int64
 	LowMemory bool
@@ -87,8 +87,8 @@ func New(o Options) (*Fetcher, error) {
 	if o.Store == nil || o.Source == nil {
 		return nil, fault.Newf(fault.Invalid, "make fetcher", "", "a store and a source must be given")
 	}
-	setDefault(&o.Streams, pick(o.LowMemory, 2, 6))
-	setDefault(&o.Memory, pick(o.LowMemory, int64(16<<20), 48<<20))
+	setDefault(&o.Streams, pick(o.LowMemory, 2, 5))
+	setDefault(&o.Memory, pick(o.LowMemory, int64(16<<20), 40<<20))
 	setDefault(&o.Reserve, 64<<20)
 	setDefault(&o.Stall, 15*time.Second)
 	setDefault(&o.Patience, 2*time.Minute)
