@@ -112,33 +112,32 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 	for _, r := range l.runs {
 		after[r] = r.status
 	}
-	stable := map[fleet.ModelName]*fleet.Release{}
+	bases := map[fleet.ModelName]fleet.Placement{}
 	for _, p := range l.dir.Models {
-		stable[p.Model] = p.Stable
+		bases[p.Model] = p
 	}
-	models := map[fleet.ModelName]bool{}
-	for m := range stable {
-		models[m] = true
+	for _, r := range l.runs {
+		if m := r.rec.Release.Model; bases[m].Model == "" {
+			bases[m] = fleet.Placement{Model: m}
+		}
 	}
 	for _, s := range steps {
 		after[s.run] = s.status
 		if s.status.State == rollout.Succeeded {
 			rel := s.run.rec.Release
-			stable[rel.Model] = &rel
+			bases[rel.Model] = bases[rel.Model].Settled(s.run.spec.Population.Selector, rel)
 		}
-	}
-	for _, r := range l.runs {
-		models[r.rec.Release.Model] = true
 	}
 	out := []fleet.Placement{}
 	why := ""
-	for _, m := range slices.Sorted(maps.Keys(models)) {
-		p := fleet.Placement{Model: m, Stable: stable[m], Rollout: l.exposure(m, after)}
+	for _, m := range slices.Sorted(maps.Keys(bases)) {
+		p := bases[m]
+		p.Rollout = l.exposure(m, after)
 		old, _ := l.dir.Placement(m)
 		if change := describe(old, p); change != "" {
 			why += string(m) + ": " + change + "; "
 		}
-		if p.Stable != nil || p.Rollout != nil {
+		if len(p.Releases()) > 0 {
 			out = append(out, p)
 		}
 	}
@@ -178,6 +177,9 @@ func describe(old, next fleet.Placement) string {
 	text := ""
 	if ref(old.Stable) != ref(next.Stable) {
 		text = "stable from " + ref(old.Stable) + " to " + ref(next.Stable)
+	}
+	if n := len(next.Overrides); n > 0 && (len(old.Overrides) != n || old.Overrides[0].Release.Ref() != next.Overrides[0].Release.Ref()) {
+		text = "stable for " + next.Overrides[0].Selector.String() + " is " + next.Overrides[0].Release.Ref()
 	}
 	sep := ""
 	if text != "" {

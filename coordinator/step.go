@@ -64,7 +64,7 @@ func (l *loop) add(ctx context.Context, rec store.Rollout) error {
 			return err
 		}
 		r.watch, err = l.intake.Watch(intake.WatchOptions{
-			ID: rec.ID, Release: rec.Release, Stable: l.stable(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings, Edges: rec.Edges,
+			ID: rec.ID, Release: rec.Release, Stable: l.bases(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings, Edges: rec.Edges,
 			Metrics: slices.ContainsFunc(r.spec.Gates, func(g fleet.Gate) bool { return g.Gate == fleet.GateMetric && !g.Off }),
 		})
 		if err != nil {
@@ -76,10 +76,11 @@ func (l *loop) add(ctx context.Context, rec store.Rollout) error {
 	return nil
 }
 
-// stable is the release that members outside a rollout of the model run.
-func (l *loop) stable(m fleet.ModelName) *fleet.Release {
+// bases are the releases that members outside a rollout of the model run.
+func (l *loop) bases(m fleet.ModelName) []fleet.Release {
 	p, _ := l.dir.Placement(m)
-	return p.Stable
+	p.Rollout = nil
+	return p.Releases()
 }
 
 // step is what one turn did to one rollout.

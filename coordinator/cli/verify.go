@@ -227,6 +227,9 @@ func (o *verify) printPack(t trust.Trusted, facts fleet.Facts) error {
 			if p.Stable != nil {
 				line = string(p.Model) + ": stable is " + p.Stable.Ref()
 			}
+			for _, over := range p.Overrides {
+				line += fmt.Sprintf("; for %s it is %s", over.Selector, over.Release.Ref())
+			}
 			if x := p.Rollout; x != nil {
 				line += fmt.Sprintf("; rollout %s exposes some members to %s", x.ID, x.Release.Ref())
 			}

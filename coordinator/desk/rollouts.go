@@ -43,10 +43,14 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	from := ""
 	if p, ok := dir.Placement(r.Model); ok && p.Stable != nil {
 		from = p.Stable.Ref()
-		if from == rel.Ref() {
+		if from == rel.Ref() && len(p.Overrides) == 0 {
 			return api.RolloutInfo{}, fault.Newf(fault.Conflict, op, from, "it is the stable release already").
 				WithHint("there is nothing to roll out; `modelfleet rollout list` shows how it came")
 		}
+	}
+	if p, ok := dir.Placement(r.Model); ok && len(p.Settled(spec.Population.Selector, rel.Release).Overrides) > fleet.MaxOverrides {
+		return api.RolloutInfo{}, fault.Newf(fault.Exhausted, op, string(r.Model), "%d parts of the fleet have a stable release of their own already", len(p.Overrides)).
+			WithHint("roll out to everyone, or to one of those parts: `modelfleet verify --pack` names them")
 	}
 	if err := d.someone(rel.Release, spec, r.Group); err != nil {
 		return api.RolloutInfo{}, err

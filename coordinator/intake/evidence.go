@@ -45,7 +45,7 @@ type Watch struct {
 	model    telemetry.Prefix
 	roots    map[telemetry.Prefix]bool // of the release
 	digests  map[telemetry.Prefix]fleet.Digest
-	stable   map[telemetry.Prefix]bool // of the release it began from
+	stable   map[telemetry.Prefix]bool // of the releases it began from
 	burnIn   time.Duration
 	started  time.Time
 	edges    [3]uint64 // latency in microseconds
@@ -58,7 +58,7 @@ type Watch struct {
 type WatchOptions struct {
 	ID        fleet.RolloutID
 	Release   fleet.Release
-	Stable    *fleet.Release // nil: the model had none
+	Stable    []fleet.Release // what members outside it run; empty: the model had none
 	BurnIn    time.Duration
 	Started   time.Time
 	Metrics   bool      // a gate watches metrics
@@ -70,7 +70,7 @@ type WatchOptions struct {
 func (in *Intake) Watch(o WatchOptions) (*Watch, error) {
 	w := &Watch{
 		in: in, id: o.ID, prefix: telemetry.RolloutPrefix(o.ID), model: telemetry.ModelPrefix(o.Release.Model),
-		roots: prefixes(&o.Release), stable: prefixes(o.Stable), burnIn: o.BurnIn, metrics: o.Metrics, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
+		roots: prefixes(o.Release), stable: prefixes(o.Stable...), burnIn: o.BurnIn, metrics: o.Metrics, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
 		standing: map[fleet.MemberID]Standing{}, dirty: map[fleet.MemberID]bool{},
 	}
 	for _, v := range o.Release.Variants {
@@ -95,9 +95,9 @@ func (in *Intake) Watch(o WatchOptions) (*Watch, error) {
 // comparable only as long as they stay the same, so they are to be kept.
 func (w *Watch) Edges() [3]uint64 { return w.edges }
 
-func prefixes(r *fleet.Release) map[telemetry.Prefix]bool {
+func prefixes(releases ...fleet.Release) map[telemetry.Prefix]bool {
 	out := map[telemetry.Prefix]bool{}
-	if r != nil {
+	for _, r := range releases {
 		for _, v := range r.Variants {
 			out[telemetry.ReleasePrefix(v.Root)] = true
 		}

@@ -252,7 +252,7 @@ func TestWhatIsNotKeptIsTriedAgain(t *testing.T) {
 
 // watch follows a rollout from stable to newer that began at start.
 func watch(t *testing.T, in *intake.Intake, kept ...store.Standing) *intake.Watch {
-	return must(in.Watch(intake.WatchOptions{ID: "r1", Release: newer, Stable: &stable, BurnIn: 10 * time.Second, Started: start, Standings: kept}))(t)
+	return must(in.Watch(intake.WatchOptions{ID: "r1", Release: newer, Stable: []fleet.Release{stable}, BurnIn: 10 * time.Second, Started: start, Standings: kept}))(t)
 }
 
 func find(ev analysis.Evidence, id fleet.MemberID) (analysis.Member, bool) {

@@ -86,6 +86,8 @@ func drawSpec(t *rapid.T) fleet.Spec {
 		}
 		spec.Stages = append(spec.Stages, st)
 	}
+	last := &spec.Stages[n-1] // a rollout ends with everyone
+	last.Selector, last.Count, last.Percent = fleet.Selector{}, 0, 100
 	return spec
 }
 

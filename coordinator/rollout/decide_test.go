@@ -34,7 +34,11 @@ func TestExposureIsExact(t *testing.T) {
 		{70, fleet.Stage{Percent: 10}, 7}, // 70 * 0.1 is above 7 in floating point
 	} {
 		c.st.Name, c.st.Soak = "s", fleet.Duration(time.Minute)
-		spec := fleet.Spec{Stages: []fleet.Stage{c.st}, Alpha: 1, StageDeadline: fleet.Duration(time.Hour), OnInconclusive: fleet.HoldInconclusive, OnFail: fleet.RollbackOnFail}
+		stages := []fleet.Stage{c.st}
+		if c.st.Percent != 100 {
+			stages = append(stages, fleet.Stage{Name: "all", Percent: 100})
+		}
+		spec := fleet.Spec{Stages: stages, Alpha: 1, StageDeadline: fleet.Duration(time.Hour), OnInconclusive: fleet.HoldInconclusive, OnFail: fleet.RollbackOnFail}
 		facts := fleetOf(c.n)
 		st, err := rollout.New("r1", release("2.0"), spec, "ann", midnight)
 		if err != nil {
@@ -92,7 +96,7 @@ func TestTooManyStages(t *testing.T) {
 	t.Parallel()
 	var spec fleet.Spec
 	for i := range 65 {
-		spec.Stages = append(spec.Stages, fleet.Stage{Name: fmt.Sprint(i), Count: 1})
+		spec.Stages = append(spec.Stages, fleet.Stage{Name: fmt.Sprint(i), Percent: 100})
 	}
 	spec.Alpha, spec.OnFail, spec.OnInconclusive = 1, fleet.RollbackOnFail, fleet.HoldInconclusive
 	if _, err := rollout.New("r1", release("2.0"), spec, "ann", midnight); err == nil || !strings.Contains(err.Error(), "65 stages") {

@@ -27,9 +27,63 @@ func (g Group) PackKey() string { return "packs/" + string(g) + ".pack.zst" }
 
 // Placement is what the members of a group should run of one model.
 type Placement struct {
-	Model   ModelName `json:"model"`
-	Stable  *Release  `json:"stable,omitempty"`  // absent: members outside a rollout run nothing
-	Rollout *Exposure `json:"rollout,omitempty"` // absent: no rollout of this model is under way
+	Model  ModelName `json:"model"`
+	Stable *Release  `json:"stable,omitempty"` // absent: members outside a rollout run nothing
+	// Overrides are what rollouts over part of the fleet have settled: the first
+	// whose selector chooses a member takes the place of Stable for it.
+	Overrides []Override `json:"overrides,omitempty"`
+	Rollout   *Exposure  `json:"rollout,omitempty"` // absent: no rollout of this model is under way
+}
+
+// Override is the stable release of part of the fleet.
+type Override struct {
+	Selector Selector `json:"selector"`
+	Release  Release  `json:"release"`
+}
+
+// MaxOverrides bounds the overrides of one model.
+const MaxOverrides = 16
+
+// Base is what a member runs when no rollout concerns it; nil: nothing.
+func (p Placement) Base(f Facts) *Release {
+	for i, o := range p.Overrides {
+		if o.Selector.Matches(f) {
+			return &p.Overrides[i].Release
+		}
+	}
+	return p.Stable
+}
+
+// Settled is the placement after a rollout of r over the population succeeded: r
+// is what the population runs from now on, and nobody else. It does not change p.
+func (p Placement) Settled(population Selector, r Release) Placement {
+	if population.IsEmpty() {
+		p.Stable, p.Overrides = &r, nil
+		return p
+	}
+	kept := []Override{{Selector: population, Release: r}}
+	for _, o := range p.Overrides {
+		if o.Selector.String() != population.String() {
+			kept = append(kept, o)
+		}
+	}
+	p.Overrides = kept
+	return p
+}
+
+// Releases are all that the placement names, without order.
+func (p Placement) Releases() []Release {
+	var all []Release
+	if p.Stable != nil {
+		all = append(all, *p.Stable)
+	}
+	for _, o := range p.Overrides {
+		all = append(all, o.Release)
+	}
+	if p.Rollout != nil {
+		all = append(all, p.Rollout.Release)
+	}
+	return all
 }
 
 // Exposure is the part of a rollout that members act on.
@@ -103,12 +157,12 @@ type Assignment struct {
 // place that knows how exposure is computed: members and the coordinator call it.
 func (p Placement) Assign(f Facts) Assignment {
 	a := Assignment{Model: p.Model}
-	if p.Stable != nil {
-		if v, ok := p.Stable.For(f); ok {
-			a.Release, a.Variant = p.Stable, v
-			a.Reason = "stable is " + p.Stable.Ref()
+	if base := p.Base(f); base != nil {
+		if v, ok := base.For(f); ok {
+			a.Release, a.Variant = base, v
+			a.Reason = "stable is " + base.Ref()
 		} else {
-			a.Reason = "no variant of " + p.Stable.Ref() + " is for class " + f.Class()
+			a.Reason = "no variant of " + base.Ref() + " is for class " + f.Class()
 		}
 	} else {
 		a.Reason = "the model has no stable release yet"

@@ -272,11 +272,12 @@ func TestParseSpecRefusals(t *testing.T) {
 		"neither":        {`{"stages":[{"name":"a","soak":"1m"}]}`, "neither"},
 		"shrinks":        {`{"stages":[{"name":"a","percent":50,"soak":"1m"},{"name":"b","percent":10,"soak":"1m"}]}`, "goes down"},
 		"twice":          {`{"stages":[{"name":"a","percent":5,"soak":"1m"},{"name":"a","percent":10,"soak":"1m"}]}`, "taken"},
-		"gate":           {`{"stages":[{"name":"a","percent":5,"soak":"1m"}],"gates":[{"gate":"eror"}]}`, "eror"},
+		"gate":           {`{"stages":[{"name":"a","percent":100,"soak":"1m"}],"gates":[{"gate":"eror"}]}`, "eror"},
 		"percentage":     {`{"stages":[{"name":"a","percent":101,"soak":"1m"}]}`, "not between"},
 		"duration":       {`{"stages":[{"name":"a","percent":1,"soak":"tomorrow"}]}`, "duration"},
 		"trailing bytes": {`{"stages":[{"name":"a","percent":1,"soak":"1m"}]} {}`, "after the end"},
 		"selector":       {`{"stages":[{"name":"a","selector":"ring=","soak":"1m"}]}`, "selector"},
+		"ends early":     {`{"stages":[{"name":"a","percent":10,"soak":"1m"}]}`, "whole population"},
 	} {
 		_, err := fleet.ParseSpec([]byte(tc.spec))
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tc.want) {
@@ -316,5 +317,30 @@ func TestPhaseNames(t *testing.T) {
 	}
 	if fleet.Healthy.InProgress() || !fleet.Downloading.InProgress() || fleet.Idle.InProgress() {
 		t.Error("in progress is between offered and soaking")
+	}
+}
+
+// A rollout over part of the fleet settles its release there and nowhere else.
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	eu, _ := fleet.ParseSelector("region=eu")
+	v1, v2, v3 := release("1"), release("2"), release("3")
+	runs := func(p fleet.Placement, region string) fleet.Version {
+		a := p.Assign(fleet.Facts{ID: "cam", Labels: fleet.Labels{"region": region}})
+		if a.Release == nil {
+			return ""
+		}
+		return a.Release.Version
+	}
+	p := fleet.Placement{Model: "detector"}.Settled(fleet.Selector{}, v1)
+	part := p.Settled(eu, v2)
+	if runs(part, "eu") != "2" || runs(part, "us") != "1" || runs(p, "eu") != "1" {
+		t.Errorf("eu runs %s, us %s, and before eu ran %s", runs(part, "eu"), runs(part, "us"), runs(p, "eu"))
+	}
+	if again := part.Settled(eu, v3); runs(again, "eu") != "3" || len(again.Overrides) != 1 {
+		t.Errorf("a later release for the same part: %+v", again.Overrides)
+	}
+	if all := part.Settled(fleet.Selector{}, v3); runs(all, "eu") != "3" || runs(all, "us") != "3" || len(all.Overrides) != 0 {
+		t.Errorf("a later release for everyone leaves %+v", all.Overrides)
 	}
 }

@@ -247,6 +247,10 @@ func (s Spec) Validate() error {
 	case s.ReturnRate < 0:
 		return bad("returnRate", "it is negative")
 	}
+	if last := s.Stages[len(s.Stages)-1]; !last.Selector.IsEmpty() || last.Percent != 100 {
+		return bad(fmt.Sprintf("stage %d (%s)", len(s.Stages), last.Name), "the last stage does not expose the whole population, so its success would give the release to members that no stage proved").
+			WithHint("end with {name: all, percent: 100, soak: 1h}; to reach part of the fleet only, narrow population.selector")
+	}
 	return nil
 }
 

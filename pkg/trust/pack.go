@@ -90,7 +90,8 @@ func (p Pack) Encode() ([]byte, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true)) // packs are small: the best level would cost 60 MB for a few bytes less
 	if err != nil {
 		return nil, err
 	}

@@ -103,13 +103,14 @@ func (s *session) placements() error {
 	kept := make([]fleet.Placement, 0, len(s.out.Directive.Models))
 	for _, p := range s.out.Directive.Models {
 		held := false
-		if p.Stable != nil {
-			why, err := s.back(*p.Stable)
+		bases := fleet.Placement{Stable: p.Stable, Overrides: p.Overrides}
+		for _, r := range bases.Releases() {
+			why, err := s.back(r)
 			if err != nil {
 				return err
 			}
 			if why != nil {
-				s.refuse(*p.Stable, true, why)
+				s.refuse(r, true, why)
 				held = true
 			}
 		}
@@ -119,7 +120,7 @@ func (s *session) placements() error {
 				return err
 			}
 			if why != nil {
-				held = p.Stable == nil
+				held = p.Stable == nil && len(p.Overrides) == 0
 				s.refuse(p.Rollout.Release, held, why)
 				p.Rollout = nil
 			}
@@ -276,16 +277,15 @@ func ParseDirective(raw []byte) (fleet.Directive, error) {
 }
 
 func checkPlacement(p fleet.Placement) error {
-	var releases []fleet.Release
-	if p.Stable != nil {
-		releases = append(releases, *p.Stable)
-	}
 	if x := p.Rollout; x != nil {
 		if _, err := fleet.ParseRolloutID(string(x.ID)); err != nil {
 			return err
 		}
-		releases = append(releases, x.Release)
 	}
+	if n := len(p.Overrides); n > fleet.MaxOverrides {
+		return fmt.Errorf("%d overrides, at most %d", n, fleet.MaxOverrides)
+	}
+	releases := p.Releases()
 	if len(releases) == 0 {
 		return errors.New("neither a stable release nor a rollout")
 	}

@@ -222,18 +222,11 @@ func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
 		Roots: r.roots, Timestamp: c.timestamp, Snapshot: c.snapshot, Policy: r.policy.raw, Fleet: c.fleet,
 		Publishers: map[string]json.RawMessage{}, Directive: directive, Targets: r.policy.targets,
 	}
-	add := func(rel *fleet.Release) {
-		if rel == nil {
-			return
-		}
-		if t, ok := r.teams[rel.Team]; ok {
-			p.Publishers[trust.RoleOf(rel.Team)] = t.raw
-		}
-	}
 	for _, m := range d.Models {
-		add(m.Stable)
-		if m.Rollout != nil {
-			add(&m.Rollout.Release)
+		for _, rel := range m.Releases() {
+			if t, ok := r.teams[rel.Team]; ok {
+				p.Publishers[trust.RoleOf(rel.Team)] = t.raw
+			}
 		}
 	}
 	return p.Encode()

@@ -1,12 +1,26 @@
-package analysis
+package evalue
 
 import (
 	"math"
 	"slices"
 )
 
-// arms are the values of both arms within one stratum.
-type arms struct{ exposed, control []float64 }
+// Arms are the values of both arms within one stratum.
+type Arms struct{ Exposed, Control []float64 }
+
+// Ranked is what a rank test says: Up is the chance of a rank sum as high, Low
+// of one as low, if members had been put into the arms by lot. LeastUp and
+// LeastLow are the least chances that these members' values could have given;
+// they do not depend on who of them is exposed.
+type Ranked struct{ Up, Low, LeastUp, LeastLow float64 }
+
+// Two is the two-sided test's p and the least it could have been.
+func (r Ranked) Two() (p, least float64) {
+	return min(1, 2*min(r.Up, r.Low)), min(1, 2*min(r.LeastUp, r.LeastLow))
+}
+
+// Swap looks from the other end.
+func (r Ranked) Swap() Ranked { return Ranked{r.Low, r.Up, r.LeastLow, r.LeastUp} }
 
 const (
 	// exactBelow is the number of exposed members from which on the rank-sum's
@@ -18,40 +32,39 @@ const (
 	leastApproximate = 1e-6
 )
 
-// rankTest compares two arms by the sum of the exposed members' ranks, stratum
-// by stratum: up is the chance of a sum as high, low of one as low, if members
-// had been put into the arms by lot. Ties share their mean rank. ok is false
-// when no stratum has both arms.
-func rankTest(strata []arms) (up, low float64, ok bool) {
+// RankTest compares two arms by the sum of the exposed members' ranks, stratum
+// by stratum. Ties share their mean rank. ok is false when no stratum has both
+// arms.
+func RankTest(strata []Arms) (r Ranked, ok bool) {
 	n1 := 0
-	both := make([]arms, 0, len(strata))
+	both := make([]Arms, 0, len(strata))
 	for _, s := range strata {
-		if len(s.exposed) > 0 && len(s.control) > 0 {
+		if len(s.Exposed) > 0 && len(s.Control) > 0 {
 			both = append(both, s)
-			n1 += len(s.exposed)
+			n1 += len(s.Exposed)
 		}
 	}
 	if len(both) == 0 {
-		return 1, 1, false
+		return Ranked{1, 1, 1, 1}, false
 	}
 	if n1 < exactBelow {
-		return exactTest(both)
+		return exactTest(both), true
 	}
-	return normalTest(both)
+	return normalTest(both), true
 }
 
 // midranks returns twice the mid-rank of every value (so that they are whole),
 // in the order exposed, control.
-func midranks(s arms) []int {
+func midranks(s Arms) []int {
 	type item struct {
 		v  float64
 		at int
 	}
-	items := make([]item, 0, len(s.exposed)+len(s.control))
-	for _, v := range s.exposed {
+	items := make([]item, 0, len(s.Exposed)+len(s.Control))
+	for _, v := range s.Exposed {
 		items = append(items, item{v, len(items)})
 	}
-	for _, v := range s.control {
+	for _, v := range s.Control {
 		items = append(items, item{v, len(items)})
 	}
 	slices.SortFunc(items, func(a, b item) int {
@@ -80,13 +93,13 @@ func midranks(s arms) []int {
 // exactTest counts, over all ways to draw the exposed members, those whose
 // rank sum is as extreme. A control too large for that is thinned evenly; the
 // members are sorted by id, so which ones stay depends on no outcome.
-func exactTest(strata []arms) (up, low float64, ok bool) {
+func exactTest(strata []Arms) Ranked {
 	law := []float64{1} // chance of each total
 	total := 0
 	for _, s := range strata {
-		n1 := len(s.exposed)
+		n1 := len(s.Exposed)
 		most := int(math.Sqrt(exactWork/2)) / (n1 * len(strata))
-		s.control = thin(s.control, max(n1, most-n1))
+		s.Control = thin(s.Control, max(n1, most-n1))
 		ranks := midranks(s)
 		for _, r := range ranks[:n1] {
 			total += r
@@ -97,15 +110,20 @@ func exactTest(strata []arms) (up, low float64, ok bool) {
 		}
 		law = convolve(law, drawLaw(ranks, n1))
 	}
+	r := Ranked{LeastUp: law[len(law)-1]}
 	for sum, p := range law {
 		if sum >= total {
-			up += p
+			r.Up += p
 		}
 		if sum <= total {
-			low += p
+			r.Low += p
+		}
+		if r.LeastLow == 0 {
+			r.LeastLow = p
 		}
 	}
-	return min(1, up), min(1, low), true
+	r.Up, r.Low = min(1, r.Up), min(1, r.Low)
+	return r
 }
 
 // thin keeps about most of the values, evenly spaced.
@@ -177,16 +195,16 @@ func convolve(a, b []float64) []float64 {
 // normalTest approximates the law by its first three moments (a finite
 // population's; ties make it skew), with half a step of continuity. Skewness is
 // used only where it makes the test more careful.
-func normalTest(strata []arms) (up, low float64, ok bool) {
+func normalTest(strata []Arms) Ranked {
 	var diff, variance, third float64
 	for _, s := range strata {
-		n1, n := float64(len(s.exposed)), float64(len(s.exposed)+len(s.control))
+		n1, n := float64(len(s.Exposed)), float64(len(s.Exposed)+len(s.Control))
 		ranks := midranks(s)
 		mean := n + 1 // of twice the ranks
 		var m2, m3 float64
 		for i, r := range ranks {
 			d := float64(r) - mean
-			if i < len(s.exposed) {
+			if i < len(s.Exposed) {
 				diff += d
 			}
 			m2 += d * d
@@ -199,7 +217,7 @@ func normalTest(strata []arms) (up, low float64, ok bool) {
 		}
 	}
 	if variance == 0 {
-		return 1, 1, true // everyone is alike
+		return Ranked{1, 1, 1, 1} // everyone is alike
 	}
 	sd := math.Sqrt(variance)
 	skew := third / (variance * sd)
@@ -211,5 +229,5 @@ func normalTest(strata []arms) (up, low float64, ok bool) {
 		}
 		return max(leastApproximate, math.Erfc(z/math.Sqrt2)/2)
 	}
-	return tail(diff, skew), tail(-diff, -skew), true
+	return Ranked{tail(diff, skew), tail(-diff, -skew), leastApproximate, leastApproximate}
 }
