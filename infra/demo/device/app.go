@@ -38,6 +38,10 @@ type Options struct {
 // tick is how often readings come in; those of one tick come together.
 const tick = 100 * time.Millisecond
 
+// maxSkip: an application that was started again does not see its past once more,
+// so the stream begins at a random one of so many readings.
+const maxSkip = 4096
+
 // Run scores the device's readings until ctx ends. While there is no model, or
 // no agent, readings are lost. It does not recover from a panic of the model.
 func Run(ctx context.Context, o Options) error {
@@ -54,6 +58,9 @@ func Run(ctx context.Context, o Options) error {
 		o:      o,
 		client: local.NewClient(local.ClientOptions{Socket: o.Socket, App: o.App}),
 		stream: train.NewStream(o.Seed, o.Site),
+	}
+	for range rand.N(maxSkip) {
+		a.stream.Next()
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { a.score(ctx) })
