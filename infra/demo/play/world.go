@@ -172,7 +172,7 @@ func (w *world) startCoordinator(ctx context.Context) error {
 		}
 		w.url = "https://" + addr
 		w.coord, err = w.ps.spawn("coordinator", w.store.env, w.bin("modelfleet-coordinator"),
-			"-fleet", w.fleetDir(), "-data", w.dataDir(), "-listen", addr, "-url", w.url, "-tick", "250ms",
+			"-fleet", w.fleetDir(), "-data", w.dataDir(), "-listen", addr, "-url", w.url, "-tick", "250ms", "-report", "1s",
 			"-join-cell", sites[0], "-gossip-bind", gossip)
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ import (
 // one exposes a single member: enough for what goes wrong in the bucket.
 const one = `population: {selector: "id=%s"}
 stages:
-  - {name: one, count: 1, soak: 2s}
+  - {name: one, percent: 100, soak: 2s}
 burnIn: 500ms
 memberSoak: 1s
 stageDeadline: 60s
