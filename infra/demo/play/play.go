@@ -37,31 +37,11 @@ type Options struct {
 
 // Run plays the demo. The error says which act did not come out as it should.
 func Run(ctx context.Context, o Options) (err error) {
-	o.Devices = cmp.Or(o.Devices, 48)
-	o.Bucket = cmp.Or(o.Bucket, "modelfleet-demo")
-	o.Region = cmp.Or(o.Region, "us-east-1")
-	if o.Out == nil {
-		o.Out = os.Stdout
-	}
-	if o.Errs == nil {
-		o.Errs = os.Stderr
-	}
-	if o.Devices < 12 {
-		return fault.Newf(fault.Invalid, "play demo", "devices", "%d are too few for a fleet verdict; the least is 12", o.Devices)
-	}
-	dir, cleanup, err := workFolder(o.Dir)
+	w, cleanup, err := newWorld(o, brisk())
 	if err != nil {
 		return err
 	}
-	out := o.Out
-	if o.JSON {
-		out = o.Errs
-	}
-	w := &world{o: o, n: newNarrator(out), dir: dir, releases: map[string]train.Report{}, trained: make(chan error, 1)}
-	w.ps.dir = filepath.Join(dir, "logs")
-	if err := os.MkdirAll(w.ps.dir, 0o755); err != nil {
-		return fmt.Errorf("make the log folder: %w", err)
-	}
+	o = w.o
 	began := time.Now()
 	err = w.play(ctx)
 	w.n.figure("demo wall time", time.Since(began).Seconds(), "s")
@@ -81,6 +61,36 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	return err
+}
+
+// newWorld completes the options and makes the world's folders.
+func newWorld(o Options, p pace) (*world, func(), error) {
+	o.Devices = cmp.Or(o.Devices, 48)
+	o.Bucket = cmp.Or(o.Bucket, "modelfleet-demo")
+	o.Region = cmp.Or(o.Region, "us-east-1")
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Errs == nil {
+		o.Errs = os.Stderr
+	}
+	if o.Devices < 12 {
+		return nil, nil, fault.Newf(fault.Invalid, "play demo", "devices", "%d are too few for a fleet verdict; the least is 12", o.Devices)
+	}
+	dir, cleanup, err := workFolder(o.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := o.Out
+	if o.JSON {
+		out = o.Errs
+	}
+	w := &world{o: o, pace: p, n: newNarrator(out), dir: dir, releases: map[string]train.Report{}, trained: make(chan error, 1)}
+	w.ps.dir = filepath.Join(dir, "logs")
+	if err := os.MkdirAll(w.ps.dir, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("make the log folder: %w", err)
+	}
+	return w, cleanup, nil
 }
 
 // workFolder is dir, or a new temporary one whose path is short: a unix

@@ -33,10 +33,11 @@ const (
 // with their applications, and a function. All of it is real processes on
 // loopback.
 type world struct {
-	o   Options
-	n   *narrator
-	ps  processes
-	dir string // everything lies in here
+	o    Options
+	pace pace
+	n    *narrator
+	ps   processes
+	dir  string // everything lies in here
 
 	bins   string // folder of the built programs
 	s3     *devs3.Process
@@ -50,6 +51,18 @@ type world struct {
 	oldPack  []byte                  // the trust pack of when v1 was stable
 	releases map[string]train.Report // by version, v1 ...
 	trained  chan error              // one value, when training has ended
+}
+
+// pace is how quickly everybody reports, decides and retries, as flags. No flags
+// are the pace of production.
+type pace struct{ coordinator, agent []string }
+
+// brisk is the demo's: a life in a minute.
+func brisk() pace {
+	return pace{
+		coordinator: []string{"-tick", "250ms", "-report", "1s"},
+		agent:       []string{"-report", "1s", "-window", "1s", "-soak", "1s", "-retry", "1s"},
+	}
 }
 
 // store is where the bucket is and how one signs in.
@@ -171,9 +184,9 @@ func (w *world) startCoordinator(ctx context.Context) error {
 			return err
 		}
 		w.url = "https://" + addr
-		w.coord, err = w.ps.spawn("coordinator", w.store.env, w.bin("modelfleet-coordinator"),
-			"-fleet", w.fleetDir(), "-data", w.dataDir(), "-listen", addr, "-url", w.url, "-tick", "250ms", "-report", "1s",
-			"-join-cell", sites[0], "-gossip-bind", gossip)
+		args := append([]string{w.bin("modelfleet-coordinator"), "-fleet", w.fleetDir(), "-data", w.dataDir(),
+			"-listen", addr, "-url", w.url, "-join-cell", sites[0], "-gossip-bind", gossip}, w.pace.coordinator...)
+		w.coord, err = w.ps.spawn("coordinator", w.store.env, args...)
 		if err != nil {
 			return err
 		}
@@ -236,10 +249,9 @@ func (w *world) startDevice(d *device, i int, token string) error {
 	if err != nil {
 		return err
 	}
-	d.agent, err = w.ps.spawn(string(d.id), nil, w.bin("modelfleet-agent"),
-		"-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(), "-socket", d.socket,
-		"-gossip-bind", gossip, "-report", "1s", "-window", "1s", "-pack", d.packFile(),
-		"-selftest", w.bin("device")+` selftest "$1"`)
+	args := append([]string{w.bin("modelfleet-agent"), "-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(),
+		"-socket", d.socket, "-gossip-bind", gossip, "-pack", d.packFile(), "-selftest", w.bin("device") + ` selftest "$1"`}, w.pace.agent...)
+	d.agent, err = w.ps.spawn(string(d.id), nil, args...)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,78 @@
+package play
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+)
+
+// Resident is the memory of idle processes, in bytes.
+type Resident struct {
+	Agents      []int64
+	Coordinator int64
+}
+
+// Idle brings a fleet up at the pace of production, leaves it alone for the time
+// given, and reads how much memory its agents and its coordinator keep resident.
+func Idle(ctx context.Context, o Options, calm time.Duration) (Resident, error) {
+	w, cleanup, err := newWorld(o, pace{})
+	if err != nil {
+		return Resident{}, err
+	}
+	defer cleanup()
+	defer w.stop()
+	if _, err := w.actStart(ctx); err != nil {
+		return Resident{}, err
+	}
+	if err := w.plan(); err != nil {
+		return Resident{}, err
+	}
+	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
+	if err != nil {
+		return Resident{}, err
+	}
+	if err := w.startDevices(ctx, token.Text); err != nil {
+		return Resident{}, err
+	}
+	select {
+	case <-time.After(calm):
+	case <-ctx.Done():
+		return Resident{}, ctx.Err()
+	}
+	var r Resident
+	for _, d := range w.agents {
+		n, err := d.agent.resident()
+		if err != nil {
+			return Resident{}, err
+		}
+		r.Agents = append(r.Agents, n)
+	}
+	r.Coordinator, err = w.coord.resident()
+	return r, err
+}
+
+// resident is the process's resident memory in bytes, as Linux counts it.
+func (p *process) resident() (int64, error) {
+	p.mu.Lock()
+	pid := p.cmd.Process.Pid
+	p.mu.Unlock()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("read the memory of %s: no VmRSS in its status", p.name)
+}
