@@ -147,7 +147,8 @@ func request(key *signer.Signer, member fleet.MemberID) ([]byte, error) {
 }
 
 // checkCertificate checks that a certificate is this member's, and returns the
-// fleet's name. That the issuer is the fleet's own is the trust pack's to say.
+// fleet's name. The coordinator's TLS key is pinned, so a wrong issuer would only
+// make this member's reports worthless.
 func checkCertificate(der, issuer []byte, member fleet.MemberID, pub *ecdsa.PublicKey) (string, error) {
 	bad := func(format string, args ...any) error {
 		return fault.Newf(fault.Untrusted, "check certificate", string(member), format, args...).

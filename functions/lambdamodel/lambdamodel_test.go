@@ -14,6 +14,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/functions/lambdamodel"
 	"github.com/modelfleet/modelfleet/functions/lambdasim"
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -177,6 +178,42 @@ func TestBadReleasesAreTakenBackHere(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestARollbackReachesAFunction(t *testing.T) {
+	t.Parallel()
+	f := newFactory(t)
+	fn := f.function()
+	f.invoke(fn, "a")
+	f.publish("1.0.0", "one")
+	first := f.rollout("1.0.0", 50*time.Millisecond, fleet.Health{})
+	f.until(fn, "a", "1.0.0 is stable", func(answer, lambdasim.Response) bool {
+		r, err := f.client.Rollout(t.Context(), first)
+		return err == nil && r.State == "Succeeded"
+	})
+	f.publish("2.0.0", "two")
+	second := f.rollout("2.0.0", time.Minute, fleet.Health{})
+	f.until(fn, "a", "2.0.0 is served", serves("detector@2.0.0"))
+	if _, err := f.client.Command(t.Context(), second, api.Rollback, api.CommandRequest{Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	f.until(fn, "a", "1.0.0 is served again", serves("detector@1.0.0"))
+}
+
+func TestTheFirstReleaseOfAllCanBeTakenBack(t *testing.T) {
+	t.Parallel()
+	f := newFactory(t)
+	fn := f.function()
+	f.invoke(fn, "a")
+	f.publish("1.0.0", "one")
+	id := f.rollout("1.0.0", time.Minute, fleet.Health{})
+	f.until(fn, "a", "1.0.0 is served", serves("detector@1.0.0"))
+	if _, err := f.client.Command(t.Context(), id, api.Rollback, api.CommandRequest{Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	f.until(fn, "a", "nothing is served", func(a answer, resp lambdasim.Response) bool {
+		return a.Release == "" && strings.Contains(string(resp.Payload), "no release of it is in service")
+	})
 }
 
 func TestACoordinatorThatIsAwayCostsNothing(t *testing.T) {

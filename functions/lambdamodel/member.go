@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -260,10 +261,23 @@ func (m *member) judge(pack []byte, now time.Time) error {
 		}
 	}
 	m.trusted = &t
-	if p, ok := t.Directive.Placement(m.o.Model); ok {
+	if s := m.mem.Serving; s != nil && slices.Contains(t.Revoked.Releases, s.Root) {
+		if err := m.retreat(telemetry.CodeUntrusted, s.Ref+" was revoked by its publisher"); err != nil {
+			return err
+		}
+	}
+	p, named := t.Directive.Placement(m.o.Model)
+	if named {
 		m.want = p.Assign(m.id.Facts)
 	}
-	// A placement that nobody backs is not there: what is in service stays.
+	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m.o.Model && r.Held })
+	if s := m.mem.Serving; s != nil && s.Arm == fleet.Exposed && !held && (!named || m.want.Release == nil) {
+		// What only a rollout brought goes when that rollout is gone.
+		m.mem.Serving, m.mem.Previous, m.want = nil, nil, fleet.Assignment{}
+		m.drop()
+		return m.save()
+	}
+	// A placement that is not there, or that nobody backs, leaves what is in service.
 	return nil
 }
 

@@ -93,7 +93,8 @@ type Function struct {
 // settleGrace is how long an invocation waits for an environment that has given
 // its last answer already before it starts another: on AWS the way there takes
 // longer than a runtime needs to come back, so a caller that invokes in turn
-// meets the same environment.
+// meets the same environment. At the limit it waits on, rather than be throttled
+// by an environment that is as good as idle.
 const settleGrace = 100 * time.Millisecond
 
 // New checks the options. It starts nothing: environments come with
@@ -307,7 +308,7 @@ func (f *Function) acquire() (*environment, error) {
 			f.idle = f.idle[1:]
 			f.mu.Unlock()
 			return e, nil
-		case f.settling == 0 || !patient:
+		case f.settling == 0, !patient && len(f.envs) < f.opts.MaxEnvironments:
 			e, err := f.add()
 			f.mu.Unlock()
 			return e, err
