@@ -52,7 +52,7 @@ var (
 func New(key *ecdsa.PrivateKey) (*Signer, error) {
 	if key == nil || key.Curve != elliptic.P256() {
 		return nil, fault.Newf(fault.Invalid, "use key", "", "not an ECDSA P-256 key").
-			WithHint("make one with: modelfleet key generate, or openssl ecparam -name prime256v1 -genkey")
+			WithHint("make one with: openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt")
 	}
 	inner, err := signature.LoadECDSASigner(key, crypto.SHA256)
 	if err != nil {
@@ -96,7 +96,7 @@ func Load(ctx context.Context, ref string) (*Signer, error) {
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
 		return nil, fault.Newf(fault.Invalid, "load key", ref, "a key of type %T, want ECDSA P-256", key).
-			WithHint("make one with: modelfleet key generate")
+			WithHint("make one with: openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt")
 	}
 	s, err := New(ec)
 	if err != nil {
@@ -115,7 +115,7 @@ func readPrivate(path string) ([]byte, error) {
 		} else if errors.Is(err, fs.ErrPermission) {
 			kind = fault.Denied
 		}
-		return nil, fault.New(kind, "load key", path, err).WithHint("check the path, or make a key with: modelfleet key generate")
+		return nil, fault.New(kind, "load key", path, err).WithHint("check the path, or make a key with: openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt")
 	}
 	defer f.Close()
 	info, err := f.Stat()

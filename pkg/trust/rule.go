@@ -87,7 +87,7 @@ func hint(r Rule) string {
 	case RulePolicy, RuleFleet, RuleDirective, RuleGroup:
 		return "check the keys the coordinator signs with against the policy, and let it publish anew"
 	case RulePublisher:
-		return "sign with the key that the policy delegates to the team, or have the policy changed with: modelfleet key rotate"
+		return "sign with the key that the policy delegates to the team, or have the keeper of the policy delegate the team to this one"
 	case RulePath, RuleOwner:
 		return "publish under the team that owns the model"
 	case RuleListed, RuleFloor:
@@ -101,7 +101,7 @@ func hint(r Rule) string {
 	case RuleRevoked:
 		return "roll out another release"
 	case RuleExpired:
-		return "have the publisher sign its role anew with: modelfleet key status"
+		return "have the team publish again, which signs its role anew"
 	default:
 		return "ask the operator"
 	}

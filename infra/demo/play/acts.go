@@ -208,7 +208,7 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if quarantined == 0 || r.EverExposed > len(w.agents)/4 {
+	if quarantined < r.EverExposed || r.EverExposed > len(w.agents)/4 {
 		return "", fmt.Errorf("%d members ran it and %d refuse it from now on", r.EverExposed, quarantined)
 	}
 	w.n.figure("v3 members that ever ran it", float64(r.EverExposed), "members")

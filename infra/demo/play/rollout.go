@@ -2,6 +2,7 @@ package play
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,6 +69,9 @@ func (w *world) follow(ctx context.Context, id fleet.RolloutID, limit time.Durat
 				why = ": " + s.Verdict.Reason
 			}
 			tell(fmt.Sprint(i, s.State), "stage %-7s %-9s %d of %d exposed, %s%s", s.Name, s.State, s.Exposed, r.Population, arms(r), why)
+		}
+		if r.State == "Draft" {
+			return false, errors.New("it has not begun")
 		}
 		tell(r.State+r.Reason, "rollout %s is %s: %s", id, w.n.paint(bold, r.State), r.Reason)
 		w.n.progress("members run "+r.Release.Ref(), r.StillOn, r.Population)

@@ -100,7 +100,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 	}
 	w.n.say("one bit of %s is flipped in the bucket", short(victim.Key))
 
-	d := w.agents[len(w.agents)-1]
+	d := w.odd()
 	policy, err := w.policy("one", fmt.Sprintf(one, d.id))
 	if err != nil {
 		return "", err
@@ -114,8 +114,8 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.say("%s refuses: %s", d.id, refusal)
-	if now, err := d.runs(ctx); err != nil || now != ref("2.0.0") {
-		return "", fmt.Errorf("%s serves %s meanwhile, want %s: %w", d.id, now, ref("2.0.0"), err)
+	if err := w.serves(ctx, d, ref("2.0.0")); err != nil {
+		return "", err
 	}
 	if err := overwrite(ctx, bucket, victim.Key, good); err != nil {
 		return "", err
@@ -201,8 +201,8 @@ func (w *world) actReplay(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if now, err := d.runs(ctx); err != nil || now != ref("2.0.0") {
-		return "", fmt.Errorf("%s serves %s after the replay: %w", d.id, now, err)
+	if err := w.serves(ctx, d, ref("2.0.0")); err != nil {
+		return "", err
 	}
 	if err := os.Remove(d.packFile()); err != nil {
 		return "", fmt.Errorf("take the stick out: %w", err)
@@ -234,7 +234,7 @@ func (w *world) actStranger(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.say("the stranger puts a role of their own making into the bucket, and asks for admission")
-	_, err = w.cli(ctx, "releases", "admit", "--team", team)
+	_, err = w.cli(ctx, "releases", "admit", team)
 	if err := w.refused(err); err != nil {
 		return "", err
 	}
@@ -323,8 +323,12 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 	}
 	w.n.say("%d readings scored by %d devices meanwhile; none changed what it runs", served, len(w.agents))
 	for _, d := range w.agents {
-		if now, err := d.runs(ctx); err != nil || (now != ref("2.0.0") && now != ref("4.0.0")) {
-			return "", fmt.Errorf("%s serves %q without the coordinator: %w", d.id, now, err)
+		want := ref("2.0.0")
+		if d == w.odd() {
+			want = ref("4.0.0")
+		}
+		if err := w.serves(ctx, d, want); err != nil {
+			return "", err
 		}
 	}
 	if err := w.startCoordinator(ctx); err != nil {
@@ -435,11 +439,19 @@ func (d *device) local(ctx context.Context) (local.Model, error) {
 	return m, nil
 }
 
-// runs is the release that the device's applications are given now.
-func (d *device) runs(ctx context.Context) (string, error) {
+// odd is the device that the release of the tampering act is rolled out to.
+func (w *world) odd() *device { return w.agents[len(w.agents)-1] }
+
+// serves checks which release the device's applications are given now.
+func (w *world) serves(ctx context.Context, d *device, want string) error {
 	m, err := d.local(ctx)
-	if err != nil || m.Serving == nil {
-		return "nothing", err
+	switch {
+	case err != nil:
+		return err
+	case m.Serving == nil:
+		return fmt.Errorf("%s serves nothing, want %s", d.id, want)
+	case m.Serving.Ref != want:
+		return fmt.Errorf("%s serves %s, want %s", d.id, m.Serving.Ref, want)
 	}
-	return m.Serving.Ref, nil
+	return nil
 }

@@ -240,7 +240,7 @@ func (r *Repository) rehearse(pack []byte, g fleet.Group, now time.Time) ([]trus
 	}
 	if t.Freshness != trust.Fresh {
 		return nil, trust.Violated(trust.RuleExpired, signOp, string(g), fmt.Errorf("role %s expired on %s", t.Expired, t.Expires.Format(time.DateOnly))).
-			WithHint("renew root and policy with: modelfleet key ceremony; check this machine's clock")
+			WithHint("have the keeper of root and policy sign them anew; check this machine's clock")
 	}
 	return t.Refused, nil
 }
