@@ -47,9 +47,9 @@ type GateConfig struct {
 func defaultGates() []GateConfig {
 	return []GateConfig{
 		{Gate: fleet.Gate{Gate: fleet.GateFatal}, Weight: 0.25, Required: true},
-		{Gate: fleet.Gate{Gate: fleet.GateErrors, Tolerate: 5}, Weight: 0.30, Required: true},
-		{Gate: fleet.Gate{Gate: fleet.GateLatency, At: []string{"p95", "p99"}, Tolerate: 10}, Weight: 0.25},
-		{Gate: fleet.Gate{Gate: fleet.GateDrift, Floor: 0.02}, Weight: 0.20},
+		{Gate: fleet.Gate{Gate: fleet.GateErrors, Tolerate: 5}, Weight: 0.40, Required: true},
+		{Gate: fleet.Gate{Gate: fleet.GateLatency, At: []string{"p95", "p99"}, Tolerate: 10}, Weight: 0.20},
+		{Gate: fleet.Gate{Gate: fleet.GateDrift, Floor: 0.02}, Weight: 0.15},
 		{Gate: fleet.Gate{Gate: fleet.GateBreaker, Failures: 3, Of: 5}},
 	}
 }
@@ -144,4 +144,17 @@ func (c *Config) soak(stage int) time.Duration {
 		return 0
 	}
 	return c.Soaks[stage]
+}
+
+// share is the part of alpha that a stage's looks may spend. The first stages
+// have most of it, 1 to 1/2 to 1/3 and so on: there a bad release must be
+// caught by few members, while later ones have so many that their evidence
+// grows far beyond a factor. First events (fatal ones, alarms) are not divided:
+// each happens once, in whatever stage.
+func (c *Config) share(stage int) float64 {
+	sum := 0.0
+	for i := range max(1, len(c.Soaks)) {
+		sum += 1 / float64(i+1)
+	}
+	return 1 / (float64(max(0, stage)+1) * sum)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/analysis/evalue"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -19,34 +20,37 @@ type State struct {
 
 	Stage    int       `json:"stage"`
 	Began    time.Time `json:"began,omitzero"` // when the stage's first exposed member was seen
-	Exposing int       `json:"exposing"`       // looks spent while the stage exposed
-	Soaking  int       `json:"soaking"`        // looks spent while it soaked
+	Exposing int       `json:"exposing"`       // slots of the plan spent while the stage exposed
+	Soaking  int       `json:"soaking"`        // and while it soaked
 	LookedAt time.Time `json:"lookedAt,omitzero"`
 	Data     uint64    `json:"data"` // what there was to look at then
 	Base     []Base    `json:"base,omitempty"`
 	Events   int       `json:"events"` // exposed members' fatal events in this stage
 
-	Fatal     Process          `json:"fatal"`
-	FatalPass Process          `json:"fatalPass"`
-	Alarm     Process          `json:"alarm"`
-	AlarmPass Process          `json:"alarmPass"`
+	Fatal     evalue.Process   `json:"fatal"`
+	FatalPass evalue.Process   `json:"fatalPass"`
+	Alarm     evalue.Process   `json:"alarm"`
+	AlarmPass evalue.Process   `json:"alarmPass"`
 	Counted   []fleet.MemberID `json:"counted,omitempty"` // whose first fatal event is in Fatal, sorted
 	Alarmed   []fleet.MemberID `json:"alarmed,omitempty"` // whose first alarm is in Alarm, sorted
 
-	Measures []Measured  `json:"measures,omitempty"` // parallel to the gates' measures
-	Bins     []Rank      `json:"bins,omitempty"`     // of the drift gate
-	PSI      float64     `json:"psi,omitempty"`
-	Better   Rank        `json:"better"`   // labelled predictions: less wrong than the control
-	NotWorse Rank        `json:"notWorse"` // not more than 10% worse
-	Labelled *Comparison `json:"labelled,omitempty"`
+	Measures []Measured     `json:"measures,omitempty"` // parallel to the gates' measures
+	Bins     []evalue.Looks `json:"bins,omitempty"`     // of the drift gate
+	Binned   float64        `json:"binned,omitempty"`   // part of the stage's weight spent on them
+	PSI      float64        `json:"psi,omitempty"`
+	Better   evalue.Looks   `json:"better"`             // labelled predictions: less wrong than the control
+	NotWorse evalue.Looks   `json:"notWorse"`           // not more than 10% worse
+	Compared float64        `json:"compared,omitempty"` // part of the stage's weight spent on labels
+	Labelled *Comparison    `json:"labelled,omitempty"`
 }
 
 // Measured is what is remembered of one measure.
 type Measured struct {
-	Fail Rank `json:"fail"`
-	Pass Rank `json:"pass"`
-	N1   int  `json:"n1"` // members with data at the last look
-	N0   int  `json:"n0"`
+	Fail evalue.Looks `json:"fail"`
+	Pass evalue.Looks `json:"pass"` // of this stage; what it spent is the part of the stage's weight
+	P    float64      `json:"p"`    // of the exposed being as good as tolerated, at the last look alone
+	N1   int          `json:"n1"`   // members with data at the last look
+	N0   int          `json:"n0"`
 	// Mean rates at the last look, for people.
 	Exposed float64 `json:"exposed"`
 	Control float64 `json:"control"`
@@ -102,13 +106,17 @@ func (e *evaluation) enterStage() {
 	s := &e.st
 	if len(s.Measures) != len(e.measures) {
 		s.Measures = make([]Measured, len(e.measures))
+		for i := range s.Measures {
+			s.Measures[i].P = 1
+		}
 	}
 	if s.Stage != e.ev.Stage {
 		s.Stage, s.Began, s.Base = e.ev.Stage, time.Time{}, nil
 		s.Exposing, s.Soaking, s.Events = 0, 0, 0
-		s.FatalPass, s.AlarmPass = Process{}, Process{}
+		s.FatalPass, s.AlarmPass = evalue.Process{}, evalue.Process{}
+		s.Binned, s.Compared = 0, 0
 		for i := range s.Measures {
-			s.Measures[i].Pass = Rank{}
+			s.Measures[i].Pass, s.Measures[i].P = evalue.Looks{}, 1
 		}
 	}
 	if !s.Began.IsZero() || !slices.ContainsFunc(e.ev.Members, func(m Member) bool { return m.Arm == fleet.Exposed }) {
@@ -193,31 +201,24 @@ func (e *evaluation) fatal() {
 	})
 	for _, s := range x {
 		e.st.Events += s.x1
-		e.st.Fatal.add(&worseGrid, 1, s.pi(), s.x1, s.x0)
-		e.st.FatalPass.add(e.passGrid(1), 1+e.cfg.Margin, s.pi(), s.x1, s.x0)
+		e.st.Fatal.Add(evalue.Worse(1), 1, s.n1, s.n0, s.x1, s.x0)
+		e.st.FatalPass.Add(evalue.Better(1), 1+e.cfg.Margin, s.n1, s.n0, s.x1, s.x0)
 	}
 }
 
-// alarms counts each member's first self-alarm.
+// alarms counts each member's first alarm: its self-alarm, or that the release
+// failed on it, which is one a fortiori. A control member's stable release may
+// fail as well.
 func (e *evaluation) alarms() {
 	g, on := e.cfg.gate(fleet.GateErrors)
 	if !on {
 		return
 	}
 	tolerated := 1 + g.Tolerate.Of()
-	for _, s := range e.firsts(&e.st.Alarmed, func(_ int, m *Member) bool { return m.Alarm }) {
-		e.st.Alarm.add(&worseGrid, tolerated, s.pi(), s.x1, s.x0)
-		e.st.AlarmPass.add(e.passGrid(tolerated), tolerated*(1+e.cfg.Margin), s.pi(), s.x1, s.x0)
+	for _, s := range e.firsts(&e.st.Alarmed, func(_ int, m *Member) bool { return m.Alarm || m.Failed }) {
+		e.st.Alarm.Add(evalue.Worse(tolerated), tolerated, s.n1, s.n0, s.x1, s.x0)
+		e.st.AlarmPass.Add(evalue.Better(tolerated), tolerated*(1+e.cfg.Margin), s.n1, s.n0, s.x1, s.x0)
 	}
-}
-
-// passGrid is the better grid in terms of a tolerated ratio.
-func (e *evaluation) passGrid(tolerated float64) *grid {
-	g := betterGrid
-	for i := range g {
-		g[i] *= tolerated
-	}
-	return &g
 }
 
 // batch is the members of one stratum at risk, and the events among them.
@@ -225,8 +226,6 @@ type batch struct {
 	stratum        string
 	n1, n0, x1, x0 int
 }
-
-func (b batch) pi() float64 { return float64(b.n1) / float64(b.n1+b.n0) }
 
 // firsts finds the members with a first event, marks them counted, and returns
 // the strata with both arms at risk; those with one arm are pooled.

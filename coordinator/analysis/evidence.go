@@ -88,9 +88,12 @@ type Verdict struct {
 	E       float64   `json:"e"`      // all gates' evidence against the release; fails at Threshold
 	// Threshold is 1/alpha.
 	Threshold float64 `json:"threshold"`
-	Gates     []Gate  `json:"gates"`
-	Exposed   Arm     `json:"exposed"`
-	Control   Arm     `json:"control"`
+	// Suspicious: a gate is inconclusive since something speaks against the
+	// release, and not for want of data.
+	Suspicious bool   `json:"suspicious,omitempty"`
+	Gates      []Gate `json:"gates"`
+	Exposed    Arm    `json:"exposed"`
+	Control    Arm    `json:"control"`
 	// Labelled compares right and wrong predictions; nil: none were labelled.
 	Labelled *Comparison `json:"labelled,omitempty"`
 }
@@ -101,9 +104,11 @@ type Gate struct {
 	Name    string         `json:"name,omitempty"` // of a metric gate
 	Outcome Outcome        `json:"outcome"`
 	Reason  string         `json:"reason"`
-	E       float64        `json:"e"`     // evidence against the release, before weighting
-	PassE   float64        `json:"passE"` // evidence that it is not worse than tolerated; passes at 1/beta
-	Weight  float64        `json:"weight"`
+	// Suspicious: it is inconclusive since something speaks against the release.
+	Suspicious bool    `json:"suspicious,omitempty"`
+	E          float64 `json:"e"`     // evidence against the release, before weighting
+	PassE      float64 `json:"passE"` // evidence that it is not worse than tolerated; passes at 1/beta
+	Weight     float64 `json:"weight"`
 }
 
 // Arm sums up one side.

@@ -5,35 +5,48 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/modelfleet/modelfleet/coordinator/analysis/evalue"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
-// look compares the members' rates when a look is due, both arms are heard, and
-// there is something new to see. Looks that were missed are made up for by one
-// look with their weights together.
+// look compares the members' rates when a look is due, enough members are
+// heard, and there is something new to see. What it waits for is the same in
+// both arms: a look that waited for the exposed members would be made at times
+// that depend on how they do.
 func (e *evaluation) look() {
 	s, ev := &e.st, e.ev
-	if s.Began.IsZero() || !e.covered(e.exposed) || !e.covered(e.control) {
+	if s.Began.IsZero() || !e.heard() {
 		return
 	}
 	if !s.LookedAt.IsZero() && ev.At.Sub(s.LookedAt) < e.cfg.Look {
 		return
 	}
-	soak, spent := e.cfg.soak(ev.Stage), &s.Exposing
-	n := due(lookExposing[:], soak, ev.At.Sub(s.Began))
+	soak, until := e.cfg.soak(ev.Stage), ev.At
 	if !ev.Soaked.IsZero() {
-		spent, n = &s.Soaking, due(lookSoaking[:], soak, ev.At.Sub(ev.Soaked))
+		until = ev.Soaked
+	}
+	spend, exposing := due(exposingPlan(), soak, until.Sub(s.Began))
+	soaking := 0
+	if !ev.Soaked.IsZero() {
+		var weight float64
+		weight, soaking = due(soakingPlan(), soak, ev.At.Sub(ev.Soaked))
+		spend += weight
 	}
 	data := e.data()
-	if n <= *spent || data == s.Data {
+	if exposing+soaking <= s.Exposing+s.Soaking || data == s.Data {
 		return
 	}
-	part := float64(n-*spent) / float64(looksPerStage)
-	*spent, s.LookedAt, s.Data = n, ev.At, data
+	s.Exposing, s.Soaking, s.LookedAt, s.Data = exposing, soaking, ev.At, data
 	members := e.compared()
-	e.lookAtRates(members, part)
-	e.lookAtLabels(members, part)
-	e.lookAtDrift(members, part)
+	e.lookAtRates(members, spend)
+	e.lookAtLabels(members, spend)
+	e.lookAtDrift(members, spend)
+}
+
+// heard reports whether enough of all members are heard to compare the arms.
+func (e *evaluation) heard() bool {
+	all := Arm{Members: e.exposed.Members + e.control.Members, Seen: e.exposed.Seen + e.control.Seen}
+	return e.covered(all)
 }
 
 // data sums everything that a look could see change.
@@ -52,7 +65,9 @@ func (e *evaluation) data() uint64 {
 	return n
 }
 
-// compared are the members with what they counted in this stage.
+// compared are the members with what they counted in this stage. A member on
+// which the release failed counts as if all its windows were errored: it tries
+// no more, and would otherwise be missing, or look well.
 func (e *evaluation) compared() []compared {
 	out := make([]compared, 0, len(e.ev.Members))
 	for i := range e.ev.Members {
@@ -62,36 +77,41 @@ func (e *evaluation) compared() []compared {
 		if is && e.st.Base[at].Arm == m.Arm {
 			c.post = m.Post.since(e.st.Base[at].Post)
 		}
+		if m.Failed {
+			c.post.Windows = max(1, c.post.Windows)
+			c.post.Errored = c.post.Windows
+		}
 		out = append(out, c)
 	}
 	return out
 }
 
-// perStage is the weight of each stage: they share alpha evenly.
-func (e *evaluation) perStage() float64 { return 1 / float64(max(1, len(e.cfg.Soaks))) }
-
-func (e *evaluation) lookAtRates(members []compared, part float64) {
+// lookAtRates brings every measure that has data to where the plan's weights
+// have been spent up to spend, a part of the stage's.
+func (e *evaluation) lookAtRates(members []compared, spend float64) {
 	for i, q := range e.measures {
 		m := &e.st.Measures[i]
 		m.Exposed, m.Control = means(members, q.rate)
 		strata, n1, n0 := values(members, q.rate, q.ratio)
 		m.N1, m.N0 = n1, n0
-		up, low, ok := rankTest(strata)
-		if !ok {
+		test, ok := evalue.RankTest(strata)
+		part := spend - m.Pass.Spent
+		if !ok || part <= 0 {
 			continue
 		}
 		margin := 1 + e.cfg.Margin
 		if q.ratio < 1 { // less is worse
-			up, margin = low, 1/margin
+			test, margin = test.Swap(), 1/margin
 		}
-		weight := part * e.perStage()
-		m.Fail.add(weight, up, e.cfg.Alpha*e.cfg.Gates[q.gate].Weight*q.share*weight/2)
+		m.P = test.Up
+		weight := part * e.cfg.share(e.st.Stage)
+		m.Fail.Add(weight, test.Up, e.cfg.Alpha*e.cfg.Gates[q.gate].Weight*q.share*weight/2, test.LeastUp)
 		strata, _, _ = values(members, q.rate, q.ratio*margin)
-		up, low, _ = rankTest(strata)
+		test, _ = evalue.RankTest(strata)
 		if q.ratio < 1 {
-			low = up
+			test = test.Swap()
 		}
-		m.Pass.add(part, low, e.cfg.Beta*part/2)
+		m.Pass.Add(part, test.Low, e.cfg.Beta*part/2, test.LeastLow)
 	}
 }
 
@@ -121,17 +141,19 @@ const nonInferior = 1.1
 const leastInterval = 5
 
 // lookAtLabels compares the share of wrong predictions, for the report.
-func (e *evaluation) lookAtLabels(members []compared, part float64) {
-	s, weight := &e.st, part*e.perStage()
+func (e *evaluation) lookAtLabels(members []compared, spend float64) {
+	s := &e.st
 	strata, n1, n0 := values(members, wrongRate, 1)
-	_, low, ok := rankTest(strata)
-	if !ok {
+	test, ok := evalue.RankTest(strata)
+	if !ok || spend <= s.Compared {
 		return
 	}
-	s.Better.add(weight, low, e.cfg.Alpha*weight/2)
+	weight := (spend - s.Compared) * e.cfg.share(s.Stage)
+	s.Compared = spend
+	s.Better.Add(weight, test.Low, e.cfg.Alpha*weight/2, test.LeastLow)
 	strata, _, _ = values(members, wrongRate, nonInferior)
-	_, low, _ = rankTest(strata)
-	s.NotWorse.add(weight, low, e.cfg.Beta*weight/2)
+	test, _ = evalue.RankTest(strata)
+	s.NotWorse.Add(weight, test.Low, e.cfg.Beta*weight/2, test.LeastLow)
 
 	c := Comparison{Relation: Undecided, Low: -1, High: 1}
 	c.Exposed, c.Control = means(members, wrongRate)
@@ -146,9 +168,9 @@ func (e *evaluation) lookAtLabels(members []compared, part float64) {
 	switch {
 	case e.wrongE() >= 1/e.cfg.Alpha || c.Low > 0:
 		c.Relation = Worse
-	case s.Better.e() >= 1/e.cfg.Alpha || c.High < 0:
+	case s.Better.E() >= 1/e.cfg.Alpha || c.High < 0:
 		c.Relation = Better
-	case s.NotWorse.e() >= 1/e.cfg.Beta || c.High < (nonInferior-1)*c.Control:
+	case s.NotWorse.E() >= 1/e.cfg.Beta || c.High < (nonInferior-1)*c.Control:
 		c.Relation = NonInferior
 	}
 	s.Labelled = &c
@@ -157,7 +179,7 @@ func (e *evaluation) lookAtLabels(members []compared, part float64) {
 func (e *evaluation) wrongE() float64 {
 	for i, q := range e.measures {
 		if q.share == wrongShare && e.cfg.Gates[q.gate].Gate.Gate == fleet.GateErrors {
-			return e.st.Measures[i].Fail.e()
+			return e.st.Measures[i].Fail.E()
 		}
 	}
 	return 1
@@ -209,25 +231,27 @@ func quantile(p float64, df int) float64 {
 }
 
 // lookAtDrift compares the shares of predictions in each reference bin.
-func (e *evaluation) lookAtDrift(members []compared, part float64) {
+func (e *evaluation) lookAtDrift(members []compared, spend float64) {
 	g, on := e.cfg.gate(fleet.GateDrift)
 	bins := 0
 	for i := range members {
 		bins = max(bins, len(members[i].post.Bins))
 	}
-	if !on || bins < 2 {
+	s := &e.st
+	if !on || bins < 2 || spend <= s.Binned {
 		return
 	}
-	s := &e.st
 	if s.Bins == nil {
-		s.Bins = make([]Rank, bins)
+		s.Bins = make([]evalue.Looks, bins)
 	}
-	weight := part * e.perStage()
+	weight := (spend - s.Binned) * e.cfg.share(s.Stage)
+	s.Binned = spend
 	level := e.cfg.Alpha * g.Weight * weight / float64(len(s.Bins)) / 2
 	for b := range s.Bins {
 		strata, _, _ := values(members, func(c *Counters) (float64, float64) { return c.bin(b) }, 1)
-		if up, low, ok := rankTest(strata); ok {
-			s.Bins[b].add(weight, min(1, 2*min(up, low)), level)
+		if test, ok := evalue.RankTest(strata); ok {
+			p, least := test.Two()
+			s.Bins[b].Add(weight, p, level, least)
 		}
 	}
 	s.PSI = round(psi(members, len(s.Bins)))

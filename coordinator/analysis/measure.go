@@ -2,8 +2,8 @@ package analysis
 
 import (
 	"math"
-	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/analysis/evalue"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -19,8 +19,8 @@ type measure struct {
 // The parts of the errors gate. Fixed, since weights that depend on the data
 // would spend alpha twice.
 const (
-	alarmShare = 0.30 // members' self-alarms
-	errorShare = 0.40 // errored windows, by rank
+	alarmShare = 0.35 // members' first alarms: a self-alarm, or that the release failed
+	errorShare = 0.35 // errored windows, by rank
 	wrongShare = 0.30 // wrong predictions, by rank
 )
 
@@ -112,7 +112,7 @@ type compared struct {
 // the root of its own past rate, which takes off what makes members differ.
 // Exposed rates are divided by the ratio, so that a release exactly as bad as
 // that is exchangeable with the control. n1 and n0 count the members with data.
-func values(members []compared, rate func(c *Counters) (float64, float64), ratio float64) (strata []arms, n1, n0 int) {
+func values(members []compared, rate func(c *Counters) (float64, float64), ratio float64) (strata []evalue.Arms, n1, n0 int) {
 	withPast, n := [3]int{}, [3]int{}
 	for i := range members {
 		m := &members[i]
@@ -147,38 +147,38 @@ func values(members []compared, rate func(c *Counters) (float64, float64), ratio
 		}
 		at := stratumOf(&names, &strata, m.stratum)
 		if m.arm == fleet.Exposed {
-			strata[at].exposed = append(strata[at].exposed, v)
+			strata[at].Exposed = append(strata[at].Exposed, v)
 			n1++
 		} else {
-			strata[at].control = append(strata[at].control, v)
+			strata[at].Control = append(strata[at].Control, v)
 			n0++
 		}
 	}
 	return pool(strata), n1, n0
 }
 
-func stratumOf(names *[]string, strata *[]arms, name string) int {
+func stratumOf(names *[]string, strata *[]evalue.Arms, name string) int {
 	for i, n := range *names {
 		if n == name {
 			return i
 		}
 	}
 	*names = append(*names, name)
-	*strata = append(*strata, arms{})
+	*strata = append(*strata, evalue.Arms{})
 	return len(*names) - 1
 }
 
 // pool puts the strata that lack an arm together into one.
-func pool(strata []arms) []arms {
-	var kept []arms
-	var rest arms
+func pool(strata []evalue.Arms) []evalue.Arms {
+	var kept []evalue.Arms
+	var rest evalue.Arms
 	for _, s := range strata {
-		if len(s.exposed) > 0 && len(s.control) > 0 {
+		if len(s.Exposed) > 0 && len(s.Control) > 0 {
 			kept = append(kept, s)
 			continue
 		}
-		rest.exposed = append(rest.exposed, s.exposed...)
-		rest.control = append(rest.control, s.control...)
+		rest.Exposed = append(rest.Exposed, s.Exposed...)
+		rest.Control = append(rest.Control, s.Control...)
 	}
 	return append(kept, rest)
 }
@@ -215,24 +215,4 @@ func (c Counters) since(base Counters) Counters {
 		}
 	}
 	return d
-}
-
-// lookAfter are the looks of one stage: in parts of its soak, from its first
-// exposed member while it still exposes, and from the beginning of its soak.
-var (
-	lookExposing = [4]float64{0.25, 1, 4, 16}
-	lookSoaking  = [8]float64{1. / 16, 1. / 8, 1. / 4, 1. / 2, 3. / 4, 1, 2, 4}
-)
-
-const looksPerStage = len(lookExposing) + len(lookSoaking)
-
-// due counts the looks of a plan whose time has come.
-func due(plan []float64, soak, elapsed time.Duration) int {
-	n := 0
-	for _, f := range plan {
-		if elapsed >= time.Duration(f*float64(soak)) {
-			n++
-		}
-	}
-	return n
 }

@@ -20,6 +20,17 @@ func config(alpha fleet.Percent, stages int, soak time.Duration) analysis.Config
 	return analysis.NewConfig(spec, analysis.Timing{})
 }
 
+// runsOr is how many runs a simulation makes.
+func runsOr(n int) int {
+	if more, err := strconv.Atoi(os.Getenv("MODELFLEET_RUNS")); err == nil {
+		return more
+	}
+	if testing.Short() {
+		return n / 2
+	}
+	return n
+}
+
 // TestHealthyReleasesStay rolls healthy releases out over fleets whose members
 // differ and whose errors come in bursts, looking every 10 s. At alpha 10% no
 // more than that may be rolled back; requests tested one by one would roll back
@@ -33,13 +44,7 @@ func TestHealthyReleasesStay(t *testing.T) {
 		"half":           {members: 48, exposed: 24, errorRate: 0.02, shape: 0.5, burst: 0.5, wrongRate: 0.2, fatalBase: 0.0005},
 		"rare":           {members: 200, exposed: 20, errorRate: 0.0005, shape: 0.5, burst: 0.8, wrongRate: 0.02},
 	}
-	runs := 40
-	if testing.Short() {
-		runs = 20
-	}
-	if n, err := strconv.Atoi(os.Getenv("MODELFLEET_RUNS")); err == nil {
-		runs = n
-	}
+	runs := runsOr(40)
 	for name, w := range worlds {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -57,7 +62,7 @@ func TestHealthyReleasesStay(t *testing.T) {
 					reason = v.Reason
 				}
 			}
-			t.Logf("%d of %d rolled back, %d passed: %s", failed, runs, passed, reason)
+			t.Logf("%s: %d of %d rolled back, %d passed: %s", name, failed, runs, passed, reason)
 			// 10% and three standard deviations of so many runs.
 			if limit := float64(runs)*0.1 + 0.9*float64(runs)/10; float64(failed) > limit {
 				t.Errorf("%d of %d healthy releases rolled back, last: %s", failed, runs, reason)
@@ -86,10 +91,7 @@ func TestBadReleasesAreCaught(t *testing.T) {
 		{"three times as many slow requests", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, slower: 3}, 0.9},
 		{"other predictions", world{members: 100, exposed: 20, errorRate: 0.005, shape: 1, drift: 0.2}, 0.9},
 	}
-	runs := 12
-	if testing.Short() {
-		runs = 6
-	}
+	runs := runsOr(12)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -103,7 +105,7 @@ func TestBadReleasesAreCaught(t *testing.T) {
 					looks += at
 				}
 			}
-			t.Logf("%d of %d caught, on average after %.0f s: %s", caught, runs, 10*float64(looks)/float64(max(1, caught)), last.Reason)
+			t.Logf("%s: %d of %d caught, on average after %.0f s: %s", c.name, caught, runs, 10*float64(looks)/float64(max(1, caught)), last.Reason)
 			if float64(caught) < c.least*float64(runs) {
 				t.Errorf("%d of %d caught; last: %s %+v", caught, runs, last.Reason, gates(last))
 			}

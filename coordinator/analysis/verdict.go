@@ -55,7 +55,7 @@ func (e *evaluation) verdict() Verdict {
 		v.Reason = "all gates are off"
 	case total >= threshold && e.st.Failed == "":
 		v.Gates[worst].Outcome = Fail
-		v.Gates[worst].Reason = strings.TrimSuffix(v.Gates[worst].Reason, suspicion)
+		v.Gates[worst].Suspicious, v.Gates[worst].Reason = false, strings.TrimSuffix(v.Gates[worst].Reason, suspicion)
 		e.st.Failed = fmt.Sprintf("%s: %s; evidence %.4g of %.4g", v.Gates[worst].Gate, v.Gates[worst].Reason, v.E, v.Threshold)
 	}
 	for _, g := range v.Gates {
@@ -69,7 +69,10 @@ func (e *evaluation) verdict() Verdict {
 
 // conclude makes one outcome of the gates'.
 func (e *evaluation) conclude(v *Verdict) {
-	waits := slices.IndexFunc(v.Gates, func(g Gate) bool { return g.Outcome == Inconclusive })
+	waits := slices.IndexFunc(v.Gates, func(g Gate) bool { return g.Suspicious })
+	if v.Suspicious = waits >= 0 && e.st.Failed == ""; !v.Suspicious {
+		waits = slices.IndexFunc(v.Gates, func(g Gate) bool { return g.Outcome == Inconclusive })
+	}
 	switch {
 	case e.st.Failed != "":
 		v.Outcome, v.Reason = Fail, e.st.Failed
@@ -126,17 +129,21 @@ func (e *evaluation) floor(times int) (bool, string) {
 // but not enough.
 const suspicion = ": suspicious"
 
+func (g *Gate) suspect(what string) {
+	g.Outcome, g.Suspicious, g.Reason = Inconclusive, true, what+suspicion
+}
+
 // suspicious is the evidence from which on exposure alone passes nothing.
 func (e *evaluation) suspicious(E float64) bool { return E >= math.Sqrt(1/e.cfg.Alpha) }
 
 func (e *evaluation) judgeFatal(g *Gate) {
-	g.E, g.PassE = e.st.Fatal.e(), e.st.FatalPass.e()
+	g.E, g.PassE = e.st.Fatal.E(), e.st.FatalPass.E()
 	enough, how := e.floor(1 + 2*e.st.Events)
 	what := fmt.Sprintf("%d of %d exposed members failed and %d fell silent, %d and %d of %d in the control",
 		e.exposed.Failed, e.exposed.Members, e.exposed.Silent, e.control.Failed, e.control.Silent, e.control.Members)
 	switch {
 	case e.suspicious(g.E):
-		g.Outcome, g.Reason = Inconclusive, what+suspicion
+		g.suspect(what)
 	case enough, g.PassE >= 1/e.cfg.Beta && e.covered(e.exposed):
 		g.Outcome, g.Reason = Pass, what+"; "+how
 	default:
@@ -197,22 +204,22 @@ func (e *evaluation) judgeAlarms(g *Gate) {
 func (e *evaluation) judgeRates(g *Gate, gate int, c GateConfig) {
 	g.E, g.PassE = 0, math.Inf(1)
 	if c.Gate.Gate == fleet.GateErrors {
-		g.E = alarmShare * e.st.Alarm.e()
+		g.E = alarmShare * e.st.Alarm.E()
 	}
 	var parts []string
-	n1, n0, partial := 0, 0, false
+	n1, n0, partial, least := 0, 0, false, 1.0
 	for i, q := range e.measures {
 		if q.gate != gate {
 			continue
 		}
 		m := &e.st.Measures[i]
-		g.E += q.share * m.Fail.e()
+		g.E += q.share * m.Fail.E()
 		if m.N1+m.N0 == 0 {
 			continue
 		}
 		n1, n0 = max(n1, m.N1), max(n0, m.N0)
 		partial = partial || float64(m.N1)*float64(e.control.Members) < e.cfg.Coverage*float64(m.N0)*float64(e.exposed.Members)
-		g.PassE = min(g.PassE, m.Pass.Sum)
+		g.PassE, least = min(g.PassE, m.Pass.Sum), min(least, m.P)
 		parts = append(parts, fmt.Sprintf("%s %s against %s", q.name, percent(m.Exposed), percent(m.Control)))
 	}
 	if len(parts) == 0 {
@@ -221,7 +228,24 @@ func (e *evaluation) judgeRates(g *Gate, gate int, c GateConfig) {
 	if c.Gate.Gate == fleet.GateErrors && e.exposed.Alarms > 0 {
 		parts = append(parts, fmt.Sprintf("%d of %d self-alarms", e.exposed.Alarms, e.exposed.Members))
 	}
-	e.settle(g, c, strings.Join(parts, ", "), n1, n0, partial)
+	what := strings.Join(parts, ", ")
+	e.settle(g, c, what, n1, n0, partial)
+	if g.Outcome == Pass && (least <= doubt || c.Gate.Gate == fleet.GateErrors && e.wronger(c)) {
+		g.suspect(what)
+	}
+}
+
+// doubt is the p-value at the last look from which on a gate passes nothing,
+// for it may be the first sign. It spends no alpha: it rolls nothing back, and a
+// healthy release leaves it behind as its members serve on.
+const doubt = 0.005
+
+// wronger reports whether the whole interval of the labelled predictions'
+// comparison lies above what is tolerated: nothing passes then because it was
+// watched for long enough.
+func (e *evaluation) wronger(c GateConfig) bool {
+	l := e.st.Labelled
+	return l != nil && l.Low > c.Tolerate.Of()*l.Control
 }
 
 // percent is a share for people; a metric that is none is shown so all the same.
@@ -230,7 +254,7 @@ func percent(x float64) string { return fmt.Sprintf("%.3g%%", 100*x) }
 func (e *evaluation) judgeDrift(g *Gate, c GateConfig) {
 	sum, n1, n0 := 0.0, 0, 0
 	for i := range e.st.Bins {
-		sum += e.st.Bins[i].e()
+		sum += e.st.Bins[i].E()
 	}
 	if len(e.st.Bins) > 0 {
 		g.E = sum / float64(len(e.st.Bins))
@@ -255,7 +279,7 @@ func (e *evaluation) settle(g *Gate, c GateConfig, what string, n1, n0 int, part
 	g.Outcome = Inconclusive
 	switch {
 	case e.suspicious(g.E):
-		g.Reason = what + suspicion
+		g.suspect(what)
 	case e.exposed.Members > 0 && e.control.Members == 0:
 		g.Reason = "no control is left to compare with; " + how
 		if enough {

@@ -234,7 +234,8 @@ func (d *day) pass(t *rapid.T) tick {
 		if outcome == rollout.Fail && rapid.IntRange(0, 4).Draw(t, "mercy") > 0 {
 			outcome = rollout.Pass
 		}
-		d.verdict = &rollout.Verdict{Outcome: outcome, Stage: max(0, d.st.Stage-rapid.IntRange(0, 1).Draw(t, "old")), At: d.now, E: float64(rapid.IntRange(0, 2).Draw(t, "e")), Reason: "drawn"}
+		d.verdict = &rollout.Verdict{Outcome: outcome, Stage: max(0, d.st.Stage-rapid.IntRange(0, 1).Draw(t, "old")), At: d.now, E: float64(rapid.IntRange(0, 2).Draw(t, "e")), Reason: "drawn",
+			Suspicious: outcome == rollout.Inconclusive && rapid.Bool().Draw(t, "suspicious")}
 	}
 	return d.decide()
 }

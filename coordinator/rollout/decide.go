@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -203,10 +204,14 @@ func (m *machine) stepExposing() bool {
 	if m.now.Sub(s.Began) < m.spec.StageDeadline.D() {
 		return false
 	}
+	against := ""
+	if c.arrived == 0 {
+		against = "no member has switched"
+	}
 	return m.deadline(c, func(why Reason) bool {
 		s.Soaked = m.now
 		return m.enterStage(Soaking, why)
-	}, c.arrived > 0)
+	}, against)
 }
 
 func (m *machine) stepDeciding() bool {
@@ -217,7 +222,7 @@ func (m *machine) stepDeciding() bool {
 	proven := v != nil && v.Outcome == Pass && v.Stage == m.st.Stage && !v.At.Before(s.Soaked)
 	if s.Released {
 		// The stage was proven against its control; the rest only has to settle.
-		proven = v != nil && v.Outcome != Fail
+		proven = v != nil && v.Outcome != Fail && !v.Suspicious
 	}
 	if proven && c.healthy > 0 && c.enough(c.settled) {
 		return m.pass(because("gates-passed", v.Reason, num("e", v.E), num("healthy", c.healthy), num("settled", c.settled), num("answering", c.answering), num("silent", c.silent)))
@@ -225,13 +230,21 @@ func (m *machine) stepDeciding() bool {
 	if m.now.Sub(s.Since) < m.spec.StageDeadline.D() {
 		return false
 	}
-	leaning := v != nil && v.Stage == m.st.Stage && v.E <= 1
-	return m.deadline(c, m.pass, c.healthy > 0 && leaning)
+	against := ""
+	switch {
+	case c.healthy == 0:
+		against = "no member is healthy"
+	case v == nil || v.Stage != m.st.Stage:
+		against = "the gates have not judged this stage"
+	case v.Suspicious || v.E > 1:
+		against = fmt.Sprintf("the evidence speaks against the release (%.3g)", v.E)
+	}
+	return m.deadline(c, m.pass, against)
 }
 
-// deadline applies the policy for a stage that is still inconclusive.
-// Continuing needs a member that faced the release and nothing against it.
-func (m *machine) deadline(c census, next func(Reason) bool, mayContinue bool) bool {
+// deadline applies the policy for a stage that is still inconclusive. It is
+// only continued if a member faced the release and nothing is against that.
+func (m *machine) deadline(c census, next func(Reason) bool, against string) bool {
 	numbers := []Number{num("told", c.told), num("switched", c.arrived), num("healthy", c.healthy), num("silent", c.silent), num("transport", c.transport)}
 	text := "inconclusive after " + m.spec.StageDeadline.String()
 	if m.stage().Target == 0 {
@@ -240,10 +253,13 @@ func (m *machine) deadline(c census, next func(Reason) bool, mayContinue bool) b
 	switch {
 	case m.spec.OnInconclusive == fleet.AbortInconclusive:
 		return m.abort(because("inconclusive", text+"; aborted as the spec says", numbers...))
-	case m.spec.OnInconclusive == fleet.ContinueInconclusive && mayContinue:
+	case m.spec.OnInconclusive == fleet.ContinueInconclusive && against == "":
 		return next(because("inconclusive", text+"; continued as the spec says", numbers...))
 	case !m.stage().Held:
 		m.stage().Held = true
+		if m.spec.OnInconclusive == fleet.ContinueInconclusive {
+			text += "; not continued: " + against
+		}
 		m.act(Action{Kind: Hold, Reason: because("inconclusive", text+"; held until there is a verdict or an operator decides", numbers...)})
 	}
 	return false

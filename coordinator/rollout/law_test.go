@@ -132,8 +132,8 @@ func TestNeverAdvancesUnproven(t *testing.T) {
 			}
 			v := k.view.Verdict
 			proven := v.Outcome == rollout.Pass && v.Stage == a.Stage
-			rest := k.after.Stages[a.Stage].Released && v.Outcome != rollout.Fail
-			policy := a.Reason.Code == "inconclusive" && k.d.spec.OnInconclusive == fleet.ContinueInconclusive && v.E <= 1
+			rest := k.after.Stages[a.Stage].Released && v.Outcome != rollout.Fail && !v.Suspicious
+			policy := a.Reason.Code == "inconclusive" && k.d.spec.OnInconclusive == fleet.ContinueInconclusive && v.E <= 1 && !v.Suspicious
 			if healthy == 0 || !(proven || rest || policy) {
 				t.Fatalf("NeverAdvancesUnproven: stage %d left with %d healthy and verdict %+v: %v", a.Stage, healthy, v, a.Reason)
 			}

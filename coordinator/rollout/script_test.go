@@ -20,7 +20,7 @@ import (
 //	spec                       the rollout's spec, YAML; begins a rollout by ann
 //	members n=N [site=S] [ring=R] [late]   enrols members
 //	set who=IDS|told|untold|all [phase=P] [failure=F] [runs=new|old] [silent] [heard] [quarantined]
-//	verdict pass|fail|inconclusive [e=E] [stage=N]
+//	verdict pass|fail|inconclusive [e=E] [stage=N] [suspicious]
 //	say KIND by=NAME [hold]    an operator's command
 //	older / newer [at=OFFSET]  another rollout of the model is there
 //	decide [after=DURATION]    lets time pass, decides, and prints what was done
@@ -93,7 +93,7 @@ func (s *script) run(t *testing.T, td *datadriven.TestData) string {
 	case "verdict":
 		e, _ := strconv.ParseFloat(arg(td, "e", "1"), 64)
 		stage, _ := strconv.Atoi(arg(td, "stage", strconv.Itoa(s.st.Stage)))
-		s.verdict = &rollout.Verdict{Outcome: rollout.Outcome(td.CmdArgs[0].Key), Stage: stage, E: e, Reason: "the gates say so"}
+		s.verdict = &rollout.Verdict{Outcome: rollout.Outcome(td.CmdArgs[0].Key), Stage: stage, E: e, Reason: "the gates say so", Suspicious: arg(td, "suspicious", "") != ""}
 	case "say":
 		s.seq++
 		s.script = append(s.script, rollout.Command{Seq: s.seq, Kind: rollout.CommandKind(td.CmdArgs[0].Key), By: arg(td, "by", "bob"), At: s.now, Hold: arg(td, "hold", "") != ""})

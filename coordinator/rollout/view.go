@@ -38,6 +38,9 @@ type Verdict struct {
 	At      time.Time `json:"at"`    // when the evidence ends
 	E       float64   `json:"e"`     // evidence against the release; 1 is none either way
 	Reason  string    `json:"reason"`
+	// Suspicious: inconclusive since something speaks against the release. Such
+	// a stage is not continued, whatever its deadline's policy.
+	Suspicious bool `json:"suspicious,omitempty"`
 }
 
 // CommandKind is what an operator may tell a rollout.

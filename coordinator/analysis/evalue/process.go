@@ -5,13 +5,16 @@ import "math"
 // Grid are the ratios a process mixes over, each with the same weight.
 type Grid [8]float64
 
-// Worse are ratios at which the exposed arm does worse. They reach far: where
-// few members are exposed, a handful of events must say all there is to say.
-func Worse() Grid { return Grid{1.25, 1.5, 2, 3, 5, 10, 30, 100} }
+// Worse are ratios at which the exposed arm does worse than r0 times as bad.
+// They reach far: where few members are exposed, a handful of events must say
+// all there is to say. None is below r0, or a process against r0 would take a
+// release that is better than that for evidence.
+func Worse(r0 float64) Grid { return Grid{1.25, 1.5, 2, 3, 5, 10, 30, 100}.times(r0) }
 
-// Better are ratios at which it does better than r0 times as bad.
-func Better(r0 float64) Grid {
-	g := Grid{0.1, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1}
+// Better are ratios at which it does as bad as r0 times, or better.
+func Better(r0 float64) Grid { return Grid{0.1, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1}.times(r0) }
+
+func (g Grid) times(r0 float64) Grid {
 	for i := range g {
 		g[i] *= r0
 	}
