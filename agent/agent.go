@@ -181,7 +181,7 @@ func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem me
 	}
 	keep := func() []fleet.Digest { return append(slices.Clone(*l.keep.Load()), a.inUse()...) }
 	l.keep.Store(new([]fleet.Digest))
-	fetcher, err := delivery.New(delivery.Options{Store: store, Source: source, LowMemory: o.LowMemory, Keep: keep, Logger: o.Logger})
+	fetcher, err := delivery.New(delivery.Options{Store: store, Source: source, LowMemory: o.LowMemory, Rate: o.Rate, Keep: keep, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type Options struct {
 
 	Retry time.Duration // longest pause before a failed install is tried again; default 10 min
 
+	Rate      int64 // bytes a second that model files are fetched at; 0: no cap
 	LowMemory bool
 	Version   string // of this program
 	Logger    *slog.Logger

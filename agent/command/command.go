@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -110,6 +111,10 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
 	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")
 	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "how long a self-test may take (default 2m)")
+	f.Func("rate", "most `bytes` a second that model files are fetched at, for example 2MiB (default: no cap)", func(text string) (err error) {
+		o.Rate, err = parseBytes(text)
+		return err
+	})
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&showVersion, "version", false, "print the version and exit")
@@ -143,6 +148,21 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	}
 	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: l}))
 	return o, showVersion, nil
+}
+
+// parseBytes reads a number of bytes: 500000, 512KiB, 2MiB, 1.5GiB.
+func parseBytes(s string) (int64, error) {
+	number, unit := s, float64(1)
+	for i, suffix := range [...]string{"KiB", "MiB", "GiB"} {
+		if rest, ok := strings.CutSuffix(s, suffix); ok {
+			number, unit = rest, float64(int64(1)<<(10*(i+1)))
+		}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || v*unit < 1 || v*unit > 1<<50 {
+		return 0, fmt.Errorf("%q is not a number of bytes such as 500000, 512KiB or 2MiB", s)
+	}
+	return int64(v * unit), nil
 }
 
 func parseLabels(s string) (fleet.Labels, error) {

@@ -61,7 +61,7 @@ type pace struct{ coordinator, agent []string }
 func brisk() pace {
 	return pace{
 		coordinator: []string{"-tick", "250ms", "-report", "1s"},
-		agent:       []string{"-report", "1s", "-window", "1s", "-soak", "1s", "-retry", "1s"},
+		agent:       []string{"-report", "1s", "-window", "1s", "-report-busy", "1s", "-soak", "1s", "-retry", "1s", "-rate", "64MiB"},
 	}
 }
 

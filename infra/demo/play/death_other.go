@@ -1,0 +1,7 @@
+//go:build !linux
+
+package play
+
+import "syscall"
+
+func dieWithParent(*syscall.SysProcAttr) {}
