@@ -14,12 +14,12 @@ type slot struct{ at, weight float64 }
 // by one look with their weights together. The plan goes on beyond the soak, for
 // a stage that stays inconclusive.
 func exposingPlan() []slot {
-	return []slot{{1. / 16, 0.03}, {1. / 4, 0.03}, {1, 0.03}, {4, 0.03}, {16, 0.03}}
+	return []slot{{1. / 16, 0.02}, {1. / 4, 0.02}, {1, 0.02}, {4, 0.02}, {16, 0.02}}
 }
 
 func soakingPlan() []slot {
 	return []slot{
-		{1. / 16, 0.05}, {1. / 8, 0.05}, {1. / 4, 0.10}, {1. / 2, 0.12}, {3. / 4, 0.12}, {1, 0.13},
+		{1. / 16, 0.06}, {1. / 8, 0.06}, {1. / 4, 0.10}, {1. / 2, 0.13}, {3. / 4, 0.13}, {1, 0.14},
 		{3. / 2, 0.08}, {2, 0.08}, {3, 0.04}, {4, 0.04}, {8, 0.02}, {16, 0.02},
 	}
 }

@@ -37,6 +37,7 @@ func runsOr(n int) int {
 // a third and more. MODELFLEET_RUNS makes more runs of it.
 func TestHealthyReleasesStay(t *testing.T) {
 	worlds := map[string]world{
+		"four of 48":     {members: 48, exposed: 4, errorRate: 0.02, shape: 0.5, burst: 0.5, wrongRate: 0.1, fatalBase: 0.0001},
 		"alike":          {members: 60, exposed: 6, errorRate: 0.01},
 		"different":      {members: 60, exposed: 6, errorRate: 0.01, shape: 1},
 		"very different": {members: 120, exposed: 30, errorRate: 0.01, shape: 0.2, wrongRate: 0.1},
