@@ -128,7 +128,7 @@ func Exposure(spec fleet.Spec, st Status) *fleet.Exposure {
 	}
 	return &fleet.Exposure{
 		ID: st.ID, Release: st.Release, Population: spec.Population.Selector, Rules: rules(spec, st),
-		AsOf: st.AsOf, Windows: spec.Windows, Soak: spec.MemberSoak, Health: spec.Health,
+		AsOf: st.AsOf, Windows: spec.Windows, Soak: spec.MemberSoak, Health: spec.Health, Retry: spec.Retry,
 	}
 }
 

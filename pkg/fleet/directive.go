@@ -33,6 +33,9 @@ type Placement struct {
 	// whose selector chooses a member takes the place of Stable for it.
 	Overrides []Override `json:"overrides,omitempty"`
 	Rollout   *Exposure  `json:"rollout,omitempty"` // absent: no rollout of this model is under way
+	// Failed are the releases that the gates of rollouts found failing, newest
+	// first; at most [MaxFailed].
+	Failed []FailedRelease `json:"failed,omitempty"`
 }
 
 // Override is the stable release of part of the fleet.
@@ -97,6 +100,9 @@ type Exposure struct {
 	Windows    []Window  `json:"windows,omitempty"` // when members may activate; empty: always
 	Soak       Duration  `json:"soak"`              // how long a member watches itself before it calls a release healthy
 	Health     Health    `json:"health"`
+	// Retry offers the release also to members that quarantined it in an earlier
+	// rollout: an operator said so.
+	Retry bool `json:"retry,omitempty"`
 }
 
 // Rule exposes the members that match the selector and whose position in the

@@ -27,6 +27,7 @@ type Spec struct {
 	Health         Health       `json:"health,omitzero"`
 	BurnIn         Duration     `json:"burnIn,omitempty"`     // after a member's switch, its observations are left out of the gates for this long
 	ReturnRate     int          `json:"returnRate,omitempty"` // members returned at once by a rollback; 0: all
+	Retry          bool         `json:"retry,omitempty"`      // offer the release also to members that quarantined it in an earlier rollout
 }
 
 // Population says which members take part in a rollout.

@@ -3,10 +3,13 @@ package trust_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -322,6 +325,37 @@ func TestDirectivesOnlyMoveForward(t *testing.T) {
 	wantRule(t, f, st, g.seal(), trust.RuleSnapshot)
 }
 
+// failed adds so many failed releases to the first model, each edited.
+func failed(n int, edit func(*fleet.FailedRelease)) func(*fleet.Directive) {
+	return func(d *fleet.Directive) {
+		for i := range n {
+			f := fleet.FailedRelease{
+				Release: fmt.Sprintf("%s@9.%d.0", d.Models[0].Model, i), Rollout: "r1", Roots: []fleet.Digest{fleet.DigestOf([]byte{byte(i)})}, Reason: "errors",
+			}
+			if edit != nil {
+				edit(&f)
+			}
+			d.Models[0].Failed = append(d.Models[0].Failed, f)
+		}
+	}
+}
+
+// A directive names what failed, at most so much, even of a model that has
+// nothing left to run.
+func TestADirectiveNamesWhatFailed(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	d := fleet.Directive{Group: fleet.DefaultGroup, Issued: f.Now, Models: []fleet.Placement{{Model: "detector"}}}
+	failed(fleet.MaxFailed, nil)(&d)
+	got, _, err := trust.Verify(f.Sign(d), f.State(), f.Member(), f.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(d.Models, got.Directive.Models); diff != "" {
+		t.Errorf("the member reads (-want +got):\n%s", diff)
+	}
+}
+
 // Malformed directives, signed by the right keys.
 func TestMalformedDirectivesAreRefused(t *testing.T) {
 	t.Parallel()
@@ -342,6 +376,15 @@ func TestMalformedDirectivesAreRefused(t *testing.T) {
 		"an empty placement":   {trust.RuleFormat, func(d *fleet.Directive) { d.Models[0].Stable = nil }},
 		"another model's":      {trust.RuleFormat, func(d *fleet.Directive) { d.Models[0].Stable.Model = "other" }},
 		"a rollout without id": {trust.RuleFormat, func(d *fleet.Directive) { d.Models[0].Rollout = &fleet.Exposure{Release: r} }},
+		"too many failed":      {trust.RuleFormat, failed(fleet.MaxFailed+1, nil)},
+		"failed for too long":  {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) { f.Reason = strings.Repeat("x", fleet.MaxFailedReason+1) })},
+		"failed, no roots":     {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) { f.Roots = nil })},
+		"failed, many roots": {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) {
+			f.Roots = slices.Repeat(f.Roots, fleet.MaxFailedRoots+1)
+		})},
+		"failed, an empty root": {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) { f.Roots[0] = fleet.Digest{} })},
+		"failed, no rollout":    {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) { f.Rollout = "" })},
+		"another model failed":  {trust.RuleFormat, failed(1, func(f *fleet.FailedRelease) { f.Release = "other@1.0.0" })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -285,8 +285,11 @@ func checkPlacement(p fleet.Placement) error {
 	if n := len(p.Overrides); n > fleet.MaxOverrides {
 		return fmt.Errorf("%d overrides, at most %d", n, fleet.MaxOverrides)
 	}
+	if err := checkFailed(p); err != nil {
+		return err
+	}
 	releases := p.Releases()
-	if len(releases) == 0 {
+	if len(releases) == 0 && len(p.Failed) == 0 {
 		return errors.New("neither a stable release nor a rollout")
 	}
 	for _, r := range releases {
@@ -305,6 +308,33 @@ func checkPlacement(p fleet.Placement) error {
 				return fmt.Errorf("variant %s of %s is named twice, or lacks a digest or its size", v.Name, r.Ref())
 			}
 			seen[v.Name] = true
+		}
+	}
+	return nil
+}
+
+// checkFailed checks what is said of releases that failed.
+func checkFailed(p fleet.Placement) error {
+	if n := len(p.Failed); n > fleet.MaxFailed {
+		return fmt.Errorf("%d failed releases, at most %d", n, fleet.MaxFailed)
+	}
+	for _, f := range p.Failed {
+		if m, _, err := fleet.ParseRef(f.Release); err != nil || m != p.Model {
+			return fmt.Errorf("%q failed, which is no release of it", f.Release)
+		}
+		if _, err := fleet.ParseRolloutID(string(f.Rollout)); err != nil {
+			return err
+		}
+		if n := len(f.Roots); n == 0 || n > fleet.MaxFailedRoots {
+			return fmt.Errorf("%s failed with %d roots, from 1 to %d are possible", f.Release, n, fleet.MaxFailedRoots)
+		}
+		for _, root := range f.Roots {
+			if root.IsZero() {
+				return fmt.Errorf("%s failed with an empty root", f.Release)
+			}
+		}
+		if n := len(f.Reason); n > fleet.MaxFailedReason {
+			return fmt.Errorf("%s failed for a reason of %d bytes, at most %d", f.Release, n, fleet.MaxFailedReason)
 		}
 	}
 	return nil
