@@ -159,7 +159,7 @@ func parseBytes(s string) (int64, error) {
 		}
 	}
 	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || v*unit < 1 || v*unit > 1<<50 {
+	if err != nil || !(v*unit >= 1 && v*unit <= 1<<50) { // so written, NaN is refused too
 		return 0, fmt.Errorf("%q is not a number of bytes such as 500000, 512KiB or 2MiB", s)
 	}
 	return int64(v * unit), nil

@@ -135,8 +135,7 @@ func (w *world) actFirst(ctx context.Context) (string, error) {
 func ref(version string) string { return string(model) + "@" + version }
 
 // staged is the policy of v2 and v3.
-const staged = `population: {selector: "kind=device"}
-stages:
+const staged = `stages:
   - {name: lab,  selector: "ring=lab", soak: 4s}
   - {name: ten,  percent: 10,  soak: 4s}
   - {name: half, percent: 50,  soak: 4s, budget: {inProgress: 16}}
@@ -174,6 +173,9 @@ func (w *world) actBetter(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("a better release was %s: %s", r.State, r.Reason)
 	}
 	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+		return "", err
+	}
+	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Function, ref("2.0.0"), environments); err != nil {
 		return "", err
 	}
 	w.n.figure("v2 rollout, start to done", r.Ended.Sub(r.Started).Seconds(), "s")

@@ -53,7 +53,58 @@ func (w *world) actFunctions(ctx context.Context) (string, error) {
 	if err := w.awaitRunning(ctx, 20*time.Second, fleet.Function, ref("1.0.0"), environments); err != nil {
 		return "", err
 	}
+	w.traffic = w.keepInvoking()
 	return fmt.Sprintf("%d invocations answered by %s in %d environments, each reporting to the same coordinator", answers[ref("1.0.0")], ref("1.0.0"), environments), nil
+}
+
+// keepInvoking goes on invoking, a few times a second, until the returned
+// function is called; it returns the first thing that went wrong.
+func (w *world) keepInvoking() (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				done <- nil
+				return
+			case <-tick.C:
+			}
+			if _, err := w.invoke(ctx, 1); err != nil && ctx.Err() == nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+// actTraffic looks back at the invocations that went on through everything.
+func (w *world) actTraffic(ctx context.Context) (string, error) {
+	err := w.traffic()
+	w.traffic = nil
+	if err != nil {
+		return "", err
+	}
+	members, err := w.members(ctx)
+	if err != nil {
+		return "", err
+	}
+	var requests, failed uint64
+	for _, m := range members {
+		if m.Facts.Kind == fleet.Function {
+			requests, failed = requests+status(m).Requests, failed+status(m).Errors
+		}
+	}
+	if failed > 0 || requests == 0 {
+		return "", fmt.Errorf("%d of %d invocations failed", failed, requests)
+	}
+	return fmt.Sprintf("%d invocations were reported, none failed, through a bad release and without the coordinator", requests), nil
 }
 
 // invoke has each environment score n samples, all at once, and counts the

@@ -131,6 +131,7 @@ func (w *world) play(ctx context.Context) error {
 		{"A stranger publishes", w.actStranger},
 		{"The coordinator is killed, and returns", w.actOutage},
 		{"An agent is killed in the middle of an install", w.actKill},
+		{"The functions answered all the while", w.actTraffic},
 	} {
 		name := a.name
 		if w.o.Devices != 48 && name == "48 devices join the fleet" {

@@ -47,6 +47,9 @@ type world struct {
 	client *api.Client
 	agents []*device
 	fn     *lambdasim.Function
+	// traffic ends the invocations that go on beside the acts, and says whether all
+	// were answered; nil before they began.
+	traffic func() error
 
 	oldPack  []byte                  // the trust pack of when v1 was stable
 	releases map[string]train.Report // by version, v1 ...
@@ -312,6 +315,9 @@ func (w *world) awaitRunning(ctx context.Context, limit time.Duration, kind flee
 func (w *world) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	if w.traffic != nil {
+		_ = w.traffic() // the acts have looked at it already
+	}
 	if w.fn != nil {
 		_ = w.fn.Close(ctx) // its processes are gone either way
 	}

@@ -426,8 +426,8 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	if s, err := d.local(ctx); err == nil {
 		reused = s.BytesReused
 	}
-	w.n.figure("agent killed mid-install: verified bytes reused", 100*float64(reused)/float64(max(done, 1)), "%")
-	return fmt.Sprintf("the old model served on; the install was resumed with %d MiB of the %d MiB it had", reused>>20, done>>20), nil
+	w.n.figure("agent killed mid-install: verified bytes reused", 100*min(1, float64(reused)/float64(done)), "%")
+	return fmt.Sprintf("the old model served on; the install was resumed: of at least %d MiB that it had, %d MiB were not fetched again", done>>20, reused>>20), nil
 }
 
 // local asks the device's agent, on its socket, about the demo's model.
