@@ -202,7 +202,7 @@ func verdictFor(v *analysis.Verdict) *rollout.Verdict {
 	if v == nil {
 		return nil
 	}
-	return &rollout.Verdict{Outcome: rollout.Outcome(v.Outcome), Stage: v.Stage, At: v.At, E: v.E, Reason: v.Reason}
+	return &rollout.Verdict{Outcome: rollout.Outcome(v.Outcome), Suspicious: v.Suspicious, Stage: v.Stage, At: v.At, E: v.E, Reason: v.Reason}
 }
 
 // notes are the audit entries of a step: the verdict first, with everything
