@@ -15,7 +15,8 @@
 //   - only a release whose every byte was verified is switched to, and only
 //     after its self-test passed here;
 //   - while a release is not yet proven, the one before it stays on disk;
-//   - a release that failed here is quarantined by its root digest and never
-//     tried again until an operator lifts it;
+//   - a release that failed here, or that it had when the gates of a rollout
+//     failed it, is quarantined by its root digest and never tried again until an
+//     operator lifts it, here or by a later rollout that says so;
 //   - trouble with the network or with the device itself never quarantines.
 package update

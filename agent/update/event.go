@@ -47,6 +47,7 @@ type Event struct {
 	Offer   Offer        // Assigned; zero: run nothing
 	Stable  Offer        // Assigned; what to run when Offer is refused here
 	Terms   Terms        // Assigned
+	Failed  []GateFailed // Assigned; the releases that rollouts' gates found failing
 	Failure Failure      // FetchFailed, ProbeFailed, SwitchFailed, Sick
 	Root    fleet.Digest // Sick, Revoked, Lifted
 	// Current is the bundle digest of the release that applications are given,
@@ -55,6 +56,14 @@ type Event struct {
 	Seen    bool
 	Boot    string  // Restarted: the device's boot id
 	Jitter  float64 // FetchFailed, ProbeFailed, SwitchFailed: drawn from [0, 1), spreads retries
+}
+
+// GateFailed is a release that the gates of a rollout found failing, somewhere
+// in the fleet.
+type GateFailed struct {
+	Root    fleet.Digest
+	Rollout fleet.RolloutID
+	Text    string // why, for people
 }
 
 // EffectKind says what to do.

@@ -1,6 +1,7 @@
 package update
 
 import (
+	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -19,20 +20,83 @@ func (m *machine) leave() {
 
 // blame quarantines a release for a failure of its own.
 func (m *machine) blame(f Failure, o Offer) {
-	f.Class, f.Root, f.At = fleet.ReleaseFailure, o.Root, m.ev.At
+	f.Class, f.Root, f.At, f.Rollout = fleet.ReleaseFailure, o.Root, m.ev.At, m.st.Terms.Rollout
 	m.st.Failure = f
-	if !m.st.IsQuarantined(o.Root) {
-		m.st.Quarantined = append(m.st.Quarantined, Quarantine{Root: o.Root, Ref: o.Ref, Code: f.Code, Text: f.Text, At: m.ev.At})
+	m.quarantine(f, o)
+}
+
+// quarantine refuses a release from now on. The first reason stays, but what
+// happened here weighs more than what the gates said.
+func (m *machine) quarantine(f Failure, o Offer) {
+	st := &m.st
+	q := Quarantine{Root: o.Root, Ref: o.Ref, Code: f.Code, Text: f.Text, At: m.ev.At, Rollout: f.Rollout}
+	switch i := slices.IndexFunc(st.Quarantined, func(q Quarantine) bool { return q.Root == o.Root }); {
+	case i < 0:
+		st.Quarantined = append(st.Quarantined, q)
+	case st.Quarantined[i].Code == CodeGate:
+		st.Quarantined[i] = q
 	}
-	if m.st.Fallback.Root == o.Root {
-		m.st.Fallback = Held{}
+	if st.Fallback.Root == o.Root {
+		st.Fallback = Held{}
 	}
+}
+
+// condemn quarantines what the gates of a rollout found failing and this device
+// has or was about to have. What it is still told to run is left: a rollout that
+// is paused, or takes members back at a pace, has not come to it yet, and what
+// failed in one part of the fleet may be stable in another.
+func (m *machine) condemn() {
+	st := &m.st
+	for _, g := range m.ev.Failed {
+		if g.Root.IsZero() || g.Root == st.Want.Root || g.Root == st.Stable.Root || st.IsQuarantined(g.Root) {
+			continue
+		}
+		var had Offer
+		switch g.Root {
+		case st.Running.Root:
+			had = st.Running.Offer
+		case st.Target.Root:
+			had = st.Target
+		case st.Fallback.Root:
+			had = st.Fallback.Offer
+		default:
+			continue
+		}
+		f := Failure{
+			Class: fleet.ReleaseFailure, Code: CodeGate, Root: g.Root, At: m.ev.At, Rollout: g.Rollout,
+			Text: "the gates of rollout " + string(g.Rollout) + " failed " + had.Ref + ": " + g.Text,
+		}
+		m.quarantine(f, had)
+		if g.Root == st.Running.Root || g.Root == st.Target.Root {
+			st.Failure = f // an attempt at another release keeps its own
+		}
+	}
+}
+
+// lift takes what is offered out of quarantine when the terms say so, but for
+// what failed in this very rollout and what its publisher took back.
+func (m *machine) lift() {
+	st := &m.st
+	q, bad := st.quarantine(st.Want.Root)
+	if bad && st.Terms.Lifts && q.Rollout != st.Terms.Rollout && q.Code != codeRevoked {
+		st.Quarantined = slices.DeleteFunc(st.Quarantined, func(q Quarantine) bool { return q.Root == st.Want.Root })
+	}
+}
+
+// gated reports whether the newest failure is the gates' and there is no rollout
+// of another release to speak of instead.
+func (m *machine) gated() bool {
+	f, t := m.st.Failure, m.st.Terms
+	return f.Code == CodeGate && m.st.IsQuarantined(f.Root) && (t.Rollout == "" || t.Rollout == f.Rollout)
 }
 
 // revoke refuses a release that no member may run, however well it ran here.
 func (m *machine) revoke() {
 	st, root := &m.st, m.ev.Root
-	if root.IsZero() || (root != st.Running.Root && root != st.Fallback.Root && root != st.Target.Root) || st.IsQuarantined(root) {
+	if root.IsZero() || (root != st.Running.Root && root != st.Fallback.Root && root != st.Target.Root) {
+		return
+	}
+	if q, bad := st.quarantine(root); bad && q.Code != CodeGate {
 		return
 	}
 	ref := st.Target.Ref
@@ -42,7 +106,7 @@ func (m *machine) revoke() {
 	case st.Fallback.Root:
 		ref = st.Fallback.Ref
 	}
-	m.blame(Failure{Code: "revoked", Text: ref + " was revoked by its publisher"}, Offer{Root: root, Ref: ref})
+	m.blame(Failure{Code: codeRevoked, Text: ref + " was revoked by its publisher"}, Offer{Root: root, Ref: ref})
 	m.reconcile()
 }
 
@@ -125,3 +189,9 @@ func (m *machine) stuck() {
 // CodeGone is the code of a switch that failed because the release's files are
 // not on the disk any more; they are fetched again.
 const CodeGone = "gone"
+
+// CodeGate is the code of a release that did not fail here but in the eyes of a
+// rollout's gates, which look at the whole fleet.
+const CodeGate = "gate"
+
+const codeRevoked = "revoked"

@@ -124,14 +124,28 @@ func (d *device) settle() {
 
 var classes = []fleet.FailureClass{fleet.TransportFailure, fleet.MemberFailure, fleet.ReleaseFailure}
 
+var rollouts = []fleet.RolloutID{"", "r1", "r2"}
+
+// gateFailed is what the gates failed, mostly nothing.
+func gateFailed(t *rapid.T) []update.GateFailed {
+	var out []update.GateFailed
+	for range max(0, rapid.IntRange(-3, 2).Draw(t, "failed")) {
+		out = append(out, update.GateFailed{
+			Root: offer(rapid.IntRange(1, 5).Draw(t, "root")).Root, Rollout: rapid.SampledFrom(rollouts[1:]).Draw(t, "by"), Text: "errors",
+		})
+	}
+	return out
+}
+
 // act is one random thing that happens to a device.
 func act(t *rapid.T, d *device) {
 	arms := []fleet.Arm{fleet.NoArm, fleet.Exposed, fleet.Control}
 	switch rapid.SampledFrom([]string{"assign", "answer", "answer", "answer", "fail", "stale", "tick", "tick", "restart", "sick", "revoke"}).Draw(t, "act") {
 	case "assign":
 		stable := offer(rapid.IntRange(0, 2).Draw(t, "stable"))
-		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Stable: stable, Terms: update.Terms{
+		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Stable: stable, Failed: gateFailed(t), Terms: update.Terms{
 			Arm: rapid.SampledFrom(arms).Draw(t, "arm"), Soak: time.Minute, Health: fleet.Health{Restarts: 2}, Reason: "told",
+			Rollout: rapid.SampledFrom(rollouts).Draw(t, "rollout"), Lifts: rapid.IntRange(0, 3).Draw(t, "lifts") == 0,
 		}})
 	case "answer", "fail":
 		if len(d.flight) == 0 {
@@ -192,11 +206,59 @@ func TestQuarantinedIsNeverRetried(t *testing.T) {
 	law(t, func(t *rapid.T, before update.State, d *device) {
 		for _, q := range before.Quarantined {
 			if !d.st.IsQuarantined(q.Root) {
+				if terms := d.st.Terms; terms.Lifts && d.st.Want.Root == q.Root && terms.Rollout != q.Rollout && q.Code != "revoked" {
+					continue // by another rollout, for which an operator said so
+				}
 				t.Fatalf("%s was forgotten without an operator", q.Ref)
 			}
 			if d.st.Attempting() && d.st.Target.Root == q.Root {
 				t.Fatalf("%s is tried again, phase %s", q.Ref, d.st.Phase)
 			}
+		}
+	})
+}
+
+// What the gates failed is not served any more once a device has come to rest
+// with something else to run; what it is still told to run is left alone.
+func TestWhatGatesFailedIsGivenUp(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newDevice()
+		d.restart(false)
+		for range rapid.IntRange(1, 40).Draw(t, "acts") {
+			act(t, d)
+		}
+		bad := offer(rapid.IntRange(1, 4).Draw(t, "bad"))
+		want, stable := offer(rapid.IntRange(0, 4).Draw(t, "want")), offer(rapid.IntRange(0, 2).Draw(t, "stable"))
+		had := slices.Contains([]fleet.Digest{d.st.Running.Root, d.st.Target.Root, d.st.Fallback.Root}, bad.Root)
+		told := want.Root == bad.Root || stable.Root == bad.Root
+		before := d.st
+		d.step(update.Event{
+			Kind: update.Assigned, Offer: want, Stable: stable, Terms: update.Terms{Soak: time.Minute, Reason: "told"},
+			Failed: []update.GateFailed{{Root: bad.Root, Rollout: "r1", Text: "errors"}},
+		})
+		if got := d.st.IsQuarantined(bad.Root); got != (before.IsQuarantined(bad.Root) || had && !told) {
+			t.Fatalf("quarantined %v; before %v, had it %v, is told to run it %v", got, before.IsQuarantined(bad.Root), had, told)
+		}
+		d.settle()
+		if told || !had || d.st.IsQuarantined(d.st.Aim().Root) {
+			return
+		}
+		if d.st.Running.Root == bad.Root || d.current == bad.Bundle || d.st.Fallback.Root == bad.Root {
+			t.Fatalf("%s is still held: phase %s (%s), running %q, fallback %q", bad.Ref, d.st.Phase, d.st.Why, d.st.Running.Ref, d.st.Fallback.Ref)
+		}
+	})
+}
+
+// A release that failed elsewhere is nothing to a device that never had it.
+func TestWhatItNeverHadChangesNothing(t *testing.T) {
+	law(t, func(t *rapid.T, before update.State, d *device) {
+		ev := stamp(d, update.Event{Kind: update.Assigned, Offer: offer(2), Stable: offer(1), Terms: update.Terms{Reason: "told"}})
+		a, ea := update.Step(before, ev)
+		ev.Failed = []update.GateFailed{{Root: offer(9).Root, Rollout: "r1", Text: "errors"}}
+		b, eb := update.Step(before, ev)
+		if diff := cmp.Diff(a, b) + cmp.Diff(ea, eb); diff != "" {
+			t.Fatalf("it did something: %s", diff)
 		}
 	})
 }
@@ -234,7 +296,7 @@ func TestFallbackIsAlwaysKept(t *testing.T) {
 		// A proven release that is switched away from becomes the way back,
 		// unless it was given up or going back made it moot.
 		if before.Running.Good && d.st.Running.Bundle != before.Running.Bundle && d.st.Phase == fleet.Soaking &&
-			d.st.Fallback.Bundle != before.Running.Bundle {
+			d.st.Fallback.Bundle != before.Running.Bundle && !before.IsQuarantined(before.Running.Root) {
 			t.Fatalf("%s was good and is not kept", before.Running.Ref)
 		}
 	})

@@ -35,6 +35,22 @@ func command(t *testing.T, d *device, td *datadriven.TestData) string {
 		if has(td, "exposed") {
 			ev.Terms.Arm = fleet.Exposed
 		}
+		if has(td, "control") {
+			ev.Terms.Arm = fleet.Control
+		}
+		if has(td, "stable") {
+			ev.Stable = offer(number(t, td, "stable"))
+		}
+		if has(td, "rollout") {
+			td.ScanArgs(t, "rollout", &ev.Terms.Rollout)
+		}
+		ev.Terms.Lifts = has(td, "retry")
+		if has(td, "failed") { // (version, rollout)
+			var v int
+			var by fleet.RolloutID
+			td.ScanArgs(t, "failed", &v, &by)
+			ev.Failed = []update.GateFailed{{Root: offer(v).Root, Rollout: by, Text: "errors"}}
+		}
 		if td.HasArg("window") {
 			var from, to string
 			td.ScanArgs(t, "window", &from, &to)

@@ -62,6 +62,7 @@ type Terms struct {
 	Retry     time.Duration   `json:"retry,omitempty"`    // longest pause before it tries again; 0: 10 min
 	Sequence  uint64          `json:"sequence,omitempty"` // of the directive that said so
 	Reason    string          `json:"reason,omitempty"`   // the assignment's, for people
+	Lifts     bool            `json:"lifts,omitempty"`    // the offer lifts a quarantine that comes from another rollout
 }
 
 // Held is a release whose verified files are on this device.
@@ -77,20 +78,33 @@ type Failure struct {
 	Text  string             `json:"text"` // with the numbers, for people
 	Root  fleet.Digest       `json:"root,omitzero"`
 	At    time.Time          `json:"at,omitzero"`
+	// Rollout is the one it failed in; "": none.
+	Rollout fleet.RolloutID `json:"rollout,omitempty"`
 }
 
-// Quarantine is the device's refusal of a release that failed on it.
+// Quarantine is the device's refusal of a release that failed on it, or that it
+// had when the gates of a rollout failed it.
 type Quarantine struct {
-	Root fleet.Digest `json:"root"`
-	Ref  string       `json:"ref"`
-	Code string       `json:"code"`
-	Text string       `json:"text"`
-	At   time.Time    `json:"at"`
+	Root    fleet.Digest    `json:"root"`
+	Ref     string          `json:"ref"`
+	Code    string          `json:"code"`
+	Text    string          `json:"text"`
+	At      time.Time       `json:"at"`
+	Rollout fleet.RolloutID `json:"rollout,omitempty"` // the one it failed in; "": none
 }
 
 // IsQuarantined reports whether the release with that root failed here before.
 func (s State) IsQuarantined(root fleet.Digest) bool {
-	return slices.ContainsFunc(s.Quarantined, func(q Quarantine) bool { return q.Root == root })
+	_, bad := s.quarantine(root)
+	return bad
+}
+
+func (s State) quarantine(root fleet.Digest) (Quarantine, bool) {
+	i := slices.IndexFunc(s.Quarantined, func(q Quarantine) bool { return q.Root == root })
+	if i < 0 {
+		return Quarantine{}, false
+	}
+	return s.Quarantined[i], true
 }
 
 // Aim is what the device tries to run: Want, or Stable when Want failed here.

@@ -17,6 +17,8 @@ func Step(st State, ev Event) (State, []Effect) {
 		m.tick()
 	case Assigned:
 		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
+		m.lift()
+		m.condemn()
 		m.reconcile()
 	case Fetched:
 		if m.answers(fleet.Downloading) {
@@ -122,7 +124,7 @@ func (m *machine) reconcile() {
 	st := &m.st
 	switch aim := st.Aim(); {
 	case m.switching():
-	case !st.Running.IsZero() && st.IsQuarantined(st.Running.Root):
+	case m.unbearable(aim):
 		m.leave()
 	case aim.Bundle == st.Running.Bundle:
 		m.hold(aim)
@@ -136,6 +138,15 @@ func (m *machine) reconcile() {
 	}
 }
 
+// unbearable reports whether the running release is to be left before the next
+// is there: it failed here. One that the gates failed serves until then, as it
+// would on any other way back.
+func (m *machine) unbearable(aim Offer) bool {
+	run := m.st.Running
+	q, bad := m.st.quarantine(run.Root)
+	return bad && !run.IsZero() && (q.Code != CodeGate || aim.Bundle == run.Bundle)
+}
+
 // hold settles a device that already runs what it should.
 func (m *machine) hold(aim Offer) {
 	st := &m.st
@@ -146,6 +157,11 @@ func (m *machine) hold(aim Offer) {
 	case st.Phase == fleet.Soaking:
 	case aim.Bundle != st.Want.Bundle:
 		m.refuse()
+	case m.gated():
+		m.cancel()
+		if st.Phase != fleet.Quarantined {
+			m.enter(fleet.Quarantined, "%s", st.Failure.Text)
+		}
 	case st.Attempting() || st.waits():
 		m.cancel()
 		m.enter(fleet.Withdrawn, "the offer of %s was taken back before the switch", st.Target.Ref)
@@ -272,6 +288,9 @@ func (m *machine) switched() {
 		st.Running = Held{Offer: st.Target, Good: false}
 		st.Fallback = m.asFallback(old, st.Fallback)
 		m.soak()
+		if q, bad := st.quarantine(st.Running.Root); bad { // while the switch was in flight
+			st.Failure = Failure{Class: fleet.ReleaseFailure, Code: q.Code, Text: q.Text, Root: q.Root, At: q.At, Rollout: q.Rollout}
+		}
 	}
 	m.reconcile()
 }
