@@ -86,6 +86,8 @@ type pending struct {
 	Version  uint64
 	Issued   time.Time
 	Expires  time.Time
+
+	saved bool // in the store
 }
 
 // Open finishes a publication that a crash interrupted, and opens the
@@ -101,14 +103,18 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		if err := json.Unmarshal(raw, &q); err != nil {
 			return nil, fault.New(fault.Internal, "read interrupted publication", "", err)
 		}
+		q.saved = true
 		p.pending = &q
 	}
 	p.writing.Lock()
 	defer p.writing.Unlock()
+	if err := p.open(ctx); err != nil || p.pending == nil {
+		return p, err
+	}
 	if err := p.finish(ctx); err != nil && !fault.Is(err, fault.Conflict) {
 		return nil, err
 	}
-	return p, p.open(ctx)
+	return p, p.open(ctx) // with what was finished
 }
 
 // open reads the repository from the bucket; the caller holds writing.
@@ -232,15 +238,25 @@ func (p *Publisher) write(ctx context.Context, pub repository.Publication) error
 		}
 		q.Sequence[g] = d.Sequence
 	}
+	p.pending, p.before = q, nil
+	return p.finish(ctx)
+}
+
+// save keeps a publication before anything of it is in the bucket: half of one
+// that nobody can finish is worse than none.
+func (p *Publisher) save(ctx context.Context, q *pending) error {
+	if q.saved {
+		return nil
+	}
 	raw, err := json.Marshal(q)
 	if err != nil {
 		return fault.New(fault.Internal, "publish", "", err)
 	}
-	p.pending, p.before = q, nil
 	if err := p.o.Store.SavePublication(ctx, raw); err != nil {
-		return err // finish tries again: nothing was written yet
+		return err
 	}
-	return p.finish(ctx)
+	q.saved = true
+	return nil
 }
 
 // finish writes what is pending, if anything; the caller holds writing.
@@ -248,6 +264,9 @@ func (p *Publisher) finish(ctx context.Context) error {
 	q := p.pending
 	if q == nil {
 		return nil
+	}
+	if err := p.save(ctx, q); err != nil {
+		return err
 	}
 	for _, w := range q.Writes {
 		err := p.put(ctx, w)
@@ -280,9 +299,29 @@ func (p *Publisher) put(ctx context.Context, w repository.Write) error {
 		return err
 	case slices.Equal(had, w.Body):
 		return nil
+	case p.overtaken(had, w.Body):
+		return fault.Newf(fault.Conflict, "publish", w.Key, "somebody else put a newer one there").
+			WithHint("only one coordinator may decide for a fleet")
 	}
 	_, err = p.o.Bucket.Swap(ctx, w.Key, w.Body, etag)
 	return err
+}
+
+// overtaken reports whether what lies in the bucket is no older than what is to
+// replace it. Going back would show members a past that they refuse. What nobody
+// of the fleet signed is no reason to leave it there.
+func (p *Publisher) overtaken(had, next []byte) bool {
+	theirs, ok := p.repo.TimestampVersion(timestampIn(had))
+	ours, _ := p.repo.TimestampVersion(timestampIn(next))
+	return ok && theirs >= ours
+}
+
+// timestampIn is the timestamp that an object is, or that a pack holds.
+func timestampIn(body []byte) []byte {
+	if p, err := trust.DecodePack(body); err == nil {
+		return p.Timestamp
+	}
+	return body
 }
 
 // show gives the new packs to those who ask and those who wait.

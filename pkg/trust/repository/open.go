@@ -26,7 +26,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 	}
 	o.Lifetimes = o.Lifetimes.orDefault()
 	r := &Repository{get: get, opts: o, teams: map[fleet.Team]team{}}
-	for _, step := range []func(context.Context) error{r.readRoots, r.readSigned, r.readPolicy, r.readFleet, r.readTeams} {
+	for _, step := range []func(context.Context) error{r.readRoots, r.readSigned, r.readPolicy, r.readFleet, r.readTeams, r.readSpent} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -241,6 +241,24 @@ func (r *Repository) readFleet(ctx context.Context) error {
 			return err
 		}
 		r.current.directives[fleet.Group(group)] = body
+	}
+	return nil
+}
+
+// readSpent looks for versions past the ones in use. A version is never written
+// twice, so one that a crash left behind would stop every publication after it.
+func (r *Repository) readSpent(ctx context.Context) error {
+	r.spent = map[string]int64{}
+	for _, role := range []string{trust.RoleFleet, metadata.SNAPSHOT} {
+		for v := r.versions()[role] + 1; ; v++ {
+			_, err := r.fetch(ctx, trust.MetadataKey(role, v))
+			if fault.Is(err, fault.NotFound) {
+				break
+			} else if err != nil {
+				return err
+			}
+			r.spent[role] = v
+		}
 	}
 	return nil
 }

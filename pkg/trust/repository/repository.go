@@ -96,6 +96,10 @@ type Repository struct {
 	teams   map[fleet.Team]team
 	current signed
 	dirty   bool // teams or policy changed since the snapshot was signed
+	// spent are versions of fleet and snapshot that lie in the bucket although no
+	// timestamp leads to them: whoever began to publish them did not finish, and
+	// nobody can. They are passed over.
+	spent map[string]int64
 }
 
 // policy is the top targets role with the files it lists.
@@ -128,6 +132,21 @@ func (p policy) delegated(role string) *metadata.DelegatedRole {
 		}
 	}
 	return nil
+}
+
+// TimestampVersion reads the version of a timestamp that one of the fleet's
+// roots vouches for; ok is false for anything else.
+func (r *Repository) TimestampVersion(raw []byte) (version int64, ok bool) {
+	m, err := metadata.Timestamp().FromBytes(raw)
+	if err != nil {
+		return 0, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.signedByAnyRoot(metadata.TIMESTAMP, m) != nil {
+		return 0, false
+	}
+	return m.Signed.Version, true
 }
 
 // Versions is the newest version of each role, for [Options.Known].

@@ -137,6 +137,7 @@ func (r *Repository) signFleet(next *signed, now time.Time) ([]Write, error) {
 			m.Signed.Version = info.Version + 1
 		}
 	}
+	m.Signed.Version = max(m.Signed.Version, r.spent[trust.RoleFleet]+1)
 	var writes []Write
 	for _, g := range slices.Sorted(maps.Keys(next.directives)) {
 		body, path := next.directives[g], g.TargetPath()
@@ -163,6 +164,7 @@ func (r *Repository) signSnapshot(next *signed, now time.Time) ([]Write, error) 
 		m.Signed.Version = old.Signed.Version + 1
 		maps.Copy(m.Signed.Meta, old.Signed.Meta)
 	}
+	m.Signed.Version = max(m.Signed.Version, r.spent[metadata.SNAPSHOT]+1)
 	m.Signed.Meta["targets.json"] = metaFile(r.policy.meta.Signed.Version, r.policy.raw)
 	m.Signed.Meta["fleet.json"] = metaFile(next.fleetMeta.Signed.Version, next.fleet)
 	for name, t := range r.teams {
