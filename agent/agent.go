@@ -20,9 +20,9 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
-	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -30,7 +30,7 @@ import (
 // agent is the parts of a running agent.
 type agent struct {
 	o        Options
-	key      *signer.Signer
+	me       *identity.Member
 	loop     *loop
 	uplink   *uplink.Uplink
 	relay    *relay.Relay
@@ -50,81 +50,24 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
-	id, key, first, err := o.identity(ctx)
+	me, first, err := o.member(ctx)
 	if err != nil {
 		return err
 	}
-	mem, pack, err := o.remember(d, id, first)
+	mem, pack, err := o.remember(d, me.Identity(), first)
 	if err != nil {
 		return err
 	}
-	a, err := assemble(o, d, id, key, mem)
+	a, err := assemble(o, d, me, mem)
 	if err != nil {
 		return err
 	}
 	return a.run(ctx, pack)
 }
 
-// identity is the kept one, or a new one by the join token.
-func (o *Options) identity(ctx context.Context) (uplink.Identity, *signer.Signer, uplink.Enrolment, error) {
-	id, key, err := uplink.Load(ctx, o.identityDir())
-	if err == nil {
-		if id.Expired(time.Now()) && o.Token != "" {
-			return o.again(ctx, id, key)
-		}
-		if len(o.Labels) > 0 && !covers(id.Facts.Labels, o.Labels) {
-			o.Logger.Warn("labels are those of the enrolment", "labels", id.Facts.Labels.String())
-		}
-		return id, key, uplink.Enrolment{}, nil
-	}
-	if !fault.Is(err, fault.NotFound) || o.Token == "" {
-		return id, nil, uplink.Enrolment{}, err
-	}
-	n, err := o.newcomer()
-	if err != nil {
-		return id, nil, uplink.Enrolment{}, err
-	}
-	id, key, first, err := uplink.Enrol(ctx, n)
-	if err == nil {
-		o.Logger.Info("enrolled", "device", id.Facts.ID, "fleet", id.Fleet, "group", id.Facts.Group, "cell", id.Cell.ID)
-	}
-	return id, key, first, err
-}
-
-// again enrols a device whose certificate expired while it was away, with the
-// same key. When that does not go well at once the device serves what it has.
-func (o *Options) again(ctx context.Context, id uplink.Identity, key *signer.Signer) (uplink.Identity, *signer.Signer, uplink.Enrolment, error) {
-	n, err := o.newcomer()
-	if err != nil {
-		return id, key, uplink.Enrolment{}, err
-	}
-	n.ID = id.Facts.ID
-	if len(n.Labels) == 0 {
-		n.Labels = id.Facts.Labels
-	}
-	once, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	fresh, _, _, err := uplink.Enrol(once, n)
-	if err != nil {
-		o.Logger.Error("certificate has expired and the device could not enrol again", "err", err)
-		return id, key, uplink.Enrolment{}, nil
-	}
-	o.Logger.Info("enrolled again", "device", id.Facts.ID)
-	return fresh, key, uplink.Enrolment{}, nil
-}
-
-func covers(have, want fleet.Labels) bool {
-	for k, v := range want {
-		if have[k] != v {
-			return false
-		}
-	}
-	return true
-}
-
 // remember reads the agent's memory and begins a new epoch. Without a memory the
 // pinned root is in what the enrolment gave or in the pack on disk.
-func (o *Options) remember(d *disk, id uplink.Identity, first uplink.Enrolment) (memory, []byte, error) {
+func (o *Options) remember(d *disk, id identity.Identity, first identity.Enrolment) (memory, []byte, error) {
 	pack, err := d.loadPack()
 	if err != nil {
 		return memory{}, nil, err
@@ -154,8 +97,8 @@ func (o *Options) remember(d *disk, id uplink.Identity, first uplink.Enrolment) 
 }
 
 // assemble makes the parts and ties them together.
-func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem memory) (*agent, error) {
-	a := &agent{o: o, key: key}
+func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, error) {
+	a := &agent{o: o, me: me}
 	store, err := cas.Open(filepath.Join(o.State, "store"))
 	if err != nil {
 		return nil, err
@@ -164,7 +107,7 @@ func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem me
 	if err != nil {
 		return nil, err
 	}
-	facts := id.Facts
+	facts := me.Identity().Facts
 	facts.Agent = o.Version
 	l := &loop{
 		o: o, facts: facts, disk: d, slots: slots, mem: mem,
@@ -172,7 +115,7 @@ func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem me
 	}
 	a.loop = l
 	a.adopt(slots)
-	if err := a.network(id); err != nil {
+	if err := a.network(); err != nil {
 		return nil, err
 	}
 	source, err := a.source()
@@ -190,7 +133,7 @@ func assemble(o Options, d *disk, id uplink.Identity, key *signer.Signer, mem me
 		trusted: l.trusted.Load, keep: keep, answer: l.send, fail: o.Failpoint, dead: l.dead, cell: a.pool.Load,
 		underway: map[effectKey]context.CancelFunc{}, progress: map[fleet.ModelName]delivery.Progress{},
 	}
-	return a, a.telemetry(id)
+	return a, a.telemetry()
 }
 
 // adopt takes over what the slots give applications where the memory does not
@@ -213,13 +156,13 @@ func (a *agent) adopt(slots *slot.Slots) {
 }
 
 // network makes the ways to the coordinator.
-func (a *agent) network(id uplink.Identity) error {
+func (a *agent) network() error {
 	codec, err := telemetry.NewCodec()
 	if err != nil {
 		return err
 	}
-	a.uplink, err = uplink.New(uplink.Options{
-		Dir: a.o.identityDir(), Identity: id, Key: a.key, Logger: a.o.Logger,
+	a.uplink = uplink.New(uplink.Options{
+		Member: a.me, Logger: a.o.Logger,
 		OnPack: func(ctx context.Context, pack []byte) error {
 			_, err := a.loop.offerPack(ctx, pack, "coordinator")
 			return err
@@ -228,11 +171,8 @@ func (a *agent) network(id uplink.Identity) error {
 		GossipAddr: a.gossipAddr,
 		Idle:       func() bool { return a.relay.Duty() == relay.Rest && a.pool.Load() != nil },
 	})
-	if err != nil {
-		return err
-	}
 	a.relay, err = relay.New(relay.Options{
-		Member: id.Facts.ID, Period: a.o.Report, Uplink: a.uplink, Codec: codec, Logger: a.o.Logger,
+		Member: a.me.Identity().Facts.ID, Period: a.o.Report, Uplink: a.uplink, Codec: codec, Logger: a.o.Logger,
 		Delivered: func(seq uint64) { a.reporter.rec.Acked(seq) },
 		Replied: func(r api.RowsReply) {
 			if p := a.pool.Load(); p != nil && len(r.Seeds) > 0 {
@@ -244,8 +184,8 @@ func (a *agent) network(id uplink.Identity) error {
 }
 
 // telemetry makes the recorder, what applications see, and the reporter.
-func (a *agent) telemetry(id uplink.Identity) error {
-	keyID, err := telemetry.KeyIDOf(a.key.ECDSA())
+func (a *agent) telemetry() error {
+	keyID, err := telemetry.KeyIDOf(a.me.Key().ECDSA())
 	if err != nil {
 		return err
 	}
@@ -261,7 +201,7 @@ func (a *agent) telemetry(id uplink.Identity) error {
 	a.server = local.New(local.Options{Socket: a.o.Socket, TTL: a.o.Lease, Host: h, Logger: a.o.Logger})
 	a.loop.changed = a.server.Changed
 	a.reporter = &reporter{
-		log: a.o.Logger, rec: rec, key: a.key, fleet: id.Fleet, relay: a.relay,
+		log: a.o.Logger, rec: rec, key: a.me.Key(), fleet: a.me.Identity().Fleet, relay: a.relay,
 		idle: a.o.Report, busy: a.o.Busy, look: a.loop.look, status: h.Listing,
 	}
 	return nil
@@ -296,7 +236,7 @@ func (a *agent) gossipAddr() string {
 	return ""
 }
 
-func (a *agent) renewed(id uplink.Identity) {
+func (a *agent) renewed(id identity.Identity) {
 	p := a.pool.Load()
 	if p == nil {
 		return
@@ -315,7 +255,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	id := a.uplink.Identity()
+	id := a.me.Identity()
 	a.loop.host.send = func(e event) { a.loop.send(ctx, e) }
 	if err := a.loop.start(ctx, pack); err != nil {
 		ln.Close()

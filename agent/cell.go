@@ -7,21 +7,21 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/modelfleet/modelfleet/agent/uplink"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 )
 
 // openCell joins the member's gossip pool. Without one, or when the port is
 // taken, the device is a cell of one and speaks to the coordinator itself.
-func (a *agent) openCell(ctx context.Context, id uplink.Identity) *gossip.Pool {
+func (a *agent) openCell(ctx context.Context, id identity.Identity) *gossip.Pool {
 	if a.o.Gossip == "" || id.Cell.ID == "" || len(id.Cell.Key) == 0 {
 		return nil
 	}
 	pool, err := gossip.Open(gossip.Options{
 		Fleet: id.Fleet, Cell: id.Cell.ID, Member: id.Facts.ID, Group: id.Facts.Group,
-		Signer: a.key, Certificate: id.Certificate, Identify: a.identify(id),
+		Signer: a.me.Key(), Certificate: id.Certificate, Identify: a.identify(id),
 		Keys: [][]byte{id.Cell.Key}, Bind: a.o.Gossip, Advertise: a.o.Address, Seeds: id.Cell.Seeds, Uplink: true,
 		Handlers: gossip.Handlers{
 			OnMessage: a.relay.Take,
@@ -41,7 +41,7 @@ func (a *agent) openCell(ctx context.Context, id uplink.Identity) *gossip.Pool {
 // pack, or before the first one by the CA that issued this member's own. A
 // certificate past its expiry still tells whose key it is: a member that could
 // not renew is not cut off from its cell, which is how it gets packs.
-func (a *agent) identify(self uplink.Identity) func([]byte) (gossip.Identity, error) {
+func (a *agent) identify(self identity.Identity) func([]byte) (gossip.Identity, error) {
 	return func(der []byte) (gossip.Identity, error) {
 		bad := func(format string, args ...any) (gossip.Identity, error) {
 			return gossip.Identity{}, fault.Newf(fault.Untrusted, "identify peer", "", format, args...)

@@ -16,7 +16,7 @@
 // and tried again, and what is served stays.
 //
 //	STATE/lock            held by the one agent that runs
-//	STATE/identity/       agent/uplink
+//	STATE/identity/       pkg/identity: key, certificate
 //	STATE/state.json      what must not be forgotten: epoch, trust, each model's state
 //	STATE/pack.zst        the newest trust pack that was believed
 //	STATE/store/          pkg/cas: verified files and releases

@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/probe"
-	"github.com/modelfleet/modelfleet/agent/uplink"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -83,18 +81,6 @@ func (o *Options) complete() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return nil
-}
-
-func (o *Options) newcomer() (uplink.Newcomer, error) {
-	n := uplink.Newcomer{
-		Dir: o.identityDir(), Token: o.Token, ID: o.ID, Labels: o.Labels,
-		Agent: o.Version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-	}
-	var err error
-	if n.ID == "" {
-		n.ID, err = uplink.DefaultID()
-	}
-	return n, err
 }
 
 func (o *Options) identityDir() string { return filepath.Join(o.State, "identity") }

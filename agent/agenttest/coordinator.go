@@ -69,9 +69,7 @@ func (f *Fleet) Serve() *Coordinator {
 	handle("POST /v1/cells/{cell}/rows", true, c.takeRows)
 	mux.HandleFunc("GET /v1/packs/{group}", c.givePack)
 	c.srv = httptest.NewUnstartedServer(mux)
-	pool := x509.NewCertPool()
-	pool.AddCert(f.ca)
-	c.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool}
+	c.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: f.ca.Pool()}
 	c.srv.StartTLS()
 	f.t.Cleanup(func() {
 		c.srv.CloseClientConnections()
@@ -169,7 +167,7 @@ func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "enrol", string(req.Member), err)
 	}
-	cert, err := c.f.issue(req.Member, csr.PublicKey, c.Life, 1)
+	cert, err := c.f.ca.Issue(req.Kind, req.Member, csr.PublicKey, c.Life, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +178,7 @@ func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {
 		Facts: fleet.Facts{
 			ID: req.Member, Kind: req.Kind, Group: group, Labels: req.Labels, Enrolled: time.Now().UTC().Truncate(time.Second), Agent: req.Agent, Platform: req.Platform,
 		},
-		Certificate: cert, DeviceCA: c.f.ca.Raw, Root: c.f.genesis.Root, Pack: c.f.Pack(),
+		Certificate: cert, DeviceCA: c.f.ca.Certificate.Raw, Root: c.f.genesis.Root, Pack: c.f.Pack(),
 		Cell: api.Cell{ID: "plant/0", Key: bytes.Repeat([]byte{1}, 32)},
 	}, nil
 }
@@ -194,14 +192,14 @@ func (c *Coordinator) renew(r *http.Request, who fleet.MemberID) (any, error) {
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "renew", string(who), err)
 	}
-	cert, err := c.f.issue(who, csr.PublicKey, c.Life, int64(req.Generation+1))
+	cert, err := c.f.ca.Issue(fleet.Device, who, csr.PublicKey, c.Life, req.Generation+1)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	c.renewals++
 	c.mu.Unlock()
-	return api.RenewReply{Certificate: cert, DeviceCA: c.f.ca.Raw, Generation: req.Generation + 1}, nil
+	return api.RenewReply{Certificate: cert, DeviceCA: c.f.ca.Certificate.Raw, Generation: req.Generation + 1}, nil
 }
 
 func (c *Coordinator) takeRows(r *http.Request, who fleet.MemberID) (any, error) {

@@ -7,15 +7,8 @@ package agenttest
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"maps"
-	"math/big"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -27,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity/identitytest"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
@@ -52,8 +46,7 @@ type Fleet struct {
 	store     *dir.Store
 	repo      *repository.Repository
 	publisher *signer.Signer
-	ca        *x509.Certificate
-	caKey     *ecdsa.PrivateKey
+	ca        *identitytest.CA
 	genesis   repository.Genesis
 
 	mu       sync.Mutex
@@ -73,12 +66,12 @@ func New(t testing.TB) *Fleet {
 	t.Cleanup(func() { f.store.Close() })
 	root, coordinator := f.key(), f.key()
 	f.publisher = f.key()
-	f.makeCA()
+	f.ca = identitytest.New(t, FleetName)
 	f.genesis, err = repository.Init(repository.InitOptions{
 		Fleet: FleetName, Now: time.Now(), Root: []signature.Signer{root},
 		Teams:       []repository.Team{{Name: team, Keys: []crypto.PublicKey{f.publisher.Public()}}},
 		Coordinator: coordinator.Public(),
-		DeviceCA:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.Raw}),
+		DeviceCA:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.Certificate.Raw}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -97,35 +90,6 @@ func (f *Fleet) key() *signer.Signer {
 		f.t.Fatal(err)
 	}
 	return k
-}
-
-func (f *Fleet) makeCA() {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "device CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if f.ca, err = x509.ParseCertificate(der); err != nil {
-		f.t.Fatal(err)
-	}
-	f.caKey = key
-}
-
-// issue makes a member's certificate of a generation, valid for life.
-func (f *Fleet) issue(member fleet.MemberID, pub any, life time.Duration, generation int64) ([]byte, error) {
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(generation + 1), NotBefore: time.Now().Add(-life / 100), NotAfter: time.Now().Add(life),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		URIs: []*url.URL{{Scheme: "spiffe", Host: FleetName, Path: "/device/" + string(member)}},
-	}
-	return x509.CreateCertificate(rand.Reader, tmpl, f.ca, pub, f.caKey)
 }
 
 func (f *Fleet) get(ctx context.Context, key string) ([]byte, error) {

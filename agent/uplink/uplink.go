@@ -1,8 +1,8 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -10,14 +10,12 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 )
 
 // Options says how an enrolled member reaches its coordinator.
 type Options struct {
-	Dir      string // where the identity is kept
-	Identity Identity
-	Key      *signer.Signer
+	Member *identity.Member
 	// Poll is how long one wait for a pack lasts; default 50 s.
 	Poll time.Duration
 	// OnPack is given each pack the coordinator has, by one goroutine. An error
@@ -27,7 +25,7 @@ type Options struct {
 	// coordinator is then asked only every ten waits. Nil: never.
 	Idle func() bool
 	// OnRenew is told of each renewal.
-	OnRenew func(Identity)
+	OnRenew func(identity.Identity)
 	// GossipAddr is where the cell can reach this member; "" when it cannot.
 	GossipAddr func() string
 	Logger     *slog.Logger
@@ -35,44 +33,26 @@ type Options struct {
 
 // Uplink speaks to the coordinator as an enrolled member. Make it with [New]; it
 // is safe for concurrent use.
-type Uplink struct {
-	o Options
-
-	mu     sync.Mutex  // guards the rest
-	id     Identity    // persisted before it is set
-	client *api.Client // shows id's certificate
-}
+type Uplink struct{ o Options }
 
 // New returns an uplink; it connects when something is asked of it.
-func New(o Options) (*Uplink, error) {
+func New(o Options) *Uplink {
 	if o.Poll <= 0 {
 		o.Poll = 50 * time.Second
 	}
-	client, err := o.Identity.client(o.Key)
-	return &Uplink{o: o, id: o.Identity, client: client}, err
+	return &Uplink{o: o}
 }
 
-// client makes a client that shows this identity's certificate. A renewed one
-// needs another: connections that are open go on with the certificate they began
-// with.
-func (id Identity) client(key *signer.Signer) (*api.Client, error) {
-	cert := id.tlsCertificate(key)
-	return api.NewClient(api.Options{
-		URL: id.URL, Pin: id.Pin, Certificate: func() (*tls.Certificate, error) { return cert, nil },
-	})
-}
-
-func (u *Uplink) api() *api.Client {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.client
-}
-
-// Identity is who the member is now.
-func (u *Uplink) Identity() Identity {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.id
+// Enrol enrols a device. It tries until ctx ends as long as the trouble is the
+// network's; a token that is refused, or a coordinator that is not the token's,
+// is an error at once.
+func Enrol(ctx context.Context, o identity.Options, n identity.Newcomer) (*identity.Member, identity.Enrolment, error) {
+	for try := 1; ; try++ {
+		m, first, err := identity.Enrol(ctx, o, n)
+		if err == nil || !fault.KindOf(err).Retry() || !pause(ctx, backoff(try)) {
+			return m, first, err
+		}
+	}
 }
 
 // Run renews the certificate and waits for packs until ctx ends.
@@ -81,21 +61,18 @@ func (u *Uplink) Run(ctx context.Context) {
 	wg.Go(func() { u.renewLoop(ctx) })
 	wg.Go(func() { u.packLoop(ctx) })
 	wg.Wait()
-	u.api().Close()
+	u.o.Member.Close()
 }
 
 // SendRows hands a batch of signed rows to the coordinator.
 func (u *Uplink) SendRows(ctx context.Context, batch []byte) (api.RowsReply, error) {
-	cell := u.Identity().Cell.ID
-	if cell == "" {
-		cell = "-"
-	}
-	return u.api().SendRows(ctx, cell, batch, u.gossipAddr())
+	cell := cmp.Or(u.o.Member.Identity().Cell.ID, "-")
+	return u.o.Member.Client().SendRows(ctx, cell, batch, u.gossipAddr())
 }
 
 // Presign asks for URLs to objects in the bucket.
 func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Time, error) {
-	r, err := u.api().Presign(ctx, keys)
+	r, err := u.o.Member.Client().Presign(ctx, keys)
 	return r.URLs, r.Expires, err
 }
 
@@ -107,7 +84,7 @@ func (u *Uplink) packLoop(ctx context.Context) {
 		if asked && !u.idle(ctx) {
 			return
 		}
-		r, err := u.api().Pack(ctx, u.Identity().Facts.Group, etag, u.o.Poll)
+		r, err := u.o.Member.Client().Pack(ctx, u.o.Member.Identity().Facts.Group, etag, u.o.Poll)
 		if err == nil && !r.NotModified {
 			if err = u.o.OnPack(ctx, r.Pack); err == nil || !fault.KindOf(err).Retry() {
 				// A pack that was refused is not fetched again and again: the next
@@ -143,64 +120,26 @@ func (u *Uplink) idle(ctx context.Context) bool {
 // renewLoop gets a new certificate at two thirds of the life of each.
 func (u *Uplink) renewLoop(ctx context.Context) {
 	for failed := 0; ; {
-		at, err := u.Identity().renewAt()
-		wait := time.Until(at)
-		if err != nil || failed > 0 {
+		wait := time.Until(u.o.Member.RenewAt())
+		if failed > 0 {
 			wait = backoff(failed + 4) // there is a third of its life left: no hurry
 		}
 		if !pause(ctx, max(wait, 0)) {
 			return
 		}
-		if err := u.renew(ctx); err != nil {
+		if err := u.o.Member.Renew(ctx, u.gossipAddr()); err != nil {
 			if failed++; failed == 1 && ctx.Err() == nil {
 				u.o.Logger.Warn("certificate was not renewed", "err", err, "kind", fault.KindOf(err).String())
 			}
 			continue
 		}
 		failed = 0
-		u.o.Logger.Info("certificate renewed", "generation", u.Identity().Generation)
+		id := u.o.Member.Identity()
+		u.o.Logger.Info("certificate renewed", "generation", id.Generation)
+		if u.o.OnRenew != nil {
+			u.o.OnRenew(id)
+		}
 	}
-}
-
-func (u *Uplink) renew(ctx context.Context) error {
-	id := u.Identity()
-	csr, err := request(u.o.Key, id.Facts.ID)
-	if err != nil {
-		return err
-	}
-	client, err := id.client(u.o.Key) // whose connection surely shows the newest certificate
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	r, err := client.Renew(ctx, api.RenewRequest{CSR: csr, Generation: id.Generation, GossipAddr: u.gossipAddr()})
-	if err != nil {
-		return err
-	}
-	cert, name, err := checkCertificate(r.Certificate, r.DeviceCA, id.Facts.ID, u.o.Key.ECDSA())
-	if err != nil {
-		return err
-	}
-	if name != id.Fleet {
-		return fault.Newf(fault.Untrusted, "renew certificate", string(id.Facts.ID), "it is of fleet %s, this is a member of %s", name, id.Fleet)
-	}
-	id.Certificate, id.Issuer, id.Generation, id.Cell = cert.Raw, r.DeviceCA, r.Generation, r.Cell
-	if err := id.save(u.o.Dir); err != nil {
-		return err
-	}
-	next, err := id.client(u.o.Key)
-	if err != nil {
-		return err
-	}
-	u.mu.Lock()
-	old := u.client
-	u.id, u.client = id, next
-	u.mu.Unlock()
-	old.Close()
-	if u.o.OnRenew != nil {
-		u.o.OnRenew(id)
-	}
-	return nil
 }
 
 func (u *Uplink) gossipAddr() string {

@@ -2,6 +2,7 @@ package lambdamodel_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 )
 
 // The function under test is this binary, told so by childEnv.
@@ -72,13 +74,13 @@ func handle(_ context.Context, call *lambdamodel.Call[string], event string) (an
 	}
 	call.Score(0.25)
 	call.Right(event != "wrong")
-	id, err := os.ReadFile(filepath.Join(os.TempDir(), "modelfleet", "identity.json"))
+	data, err := os.ReadFile(filepath.Join(os.TempDir(), "modelfleet", "identity.json"))
 	if err != nil {
 		return answer{}, err
 	}
-	_, member, _ := strings.Cut(string(id), `"id":"`)
-	member, _, _ = strings.Cut(member, `"`)
-	return answer{call.Release.Ref, call.Model, os.Getpid(), member}, nil
+	var id identity.Identity
+	err = json.Unmarshal(data, &id)
+	return answer{call.Release.Ref, call.Model, os.Getpid(), string(id.Facts.ID)}, err
 }
 
 func serves(ref string) func(answer, lambdasim.Response) bool {

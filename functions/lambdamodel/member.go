@@ -2,22 +2,24 @@ package lambdamodel
 
 import (
 	"context"
-	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
-	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -65,9 +67,8 @@ type memory struct {
 // is in service away. Both are called with or without mu and must not call back.
 type member struct {
 	o       Options
-	tok     trust.JoinToken
-	key     *signer.Signer
-	client  *api.Client
+	me      *identity.Member
+	rootPin fleet.Digest // the token's
 	source  delivery.Source
 	store   *cas.Store
 	fetcher *delivery.Fetcher
@@ -77,7 +78,6 @@ type member struct {
 	turn sync.Mutex // one refresh at a time
 
 	mu        sync.Mutex
-	id        identity
 	mem       memory
 	trusted   *trust.Trusted
 	want      fleet.Assignment // newest decision
@@ -88,8 +88,6 @@ type member struct {
 	failed    []fleet.Digest // releases that crashed or failed here, not yet counted
 }
 
-const stateFile = "state.json"
-
 // newMember takes up what this environment was, or enrols it.
 func newMember(ctx context.Context, o Options, use func(Release) error, drop func()) (*member, error) {
 	tok, err := trust.ParseJoinToken(o.Token)
@@ -99,18 +97,15 @@ func newMember(ctx context.Context, o Options, use func(Release) error, drop fun
 	if err := cas.MkdirAll(o.Dir); err != nil {
 		return nil, err
 	}
-	e, err := identify(ctx, o, tok)
+	me, root, err := identify(ctx, o, tok)
 	if err != nil {
 		return nil, err
 	}
-	m := &member{o: o, tok: tok, key: e.key, id: e.id, use: use, drop: drop}
-	if m.client, err = connect(tok, func() (*tls.Certificate, error) { return m.identity().certificate(m.key), nil }); err != nil {
-		return nil, err
-	}
+	m := &member{o: o, me: me, rootPin: tok.Root, use: use, drop: drop}
 	if m.store, err = cas.Open(filepath.Join(o.Dir, "store")); err != nil {
 		return nil, err
 	}
-	if m.source, err = openSource(o.Source, m.client); err != nil {
+	if m.source, err = openSource(o.Source, me); err != nil {
 		return nil, err
 	}
 	m.fetcher, err = delivery.New(delivery.Options{
@@ -120,15 +115,15 @@ func newMember(ctx context.Context, o Options, use func(Release) error, drop fun
 	if err != nil {
 		return nil, err
 	}
-	return m, m.remember(e)
+	return m, m.remember(root)
 }
 
 // openSource is where releases are read from.
-func openSource(where string, client *api.Client) (delivery.Source, error) {
+func openSource(where string, me *identity.Member) (delivery.Source, error) {
 	switch {
 	case where == "":
 		return web.Open(web.Options{Sign: func(ctx context.Context, keys []string) ([]string, time.Time, error) {
-			r, err := client.Presign(ctx, keys)
+			r, err := me.Client().Presign(ctx, keys)
 			return r.URLs, r.Expires, err
 		}})
 	case strings.HasPrefix(where, "http://"), strings.HasPrefix(where, "https://"):
@@ -137,14 +132,16 @@ func openSource(where string, client *api.Client) (delivery.Source, error) {
 	return dir.Open(where)
 }
 
-// remember reads the state and settles how the process before ended.
-func (m *member) remember(e enrolment) error {
-	kept, err := readKept(filepath.Join(m.o.Dir, stateFile), &m.mem)
-	if err != nil {
-		return err
+// remember reads the state and settles how the process before ended. A state
+// that is damaged counts as none, as everything in it can be had again: it then
+// begins with the trust that enrolling gave, if any.
+func (m *member) remember(root trust.State) error {
+	data, err := os.ReadFile(m.path())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cas.Classify("read state", m.path(), err)
 	}
-	if !kept {
-		m.mem = memory{Trust: e.trust}
+	if err != nil || json.Unmarshal(data, &m.mem) != nil {
+		m.mem = memory{Trust: root}
 	}
 	if m.mem.Quarantined == nil {
 		m.mem.Quarantined = map[string]failure{}
@@ -156,19 +153,18 @@ func (m *member) remember(e enrolment) error {
 	}
 	m.mem.Ended = false
 	m.mem.Epoch++
-	if err := m.save(); err != nil {
-		return err
-	}
-	return writeKept(filepath.Join(m.o.Dir, identityFile), m.id)
+	return m.save()
 }
 
-// save persists the memory; the caller holds mu or is alone.
-func (m *member) save() error { return writeKept(filepath.Join(m.o.Dir, stateFile), m.mem) }
+func (m *member) path() string { return filepath.Join(m.o.Dir, "state.json") }
 
-func (m *member) identity() identity {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.id
+// save persists the memory; the caller holds mu or is alone.
+func (m *member) save() error {
+	data, err := json.Marshal(m.mem)
+	if err != nil {
+		return fault.New(fault.Internal, "write state", m.path(), err)
+	}
+	return cas.WriteFile(m.path(), data, 0o600)
 }
 
 // keep is what no collection may take: the release in service and the one before.
@@ -218,16 +214,15 @@ func (m *member) refresh(ctx context.Context) error {
 
 // pull fetches the trust pack and judges it.
 func (m *member) pull(ctx context.Context) error {
-	id := m.identity()
-	if id.renewDue(time.Now()) {
-		if err := m.renew(ctx); err != nil {
+	if time.Now().After(m.me.RenewAt()) {
+		if err := m.me.Renew(ctx, ""); err != nil {
 			m.o.Logger.Warn("certificate was not renewed", "err", err)
 		}
 	}
 	m.mu.Lock()
 	etag := m.etag
 	m.mu.Unlock()
-	r, err := m.client.Pack(ctx, id.Facts.Group, etag, 0)
+	r, err := m.me.Client().Pack(ctx, m.me.Identity().Facts.Group, etag, 0)
 	if err != nil || r.NotModified {
 		return err
 	}
@@ -239,20 +234,21 @@ func (m *member) pull(ctx context.Context) error {
 
 // judge verifies a pack and takes over what it decides; mu is held.
 func (m *member) judge(pack []byte, now time.Time) error {
+	facts := m.me.Identity().Facts
 	if len(m.mem.Trust.Root) == 0 { // the state was lost: begin with the token's root again
-		st, err := trust.StateFromPack(pack, m.tok.Root)
+		st, err := trust.StateFromPack(pack, m.rootPin)
 		if err != nil {
 			return err
 		}
 		m.mem.Trust = st
 	}
-	t, st, err := trust.Verify(pack, m.mem.Trust, m.id.Facts, now)
+	t, st, err := trust.Verify(pack, m.mem.Trust, facts, now)
 	if err != nil {
 		m.o.Logger.Error("trust pack refused", "rule", trust.RuleOf(err), "err", err)
 		return err
 	}
 	if t.Freshness == trust.Stale {
-		return fault.Newf(fault.Untrusted, "verify pack", string(m.id.Facts.Group), "%s has expired", t.Expired)
+		return fault.Newf(fault.Untrusted, "verify pack", string(facts.Group), "%s has expired", t.Expired)
 	}
 	if !st.Equal(m.mem.Trust) {
 		m.mem.Trust = st
@@ -268,7 +264,7 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	}
 	p, named := t.Directive.Placement(m.o.Model)
 	if named {
-		m.want = p.Assign(m.id.Facts)
+		m.want = p.Assign(facts)
 	}
 	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m.o.Model && r.Held })
 	if s := m.mem.Serving; s != nil && s.Arm == fleet.Exposed && !held && (!named || m.want.Release == nil) {

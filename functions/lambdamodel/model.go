@@ -112,7 +112,7 @@ func (m *member) stale(now time.Time) error {
 }
 
 // Member is who this environment is in its fleet.
-func (m *Model[T]) Member() fleet.MemberID { return m.m.identity().Facts.ID }
+func (m *Model[T]) Member() fleet.MemberID { return m.m.me.Identity().Facts.ID }
 
 // closeBudget is how long the last report may take: Lambda gives a function with
 // an internal extension 500 ms.
@@ -132,7 +132,7 @@ func (m *Model[T]) Close() {
 	m.u.sending.Lock() // let one under way end: this one says more
 	m.u.sending.Unlock()
 	<-m.u.send(ctx)
-	m.m.client.Close()
+	m.m.me.Close()
 }
 
 // Call is one invocation's view of the model.

@@ -46,7 +46,7 @@ const sendTimeout = 5 * time.Second
 const noCell = "-"
 
 func newUsage(m *member) (*usage, error) {
-	key, err := telemetry.KeyIDOf(m.key.ECDSA())
+	key, err := telemetry.KeyIDOf(m.me.Key().ECDSA())
 	if err != nil {
 		return nil, err
 	}
@@ -181,17 +181,17 @@ func (u *usage) send(ctx context.Context) (done chan struct{}) {
 
 func (u *usage) sendRow(ctx context.Context, now time.Time) error {
 	u.update(now)
-	name := u.m.identity().Fleet
+	name := u.m.me.Identity().Fleet
 	var msgs [][]byte
 	for _, w := range u.rec.Windows(now) {
-		raw, err := w.Sign(name, u.m.key)
+		raw, err := w.Sign(name, u.m.me.Key())
 		if err != nil {
 			return err
 		}
 		msgs = append(msgs, raw)
 	}
 	row := u.rec.Row(now)
-	raw, err := row.Sign(name, u.m.key)
+	raw, err := row.Sign(name, u.m.me.Key())
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (u *usage) sendRow(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	reply, err := u.m.client.SendRows(ctx, noCell, batch, "")
+	reply, err := u.m.me.Client().SendRows(ctx, noCell, batch, "")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,289 @@
+package identity_test
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
+	"github.com/modelfleet/modelfleet/pkg/identity/identitytest"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
+)
+
+// desk is the part of a coordinator that gives out identities.
+type desk struct {
+	*httptest.Server
+	root     *trusttest.Fleet
+	ca       *identitytest.CA
+	other    *signer.Signer // when set, certificates are for this key
+	issued   uint64         // newest generation of the one member
+	shown    []uint64       // generations of the certificates that members showed
+	renewing string         // fleet in renewed certificates, when not the first's
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	d := &desk{root: trusttest.New(t, nil), ca: identitytest.New(t, "test")}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/enrol", func(w http.ResponseWriter, r *http.Request) {
+		var req api.EnrolRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			t.Error(err)
+		}
+		if req.Secret != (trust.JoinToken{Secret: [16]byte{1}}.SecretText()) {
+			api.WriteProblem(w, fault.Newf(fault.Denied, "enrol", "", "the token is not known"))
+			return
+		}
+		cert := d.issue(t, d.ca, req.Kind, req.Member, req.CSR)
+		facts := fleet.Facts{ID: req.Member, Kind: req.Kind, Group: "line", Labels: req.Labels, Agent: req.Agent, Platform: req.Platform}
+		reply(t, w, api.EnrolReply{
+			Facts: facts, Certificate: cert, Generation: d.issued, DeviceCA: d.ca.Certificate.Raw, Root: d.root.Genesis.Root, Pack: []byte("pack"),
+			Cell: api.Cell{ID: "plant/0"},
+		})
+	})
+	mux.HandleFunc("POST /v1/renew", func(w http.ResponseWriter, r *http.Request) {
+		shown := r.TLS.PeerCertificates[0]
+		d.shown = append(d.shown, shown.SerialNumber.Uint64()-1)
+		var req api.RenewRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil || req.Generation != d.issued {
+			t.Errorf("asked with generation %d, the newest is %d; %v", req.Generation, d.issued, err)
+		}
+		kind, member, _ := strings.Cut(strings.TrimPrefix(shown.URIs[0].Path, "/"), "/")
+		ca := d.ca
+		if d.renewing != "" {
+			ca = identitytest.New(t, d.renewing)
+		}
+		cert := d.issue(t, ca, fleet.Kind(kind), fleet.MemberID(member), req.CSR)
+		reply(t, w, api.RenewReply{Certificate: cert, DeviceCA: ca.Certificate.Raw, Generation: d.issued, Cell: api.Cell{ID: "plant/1"}})
+	})
+	d.Server = httptest.NewUnstartedServer(mux)
+	d.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: d.ca.Pool()}
+	d.StartTLS()
+	t.Cleanup(d.Close)
+	return d
+}
+
+func (d *desk) issue(t *testing.T, ca *identitytest.CA, kind fleet.Kind, member fleet.MemberID, der []byte) []byte {
+	csr, err := x509.ParseCertificateRequest(der)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	pub := csr.PublicKey
+	if d.other != nil {
+		pub = d.other.Public()
+	}
+	d.issued++
+	cert, err := ca.Issue(kind, member, pub, time.Hour, d.issued)
+	if err != nil {
+		t.Error(err)
+	}
+	return cert
+}
+
+func reply(t *testing.T, w http.ResponseWriter, v any) {
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		t.Error(err)
+	}
+}
+
+func (d *desk) options(t *testing.T) identity.Options {
+	return identity.Options{Dir: filepath.Join(t.TempDir(), "identity"), Attempts: 1, Token: trust.JoinToken{
+		URL: d.URL, ID: "t1", Secret: [16]byte{1}, Root: d.root.Genesis.Pin, Group: "line",
+		TLS: sha256.Sum256(d.Certificate().RawSubjectPublicKeyInfo), Expires: time.Now().Add(time.Hour),
+	}}
+}
+
+func newcomer(kind fleet.Kind) identity.Newcomer {
+	return identity.Newcomer{ID: "m-1", Kind: kind, Labels: fleet.Labels{"class": "a"}, Agent: "1.0.0"}
+}
+
+func TestAnEnrolmentIsKept(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []fleet.Kind{fleet.Device, fleet.Function} {
+		o := newDesk(t).options(t)
+		if _, err := identity.Load(t.Context(), o); !fault.Is(err, fault.NotFound) {
+			t.Fatalf("before enrolling: %v", err)
+		}
+		m, first, err := identity.Enrol(t.Context(), o, newcomer(kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := m.Identity()
+		if id.Fleet != "test" || id.Facts.ID != "m-1" || id.Facts.Kind != kind || id.Facts.Labels["class"] != "a" || id.Cell.ID != "plant/0" {
+			t.Errorf("enrolled as %+v", id)
+		}
+		if string(first.Pack) != "pack" || len(first.Trust.Root) == 0 {
+			t.Errorf("enrolment %+v", first)
+		}
+		o.Token = trust.JoinToken{} // it is not needed any more
+		again, err := identity.Load(t.Context(), o)
+		if err != nil || !again.Key().ECDSA().Equal(m.Key().Public()) || !cmp.Equal(again.Identity(), id) {
+			t.Fatalf("loaded %+v, %v", again, err)
+		}
+		for _, name := range []string{"key.pem", "identity.json"} {
+			fi, err := os.Stat(filepath.Join(o.Dir, name))
+			if err != nil || fi.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v %v", name, fi, err)
+			}
+		}
+		if err := identity.Forget(o); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(o.Dir); err != nil || len(left) > 0 {
+			t.Errorf("after forgetting: %v %v", left, err)
+		}
+	}
+}
+
+// A second enrolment is of the next generation; a member that took itself for
+// the first could never renew.
+func TestAMemberThatEnrolsAgainKeepsItsKeyAndMayRenew(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	o := d.options(t)
+	m, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(o.Dir, "identity.json")); err != nil { // as if it had crashed before
+		t.Fatal(err)
+	}
+	again, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device))
+	if err != nil || !again.Key().ECDSA().Equal(m.Key().Public()) || again.Identity().Generation != 2 {
+		t.Fatalf("enrolled again: %+v, %v", again.Identity(), err)
+	}
+	if err := again.Renew(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnEnrolmentIsRefusedWhenEitherSideIsNotTheTokens(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		kind fault.Kind
+		edit func(*desk, *trust.JoinToken)
+	}{
+		"another root":    {fault.Untrusted, func(_ *desk, j *trust.JoinToken) { j.Root[0] ^= 1 }},
+		"another TLS key": {fault.Untrusted, func(_ *desk, j *trust.JoinToken) { j.TLS[0] ^= 1 }},
+		"another secret":  {fault.Denied, func(_ *desk, j *trust.JoinToken) { j.Secret[0] ^= 1 }},
+		"another group":   {fault.Untrusted, func(_ *desk, j *trust.JoinToken) { j.Group = "other" }},
+		"another key":     {fault.Untrusted, func(d *desk, _ *trust.JoinToken) { d.other = trusttest.Key(t) }},
+		"no coordinator":  {fault.Transient, func(d *desk, _ *trust.JoinToken) { d.Close() }},
+	} {
+		d := newDesk(t)
+		o := d.options(t)
+		c.edit(d, &o.Token)
+		if _, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device)); !fault.Is(err, c.kind) {
+			t.Errorf("%s: %v (%s), want %s", name, err, fault.KindOf(err), c.kind)
+		}
+		if _, err := identity.Load(t.Context(), o); !fault.Is(err, fault.NotFound) {
+			t.Errorf("%s: an identity was kept: %v", name, err)
+		}
+	}
+}
+
+func TestEachRenewalShowsTheNewestCertificate(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	o := d.options(t)
+	m, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := m.Client()
+	for range 2 {
+		if err := m.Renew(t.Context(), "10.0.0.1:7946"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]uint64{1, 2}, d.shown); diff != "" {
+		t.Errorf("generations shown (-want +got):\n%s", diff)
+	}
+	if id := m.Identity(); id.Generation != 3 || id.Cell.ID != "plant/1" || m.Client() == before {
+		t.Errorf("renewed %+v", id)
+	}
+	kept, err := identity.Load(t.Context(), o)
+	if err != nil || !cmp.Equal(kept.Identity(), m.Identity()) {
+		t.Errorf("kept %+v, %v", kept, err)
+	}
+	d.renewing = "another"
+	if err := m.Renew(t.Context(), ""); !fault.Is(err, fault.Untrusted) || m.Identity().Generation != 3 {
+		t.Errorf("a certificate of another fleet: %v", err)
+	}
+}
+
+func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
+	t.Parallel()
+	m, _, err := identity.Enrol(t.Context(), newDesk(t).options(t), newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, now := m.RenewAt(), time.Now()
+	if at.Before(now.Add(38*time.Minute)) || at.After(now.Add(41*time.Minute)) {
+		t.Errorf("renewal of an hour's certificate in %s", at.Sub(now))
+	}
+	if m.Expired(at) || !m.Expired(now.Add(61*time.Minute)) {
+		t.Error("it does not end after an hour")
+	}
+}
+
+func TestADamagedIdentityIsInvalid(t *testing.T) {
+	t.Parallel()
+	o := newDesk(t).options(t)
+	if _, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Function)); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(o.Dir, "key.pem")
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.Generate(key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.Load(t.Context(), o); !fault.Is(err, fault.Invalid) || fault.Hint(err) == "" {
+		t.Errorf("with another key: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(o.Dir, "identity.json"), []byte(`{"url":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.Load(t.Context(), o); !fault.Is(err, fault.Invalid) || fault.Hint(err) == "" {
+		t.Errorf("cut short: %v", err)
+	}
+}
+
+// A function's environment variable is newer than what lies in its folder.
+func TestATokenSaysWhereTheCoordinatorIsNow(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	o := d.options(t)
+	if _, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Function)); err != nil {
+		t.Fatal(err)
+	}
+	o.Token.URL, o.Token.TLS = "https://fleet.example:8443", fleet.Digest{}
+	m, err := identity.Load(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := m.Identity(); id.URL != o.Token.URL || id.Pin != "" {
+		t.Errorf("coordinator %s, pin %q", id.URL, id.Pin)
+	}
+}
