@@ -56,7 +56,10 @@ func (h *host) moved(old, next update.State, limits probe.Limits) {
 		h.watches[next.Model] = &watched{root: run.Root, watch: probe.NewWatch(limits)}
 	}
 	for _, q := range next.Quarantined[min(len(old.Quarantined), len(next.Quarantined)):] {
-		if q.Code != "revoked" && q.Code != "crash-loop" { // each crash was counted when it happened
+		switch q.Code {
+		case "revoked", update.CodeGate: // it did not fail here
+		case "crash-loop": // each crash was counted when it happened
+		default:
 			h.fatal(next.Model, q.Root, now)
 		}
 	}
@@ -258,6 +261,9 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 	}
 	if p := l.run.done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
 		r.Done = uint64(max(p.Done, 0))
+	}
+	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
+		r.Target = st.Failure.Root
 	}
 	if st.IsQuarantined(st.Want.Root) && !st.Leaving {
 		r.Target, r.Phase, r.Failure = st.Want.Root, fleet.Quarantined, fleet.ReleaseFailure

@@ -110,7 +110,7 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	for _, p := range t.Directive.Models {
 		a := p.Assign(l.facts)
 		l.reasons[p.Model] = describe(a, t.Refused)
-		ev := update.Event{Kind: update.Assigned, Terms: l.terms(a, t.Directive.Sequence)}
+		ev := update.Event{Kind: update.Assigned, Terms: l.terms(a, t.Directive.Sequence), Failed: gateFailed(p)}
 		if a.Release != nil {
 			ev.Offer = offerOf(*a.Release, a.Variant)
 		}
@@ -141,12 +141,23 @@ func offerOf(r fleet.Release, v fleet.Variant) update.Offer {
 	}
 }
 
+// gateFailed is what the gates of rollouts failed, root by root.
+func gateFailed(p fleet.Placement) []update.GateFailed {
+	var out []update.GateFailed
+	for _, f := range p.Failed {
+		for _, root := range f.Roots {
+			out = append(out, update.GateFailed{Root: root, Rollout: f.Rollout, Text: f.Reason})
+		}
+	}
+	return out
+}
+
 func (l *loop) terms(a fleet.Assignment, seq uint64) update.Terms {
 	t := update.Terms{
 		Rollout: a.Rollout, Arm: a.Arm, Sequence: seq, Reason: a.Reason, Soak: l.o.Soak, Health: l.o.Health, Retry: l.o.Retry,
 	}
 	if x := a.Exposure; x != nil && a.Arm == fleet.Exposed {
-		t.NotBefore, t.Windows, t.Soak, t.Health = x.NotBefore, x.Windows, x.Soak.D(), x.Health
+		t.NotBefore, t.Windows, t.Soak, t.Health, t.Lifts = x.NotBefore, x.Windows, x.Soak.D(), x.Health, x.Retry
 	}
 	return t
 }

@@ -21,12 +21,13 @@ const (
 	CodeIO                       // reading or writing the disk failed
 	CodeCanceled                 // the offer was withdrawn meanwhile
 	CodeInternal                 // a bug
+	CodeGate                     // it did not fail here: the gates of a rollout failed it
 	numCodes
 )
 
 var codeNames = [numCodes]string{
 	"", "self-test", "load", "crash-loop", "unhealthy", "silent", "network", "throttled",
-	"corrupt", "untrusted", "disk-full", "incompatible", "clock", "io", "canceled", "internal",
+	"corrupt", "untrusted", "disk-full", "incompatible", "clock", "io", "canceled", "internal", "gate",
 }
 
 // String is the code's name; CodeNone is empty.
