@@ -41,6 +41,9 @@ type Reason struct {
 	Numbers []Number `json:"numbers,omitempty"`
 }
 
+// GateFailed is the code of the reason for which a failed gate stops a rollout.
+const GateFailed = "gate-failed"
+
 // Number is one figure of a Reason.
 type Number struct {
 	Name  string  `json:"name"`

@@ -149,7 +149,7 @@ func (m *machine) begin() {
 // fail does what the spec says about a failed gate.
 func (m *machine) fail() bool {
 	v := m.v.Verdict
-	why := because("gate-failed", v.Reason, num("e", v.E))
+	why := because(GateFailed, v.Reason, num("e", v.E))
 	switch m.stage().State {
 	case Exposing, Soaking, Deciding:
 		m.enterStage(Failed, why)
