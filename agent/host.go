@@ -196,7 +196,7 @@ func (l *loop) publish() {
 			l.o.Logger.Debug("model not reported", "model", m, "kind", fault.KindOf(err).String(), "err", err)
 		}
 	}
-	l.host.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: residentKiB()})
+	l.host.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: telemetry.ResidentKiB()})
 	l.host.listing.Store(&out)
 	l.changed()
 }

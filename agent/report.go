@@ -1,11 +1,8 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
-	"os"
-	"strconv"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/local"
@@ -57,19 +54,11 @@ func (r *reporter) run(ctx context.Context) {
 }
 
 func (r *reporter) send(now time.Time) error {
-	var msgs [][]byte
-	for _, w := range r.rec.Windows(now) {
-		raw, err := w.Sign(r.fleet, r.key)
-		if err != nil {
-			return err
-		}
-		msgs = append(msgs, raw)
-	}
-	raw, err := r.rec.Row(now).Sign(r.fleet, r.key)
+	msgs, _, err := r.rec.Report(now, r.fleet, r.key)
 	if err != nil {
 		return err
 	}
-	return r.relay.Send(append(msgs, raw)...)
+	return r.relay.Send(msgs...)
 }
 
 // period is how long until the next row when nothing happens: short while a
@@ -81,21 +70,4 @@ func (r *reporter) period() time.Duration {
 		}
 	}
 	return r.idle
-}
-
-// residentKiB is the memory of this process; 0 where the system does not say.
-func residentKiB() uint64 {
-	data, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(data)
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return pages * uint64(os.Getpagesize()) / 1024
 }

@@ -1,10 +1,7 @@
 package lambdamodel
 
 import (
-	"bytes"
 	"context"
-	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -80,7 +77,7 @@ func (u *usage) update(now time.Time) {
 
 // report is how the member stands; mu is held.
 func (m *member) report(now time.Time) (telemetry.ModelState, telemetry.MemberState) {
-	ms := telemetry.MemberState{Directive: m.mem.Trust.Sequence, RSS: residentKiB()}
+	ms := telemetry.MemberState{Directive: m.mem.Trust.Sequence, RSS: telemetry.ResidentKiB()}
 	if m.trusted != nil {
 		ms.Freshness = telemetry.Fresh
 		if now.After(m.trusted.Expires) {
@@ -181,25 +178,16 @@ func (u *usage) send(ctx context.Context) (done chan struct{}) {
 
 func (u *usage) sendRow(ctx context.Context, now time.Time) error {
 	u.update(now)
-	name := u.m.me.Identity().Fleet
-	var msgs [][]byte
-	for _, w := range u.rec.Windows(now) {
-		raw, err := w.Sign(name, u.m.me.Key())
-		if err != nil {
-			return err
-		}
-		msgs = append(msgs, raw)
-	}
-	row := u.rec.Row(now)
-	raw, err := row.Sign(name, u.m.me.Key())
+	me := u.m.me
+	msgs, row, err := u.rec.Report(now, me.Identity().Fleet, me.Key())
 	if err != nil {
 		return err
 	}
-	batch, err := u.codec.Encode(append(msgs, raw))
+	batch, err := u.codec.Encode(msgs)
 	if err != nil {
 		return err
 	}
-	reply, err := u.m.me.Client().SendRows(ctx, noCell, batch, "")
+	reply, err := me.Client().SendRows(ctx, noCell, batch, "")
 	if err != nil {
 		return err
 	}
@@ -218,21 +206,4 @@ func (m *member) hurry() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.refreshAt = time.Time{}
-}
-
-// residentKiB is the memory of this process; 0 where the system does not say.
-func residentKiB() uint64 {
-	data, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(data)
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return pages * uint64(os.Getpagesize()) / 1024
 }

@@ -14,6 +14,6 @@
 //
 // Parsing is strict: what [ParseRow], [ParseWindow] or [ParseSketch] accept
 // encodes to the very bytes that were read, so there is one form of everything.
-// Everything here except [Recorder] is pure; the Recorder is told the time and
-// is safe for concurrent use.
+// Everything here except [Recorder] and [ResidentKiB] is pure; the Recorder is told
+// the time and is safe for concurrent use.
 package telemetry
