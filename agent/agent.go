@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/relay"
 	"github.com/modelfleet/modelfleet/agent/slot"
@@ -50,6 +51,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
+	if o.write != nil {
+		d.write = o.write
+	}
 	me, first, err := o.member(ctx)
 	if err != nil {
 		return err
@@ -89,11 +93,19 @@ func (o *Options) remember(d *disk, id identity.Identity, first identity.Enrolme
 				return mem, nil, err
 			}
 		}
-		// An epoch lost with the file must not come again.
-		mem.Epoch = uint64(time.Now().Unix())
 	}
-	mem.Epoch++
-	return mem, pack, d.save(mem)
+	mem.Epoch = nextEpoch(mem.Epoch, time.Now())
+	if err := d.save(mem); err != nil {
+		o.Logger.Error("state not written", "err", err) // what is there is served all the same
+	}
+	return mem, pack, nil
+}
+
+// nextEpoch is above the one before, and above any that was lost with a state
+// that was damaged or could not be written: no epoch may come again, or begin
+// below one that the coordinator knows.
+func nextEpoch(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(now.Unix(), 0)))
 }
 
 // assemble makes the parts and ties them together.
@@ -195,9 +207,8 @@ func (a *agent) telemetry() error {
 	if err != nil {
 		return err
 	}
-	h := &host{log: a.o.Logger, rec: rec, watches: map[fleet.ModelName]*watched{}, counts: map[counted]local.Counts{}}
-	h.listing.Store(&local.Listing{})
-	a.loop.host = h
+	h := host.New(rec, a.o.Logger)
+	a.loop.host, a.loop.rec = h, rec
 	a.server = local.New(local.Options{Socket: a.o.Socket, TTL: a.o.Lease, Host: h, Logger: a.o.Logger})
 	a.loop.changed = a.server.Changed
 	a.reporter = &reporter{
@@ -256,7 +267,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	id := a.me.Identity()
-	a.loop.host.send = func(e event) { a.loop.send(ctx, e) }
+	a.loop.host.Tell(func(m fleet.ModelName, ev update.Event) { a.loop.send(ctx, event{model: m, ev: ev}) })
 	if err := a.loop.start(ctx, pack); err != nil {
 		ln.Close()
 		return err

@@ -27,8 +27,9 @@ const memorySchema = 1
 
 // disk is the agent's own files. The loop's goroutine alone writes them.
 type disk struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File
+	write func(path string, data []byte, perm fs.FileMode) error // cas.WriteFile
 }
 
 // openDisk takes the state folder; a second agent on it is a Conflict.
@@ -46,7 +47,7 @@ func openDisk(dir string) (*disk, error) {
 		return nil, fault.New(fault.Conflict, "take state folder", dir, err).
 			WithHint("another modelfleet-agent runs on it; give this one its own -state and -socket")
 	}
-	return &disk{dir: dir, lock: f}, nil
+	return &disk{dir: dir, lock: f, write: cas.WriteFile}, nil
 }
 
 func (d *disk) close() error { return d.lock.Close() }
@@ -88,7 +89,7 @@ func (d *disk) save(m memory) error {
 	if err != nil {
 		return fault.New(fault.Internal, "write state", d.dir, err)
 	}
-	return cas.WriteFile(d.path("state.json"), data, 0o600)
+	return d.write(d.path("state.json"), data, 0o600)
 }
 
 // loadPack reads the newest pack that was believed; nil when there is none.
@@ -100,7 +101,7 @@ func (d *disk) loadPack() ([]byte, error) {
 	return data, cas.Classify("read pack", d.path("pack.zst"), err)
 }
 
-func (d *disk) savePack(pack []byte) error { return cas.WriteFile(d.path("pack.zst"), pack, 0o600) }
+func (d *disk) savePack(pack []byte) error { return d.write(d.path("pack.zst"), pack, 0o600) }
 
 // bootID tells one boot of the device from another; "" where the system has none.
 func bootID() string {

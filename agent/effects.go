@@ -138,7 +138,7 @@ func (r *runner) fetch(ctx context.Context, e update.Effect) error {
 	if !ok {
 		return fault.Newf(fault.Transient, "fetch release", o.Ref, "the newest directive does not back it")
 	}
-	bundle, _, err := r.source.Get(ctx, o.Path, "")
+	bundle, err := r.bundle(ctx, o.Path)
 	if err != nil {
 		return err
 	}
@@ -164,6 +164,17 @@ func (r *runner) fetch(ctx context.Context, e update.Effect) error {
 		r.collect(ctx)
 	}
 	return err
+}
+
+// bundleWithin bounds the read of a bundle, which has no ranges to watch over: a
+// source that trickles must not hold a fetch for ever.
+const bundleWithin = 5 * time.Minute
+
+func (r *runner) bundle(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, bundleWithin)
+	defer cancel()
+	b, _, err := r.source.Get(ctx, path, "")
+	return b, err
 }
 
 // done is how far the newest fetch of a model is.

@@ -10,10 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/slot"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -25,7 +27,8 @@ type loop struct {
 	disk  *disk
 	slots *slot.Slots
 	run   *runner
-	host  *host
+	host  *host.Host
+	rec   *telemetry.Recorder
 	// changed wakes the applications that watch.
 	changed func()
 
@@ -43,7 +46,8 @@ type loop struct {
 	refused  string       // why the newest pack was not believed, or ""
 	refusals uint64
 	reasons  map[fleet.ModelName]string
-	retry    []event // whose state could not be written
+	retry    []event   // whose state could not be written
+	stuck    time.Time // until when nothing is written, since the last write failed
 }
 
 // event is something that happened to a model.
@@ -174,7 +178,7 @@ func (l *loop) step(ctx context.Context, e event) error {
 		mem.Models[e.model] = next
 		if err := l.disk.save(mem); err != nil {
 			l.o.Logger.Error("state not written", "model", e.model, "err", err)
-			l.retry = append(l.retry, e)
+			l.later(e)
 			return nil
 		}
 		l.mem = mem
@@ -185,11 +189,32 @@ func (l *loop) step(ctx context.Context, e event) error {
 	}
 	keep := l.keeping()
 	l.keep.Store(&keep)
-	l.host.moved(old, next, l.limits(next))
+	l.host.Moved(old, next, l.limits(next))
 	for _, eff := range effects {
 		l.run.do(ctx, eff)
 	}
 	return nil
+}
+
+// writeAgain is how long a disk that could not be written to is left alone.
+const writeAgain = 5 * time.Second
+
+// later keeps an event whose state could not be written. A tick comes again by
+// itself, and of events that say the same the newest is enough: a disk may be
+// full for weeks.
+func (l *loop) later(e event) {
+	l.stuck = time.Now().Add(writeAgain)
+	if e.ev.Kind == update.Tick {
+		return
+	}
+	i := slices.IndexFunc(l.retry, func(o event) bool {
+		return o.model == e.model && o.ev.Kind == e.ev.Kind && o.ev.Key == e.ev.Key && o.ev.Root == e.ev.Root
+	})
+	if i < 0 {
+		l.retry = append(l.retry, e)
+		return
+	}
+	l.retry[i] = e
 }
 
 // move is [update.Step] behind a guard: a bug in the machine leaves the model as
@@ -251,11 +276,14 @@ func (l *loop) fresh(now time.Time) bool {
 
 // next is how long until a model wants its tick.
 func (l *loop) next() time.Duration {
+	now := time.Now()
+	if wait := l.stuck.Sub(now); wait > 0 {
+		return wait
+	}
 	wait := time.Minute
 	if len(l.retry) > 0 {
-		wait = 5 * time.Second
+		wait = writeAgain
 	}
-	now := time.Now()
 	for _, st := range l.mem.Models {
 		if at := st.Next(); !at.IsZero() && !l.held(st) {
 			wait = min(wait, at.Sub(now))

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -47,6 +48,8 @@ type Options struct {
 	// state and doing what follows; an error ends the agent there as a crash
 	// would. Tests cut the agent short with it.
 	Failpoint func(point string) error
+
+	write func(path string, data []byte, perm fs.FileMode) error // how files are written; tests fill the disk with it
 }
 
 // Info is what an agent that runs says of itself.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -31,8 +32,11 @@ type leases struct {
 	byID map[string]*lease // under mu
 }
 
+// maxLeases bounds what an application that loads under ever new names can take.
+const maxLeases = 1024
+
 // take gives app a lease and reports whether it held one of the same release.
-func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Time) (got lease, reloaded bool) {
+func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Time) (got lease, reloaded bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, old := range l.byID {
@@ -41,9 +45,13 @@ func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Tim
 			reloaded = true
 		}
 	}
+	if len(l.byID) >= maxLeases {
+		return lease{}, reloaded, fault.Newf(fault.Exhausted, "load model", string(model), "%d leases are out", len(l.byID)).
+			WithHint("give leases back with unload; those nobody renews end by themselves")
+	}
 	n := &lease{id: rand.Text(), app: app, model: model, root: r.Root, path: r.Path, expires: now.Add(l.ttl)}
 	l.byID[n.id] = n
-	return *n, reloaded
+	return *n, reloaded, nil
 }
 
 // touch renews a lease and reports whether it is known.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -340,4 +341,33 @@ func TestASocketInUseIsAConflictAndAStaleOneIsReplaced(t *testing.T) {
 	if _, err := third.Listen(); !fault.Is(err, fault.Conflict) {
 		t.Fatalf("listen on a file: %v", err)
 	}
+}
+
+// An application that loads under ever new names is held to a bound; one that
+// gives back what it has can go on.
+func TestLeasesAreBounded(t *testing.T) {
+	f := start(t, time.Minute)
+	f.serve("detector@1.0.0")
+	var first local.Loaded
+	for i := range 2000 {
+		l, err := local.NewClient(local.ClientOptions{Socket: f.socket, App: fmt.Sprint("app-", i)}).Load(t.Context(), "detector")
+		if i == 0 {
+			first = l
+		}
+		if err == nil {
+			continue
+		}
+		if !fault.Is(err, fault.Exhausted) || i < 100 {
+			t.Fatalf("load %d: %v, want Exhausted after many", i, err)
+		}
+		c := local.NewClient(local.ClientOptions{Socket: f.socket, App: "patient"})
+		if err := c.Unload(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Load(t.Context(), "detector"); err != nil {
+			t.Errorf("after one was given back: %v", err)
+		}
+		return
+	}
+	t.Error("2000 leases were given")
 }

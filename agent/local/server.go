@@ -210,7 +210,10 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) error {
 		return fault.Newf(fault.NotFound, "load model", string(m.Name), "nothing to serve yet: %s", m.Phase).
 			WithHint("watch GET /v1/watch?model=%s and load when it serves", m.Name)
 	}
-	l, reloaded := s.leases.take(req.App, m.Name, *m.Serving, time.Now())
+	l, reloaded, err := s.leases.take(req.App, m.Name, *m.Serving, time.Now())
+	if err != nil {
+		return err
+	}
 	if reloaded {
 		s.lost(l, req.App+" loaded the same release again without unloading it", false)
 	}
