@@ -3,7 +3,7 @@
 // says what it sees.
 //
 //	packs (coordinator, cell, file) ─▶ trust.Verify ─▶ Assign ─┐
-//	applications (agent/local) ─▶ agent/probe ─────────────────┤
+//	applications (agent/local) ─▶ agent/host ──────────────────┤
 //	answers of effects ────────────────────────────────────────┤
 //	                                                           ▼
 //	      one goroutine: update.Step ─▶ state on disk ─▶ effects (fetch, probe, switch)

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/agent/probe"
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+// limits is what a release may do while it is watched.
+func (l *loop) limits(st update.State) probe.Limits {
+	return probe.Limits{Health: st.Terms.Health, ErrorRate: l.o.ErrorRate, MinUses: 50}
+}
+
+// publish tells applications, and the recorder, how things stand.
+func (l *loop) publish() {
+	out := local.Listing{
+		Member: l.facts.ID, Agent: l.o.Version, Directive: l.mem.Trust.Sequence,
+		Freshness: l.freshness().String(), Refused: l.refused, Models: []local.Model{},
+	}
+	now := time.Now()
+	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+		st := l.mem.Models[m]
+		out.Models = append(out.Models, l.view(st))
+		if err := l.rec.SetModel(m, now, l.report(st)); err != nil {
+			l.o.Logger.Debug("model not reported", "model", m, "kind", fault.KindOf(err).String(), "err", err)
+		}
+	}
+	l.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: telemetry.ResidentKiB()})
+	l.host.Publish(out)
+	l.changed()
+}
+
+func (l *loop) freshness() telemetry.Freshness {
+	switch {
+	case l.trusted.Load() == nil:
+		return telemetry.NoPack
+	case l.fresh(time.Now()):
+		return telemetry.Fresh
+	}
+	return telemetry.Stale
+}
+
+func (l *loop) view(st update.State) local.Model {
+	p := l.run.done(st.Model)
+	v := local.Model{
+		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model],
+		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
+		Failure: st.Failure.Class, FailureCode: st.Failure.Code, FailureText: st.Failure.Text,
+	}
+	v.BytesReused = p.Resume + p.From[delivery.Copy]
+	if st.Phase == fleet.Downloading {
+		v.BytesDone, v.BytesTotal = p.Done, st.Target.Size
+	}
+	// What is served is what the disk says, not what was meant to be.
+	if d, ok := l.current(st.Model); ok && !d.IsZero() {
+		if h, known := heldAs(st, d); known {
+			v.Serving = &local.Release{Ref: h.Ref, Root: h.Root, Path: l.run.store.ReleaseDir(d)}
+		}
+	}
+	if f := st.Fallback; !f.IsZero() {
+		v.Previous = &local.Release{Ref: f.Ref, Root: f.Root, Path: l.run.store.ReleaseDir(f.Bundle)}
+	}
+	for _, q := range st.Quarantined {
+		v.Quarantined = append(v.Quarantined, local.Refused{Ref: q.Ref, Root: q.Root, Code: q.Code, Text: q.Text, At: q.At})
+	}
+	return v
+}
+
+// heldAs names the release that a folder on the disk holds.
+func heldAs(st update.State, bundle fleet.Digest) (update.Offer, bool) {
+	for _, o := range []update.Offer{st.Running.Offer, st.Target, st.Fallback.Offer} {
+		if o.Bundle == bundle {
+			return o, true
+		}
+	}
+	return update.Offer{}, false
+}
+
+// report is a model's state as rows tell it. A device that refuses what it is
+// told to run says so, whatever it does instead.
+func (l *loop) report(st update.State) telemetry.ModelState {
+	r := telemetry.ModelState{
+		Target: st.Target.Root, Rollout: st.Terms.Rollout, Arm: st.Terms.Arm, Phase: st.Phase,
+		Failure: st.Failure.Class, Code: codeOf(st.Failure.Code), Total: uint64(max(st.Target.Size, 0)),
+	}
+	if d, ok := l.current(st.Model); ok && !d.IsZero() {
+		if o, known := heldAs(st, d); known {
+			r.Running = o.Root
+		}
+	}
+	if p := l.run.done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
+		r.Done = uint64(max(p.Done, 0))
+	}
+	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
+		r.Target = st.Failure.Root
+	}
+	if st.IsQuarantined(st.Want.Root) && !st.Leaving {
+		r.Target, r.Phase, r.Failure = st.Want.Root, fleet.Quarantined, fleet.ReleaseFailure
+		for _, q := range st.Quarantined {
+			if q.Root == st.Want.Root {
+				r.Code = codeOf(q.Code)
+			}
+		}
+	}
+	if r.Target.IsZero() {
+		r.Target = st.Failure.Root
+	}
+	return r
+}
+
+// codeOf is a failure's code on the wire; those that only the device tells apart
+// are sent as what they come to.
+func codeOf(code string) telemetry.FailureCode {
+	switch code {
+	case "boot-loop":
+		return telemetry.CodeCrashLoop
+	case "revoked":
+		return telemetry.CodeUntrusted
+	case update.CodeGone:
+		return telemetry.CodeIO
+	}
+	return telemetry.ParseFailureCode(code)
+}
