@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
@@ -123,10 +124,8 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 	}
 	for _, s := range steps {
 		after[s.run] = s.status
-		if s.status.State == rollout.Succeeded {
-			rel := s.run.rec.Release
-			bases[rel.Model] = bases[rel.Model].Settled(s.run.spec.Population.Selector, rel)
-		}
+		m := s.run.rec.Release.Model
+		bases[m] = s.apply(bases[m])
 	}
 	out := []fleet.Placement{}
 	why := ""
@@ -137,7 +136,7 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 		if change := describe(old, p); change != "" {
 			why += string(m) + ": " + change + "; "
 		}
-		if len(p.Releases()) > 0 {
+		if len(p.Releases()) > 0 || len(p.Failed) > 0 {
 			out = append(out, p)
 		}
 	}
@@ -145,6 +144,32 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 		why = "the fleet's first; "
 	}
 	return out, why[:len(why)-2]
+}
+
+// apply is the placement after the step, but for whom the rollout exposes.
+func (s step) apply(p fleet.Placement) fleet.Placement {
+	rel, spec := s.run.rec.Release, s.run.spec
+	if spec.Retry && s.run.status.AsOf.IsZero() && !s.status.AsOf.IsZero() {
+		p = p.WithoutFailed(rel) // it begins, and an operator said so
+	}
+	if why, failed := s.gateFailed(); failed {
+		p = p.WithFailed(fleet.Failing(rel, s.run.rec.ID, why))
+	}
+	if s.status.State == rollout.Succeeded {
+		p = p.Settled(spec.Population.Selector, rel).WithoutFailed(rel)
+	}
+	return p
+}
+
+// gateFailed reports whether the rollout was stopped in this step because a gate
+// failed, not because a person wanted it.
+func (s step) gateFailed() (why string, failed bool) {
+	for _, a := range s.actions {
+		if a.Kind == rollout.EnterState && a.Reason.Code == rollout.GateFailed && (a.To == rollout.RollingBack.String() || a.To == rollout.Paused.String()) {
+			return a.Reason.Text, true
+		}
+	}
+	return "", false
 }
 
 // exposure is what the directive says of a model's rollouts: the newest that has
@@ -185,6 +210,9 @@ func describe(old, next fleet.Placement) string {
 	if text != "" {
 		sep = ", "
 	}
+	if change := describeFailed(old, next); change != "" {
+		text, sep = text+sep+change, ", "
+	}
 	switch o, n := old.Rollout, next.Rollout; {
 	case o == nil && n != nil:
 		text += sep + "rollout " + string(n.ID) + " of " + n.Release.Ref() + " begins"
@@ -196,6 +224,26 @@ func describe(old, next fleet.Placement) string {
 		text += sep + "rollout " + string(n.ID) + " moves its bounds"
 	}
 	return text
+}
+
+// describeFailed says in words which releases are given up, and which may be
+// tried again.
+func describeFailed(old, next fleet.Placement) string {
+	var parts []string
+	has := func(p fleet.Placement, f fleet.FailedRelease) bool {
+		return slices.ContainsFunc(p.Failed, func(o fleet.FailedRelease) bool { return o.Release == f.Release && o.Rollout == f.Rollout })
+	}
+	for _, f := range next.Failed {
+		if !has(old, f) {
+			parts = append(parts, f.Release+" failed the gates of rollout "+string(f.Rollout)+" and is quarantined where it ran")
+		}
+	}
+	for _, f := range old.Failed {
+		if !slices.ContainsFunc(next.Failed, func(o fleet.FailedRelease) bool { return o.Release == f.Release }) {
+			parts = append(parts, f.Release+", which failed in rollout "+string(f.Rollout)+", is no longer held back")
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // samePlacements compares what would be signed.

@@ -64,7 +64,7 @@ func (l *loop) add(ctx context.Context, rec store.Rollout) error {
 			return err
 		}
 		r.watch, err = l.intake.Watch(intake.WatchOptions{
-			ID: rec.ID, Release: rec.Release, Stable: l.bases(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings, Edges: rec.Edges,
+			ID: rec.ID, Release: rec.Release, Stable: l.bases(rec.Release.Model), BurnIn: r.spec.BurnIn.D(), Started: rec.Started, Standings: standings, Edges: rec.Edges, Retry: r.spec.Retry,
 			Metrics: slices.ContainsFunc(r.spec.Gates, func(g fleet.Gate) bool { return g.Gate == fleet.GateMetric && !g.Off }),
 		})
 		if err != nil {

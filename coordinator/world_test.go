@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -225,6 +226,7 @@ func (w *world) eventually(what string, cond func() bool) {
 type behaviour struct {
 	errors   int // of a hundred requests
 	fails    bool
+	spares   fleet.MemberID // on which it does not fail
 	requests int
 }
 
@@ -242,7 +244,8 @@ type device struct {
 
 	etag    string
 	running fleet.Digest
-	refused map[fleet.Digest]bool // quarantined
+	refused map[fleet.Digest]fleet.RolloutID // quarantined, and in which rollout
+	failed  []fleet.FailedRelease            // as the directive says
 	target  fleet.Digest
 	rollout fleet.RolloutID
 	n       int
@@ -251,7 +254,7 @@ type device struct {
 // enrol joins a member by a token.
 func (w *world) enrol(token, id string, labels fleet.Labels) *device {
 	w.t.Helper()
-	d := &device{w: w, key: must(signer.Ephemeral())(w.t), codec: must(telemetry.NewCodec())(w.t), refused: map[fleet.Digest]bool{}}
+	d := &device{w: w, key: must(signer.Ephemeral())(w.t), codec: must(telemetry.NewCodec())(w.t), refused: map[fleet.Digest]fleet.RolloutID{}}
 	join := must(trust.ParseJoinToken(token))(w.t)
 	anon := must(api.NewClient(api.Options{URL: join.URL, Pin: join.TLS.String()}))(w.t)
 	defer anon.Close()
@@ -316,17 +319,26 @@ func (d *device) obey(dir fleet.Directive, act map[fleet.Digest]behaviour, now t
 		return nil
 	}
 	a := p.Assign(d.facts)
+	d.failed = p.Failed
+	for _, f := range p.Failed {
+		if slices.Contains(f.Roots, d.running) && d.running != a.Variant.Root {
+			d.refused[d.running] = f.Rollout
+		}
+	}
+	if a.Arm == fleet.Exposed && a.Exposure.Retry && d.refused[a.Variant.Root] != a.Rollout {
+		delete(d.refused, a.Variant.Root)
+	}
 	s := telemetry.ModelState{Rollout: a.Rollout, Arm: a.Arm, Phase: fleet.Healthy}
 	if a.Release == nil {
 		d.running, s.Phase = fleet.Digest{}, fleet.Idle
 		return d.rec.SetModel(model, now, s)
 	}
 	s.Target = a.Variant.Root
-	switch {
-	case d.refused[a.Variant.Root]:
+	switch _, refused := d.refused[a.Variant.Root]; {
+	case refused:
 		s.Phase, s.Failure, s.Code = fleet.Quarantined, fleet.ReleaseFailure, telemetry.CodeSelfTest
-	case act[a.Variant.Root].fails:
-		d.refused[a.Variant.Root] = true
+	case act[a.Variant.Root].fails && act[a.Variant.Root].spares != d.facts.ID:
+		d.refused[a.Variant.Root] = a.Rollout
 		s.Phase, s.Failure, s.Code = fleet.Failed, fleet.ReleaseFailure, telemetry.CodeSelfTest
 	default:
 		d.running = a.Variant.Root

@@ -20,7 +20,7 @@ import (
 type rolloutStart struct {
 	*desk
 	file, preset, group, reason string
-	dryRun, watch               bool
+	dryRun, watch, retry        bool
 }
 
 func (d *desk) rolloutStart() *cobra.Command {
@@ -49,9 +49,14 @@ A policy, with everything that it may hold:
   stageDeadline: 24h                 # how long a stage may stay without a verdict
   onInconclusive: hold               # hold, continue or abort
   onFail: rollback                   # rollback or pause
-  windows: [{from: 02:00, to: 05:30, days: [mon, tue]}]  # local time of each member`,
+  windows: [{from: 02:00, to: 05:30, days: [mon, tue]}]  # local time of each member
+  retry: true                        # try again what failed in an earlier rollout
+
+A release that failed the gates of a rollout is refused, and stays in quarantine
+on the members that had it, until a rollout of it is started with --retry.`,
 		Example: `  modelfleet rollout start detector@1.5.0 --preset standard
   modelfleet rollout start detector@1.5.0 -f policy.yaml --reason 'ghosts at night' --watch
+  modelfleet rollout start detector@1.5.0 -f policy.yaml --retry     # it failed before, and not by its own fault
   modelfleet rollout start detector@1.5.0 -f policy.yaml --dry-run   # check the policy only`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
@@ -60,6 +65,7 @@ A policy, with everything that it may hold:
 	f.StringVar(&o.preset, "preset", "", "a ready policy, by name")
 	f.StringVar(&o.group, "group", "", "the `group` whose members take part; default by default")
 	f.StringVar(&o.reason, "reason", "", "why, for the audit log")
+	f.BoolVar(&o.retry, "retry", false, "try a release again that failed in an earlier rollout, also where it is in quarantine")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy, print what it says, begin nothing")
 	f.BoolVarP(&o.watch, "watch", "w", false, "then watch it to its end")
 	_ = cmd.RegisterFlagCompletionFunc("preset", cobra.FixedCompletions([]string{"cautious", "standard", "fast", "AllAtOnce", "Linear50PercentEvery30Seconds", "Canary10Percent20Minutes", "Linear20PercentEvery6Minutes"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is declared above
@@ -75,6 +81,7 @@ func (o *rolloutStart) run(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	spec.Retry = spec.Retry || o.retry
 	if o.dryRun {
 		if o.json() {
 			return o.JSON(spec)
@@ -85,7 +92,7 @@ func (o *rolloutStart) run(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	x, err := client.StartRollout(ctx, api.RolloutRequest{Model: model, Version: version, Group: fleet.Group(o.group), Spec: text, Preset: o.preset, Reason: o.reason})
+	x, err := client.StartRollout(ctx, api.RolloutRequest{Model: model, Version: version, Group: fleet.Group(o.group), Spec: text, Preset: o.preset, Reason: o.reason, Retry: o.retry})
 	if err != nil {
 		return err
 	}
@@ -135,7 +142,7 @@ func (o *rolloutStart) printSpec(s fleet.Spec) error {
 		population = "every member that can run it"
 	}
 	err := o.Pairs("population", population, "alpha", fmt.Sprintf("%g%%", float64(s.Alpha)), "stage deadline", s.StageDeadline.String(),
-		"inconclusive", string(s.OnInconclusive), "failing gate", string(s.OnFail))
+		"inconclusive", string(s.OnInconclusive), "failing gate", string(s.OnFail), "tried again", map[bool]string{true: "also where it failed before"}[s.Retry])
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -52,6 +53,9 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 		return api.RolloutInfo{}, fault.Newf(fault.Exhausted, op, string(r.Model), "%d parts of the fleet have a stable release of their own already", len(p.Overrides)).
 			WithHint("roll out to everyone, or to one of those parts: `modelfleet verify --pack` names them")
 	}
+	if err := notAgain(dir, rel.Release, spec); err != nil {
+		return api.RolloutInfo{}, err
+	}
 	if err := d.someone(rel.Release, spec, r.Group); err != nil {
 		return api.RolloutInfo{}, err
 	}
@@ -80,20 +84,37 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	return info, nil
 }
 
+// notAgain refuses a release that the gates of an earlier rollout failed, unless
+// the spec says that it is to be tried again.
+func notAgain(dir fleet.Directive, rel fleet.Release, spec fleet.Spec) error {
+	p, _ := dir.Placement(rel.Model)
+	f, failed := p.FailedAs(rel)
+	if !failed || spec.Retry {
+		return nil
+	}
+	what := "the gates of rollout " + string(f.Rollout) + " failed it"
+	if f.Release != rel.Ref() {
+		what = "it shares files with " + f.Release + ", which the gates of rollout " + string(f.Rollout) + " failed"
+	}
+	return fault.Newf(fault.Conflict, "start rollout", rel.Ref(), "%s: %s", what, f.Reason).
+		WithHint("publish a better version; to try this one again, also where it is in quarantine, start it with --retry")
+}
+
 func specOf(r api.RolloutRequest) (fleet.Spec, error) {
+	var spec fleet.Spec
+	var err error
 	switch {
 	case len(r.Spec) > 0 && r.Preset != "":
-		return fleet.Spec{}, fault.Newf(fault.Invalid, "start rollout", "", "both a spec and a preset are given")
+		return spec, fault.Newf(fault.Invalid, "start rollout", "", "both a spec and a preset are given")
 	case len(r.Spec) > 0:
-		spec, err := fleet.ParseSpec(r.Spec)
-		if err != nil {
-			return spec, err
+		if spec, err = fleet.ParseSpec(r.Spec); err == nil {
+			err = checkMetrics(spec)
 		}
-		return spec, checkMetrics(spec)
-	case r.Preset == "":
-		r.Preset = "standard"
+	default:
+		spec, err = fleet.Preset(cmp.Or(r.Preset, "standard"))
 	}
-	return fleet.Preset(r.Preset)
+	spec.Retry = spec.Retry || r.Retry
+	return spec, err
 }
 
 // checkMetrics refuses gates on metrics that no member reports: such a gate

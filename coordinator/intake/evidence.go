@@ -50,6 +50,7 @@ type Watch struct {
 	started  time.Time
 	edges    [3]uint64 // latency in microseconds
 	metrics  bool      // a gate asks for them
+	retry    bool      // members lift the quarantines of earlier rollouts
 	standing map[fleet.MemberID]Standing
 	dirty    map[fleet.MemberID]bool
 }
@@ -62,6 +63,7 @@ type WatchOptions struct {
 	BurnIn    time.Duration
 	Started   time.Time
 	Metrics   bool      // a gate watches metrics
+	Retry     bool      // members lift the quarantines of earlier rollouts
 	Edges     [3]uint64 // as [Watch.Edges] said when the rollout began; zero: worked out anew
 	Standings []store.Standing
 }
@@ -70,7 +72,7 @@ type WatchOptions struct {
 func (in *Intake) Watch(o WatchOptions) (*Watch, error) {
 	w := &Watch{
 		in: in, id: o.ID, prefix: telemetry.RolloutPrefix(o.ID), model: telemetry.ModelPrefix(o.Release.Model),
-		roots: prefixes(o.Release), stable: prefixes(o.Stable...), burnIn: o.BurnIn, metrics: o.Metrics, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
+		roots: prefixes(o.Release), stable: prefixes(o.Stable...), burnIn: o.BurnIn, metrics: o.Metrics, retry: o.Retry, started: o.Started, digests: map[telemetry.Prefix]fleet.Digest{},
 		standing: map[fleet.MemberID]Standing{}, dirty: map[fleet.MemberID]bool{},
 	}
 	for _, v := range o.Release.Variants {
@@ -186,7 +188,8 @@ func (w *Watch) set(id fleet.MemberID, st Standing) {
 func (w *Watch) advance(id fleet.MemberID, st Standing, known bool, m telemetry.Model, l latest) (Standing, bool) {
 	before := st
 	runs := w.roots[m.Running]
-	failed := m.Failure == fleet.ReleaseFailure && w.roots[m.Target]
+	// What the gates failed did not fail on the member.
+	failed := m.Failure == fleet.ReleaseFailure && m.Code != telemetry.CodeGate && w.roots[m.Target]
 	switch {
 	case m.Arm == fleet.Exposed && st.Arm != fleet.Exposed && (runs || failed || m.Phase == fleet.Activating):
 		st = Standing{Arm: fleet.Exposed, Since: w.since(m, fleet.Exposed, l), Counted: st.Counted}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/analysis"
 	"github.com/modelfleet/modelfleet/coordinator/intake"
+	"github.com/modelfleet/modelfleet/coordinator/rollout"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/signer"
@@ -348,3 +349,32 @@ func BenchmarkAdd(b *testing.B) {
 }
 
 func encode(v any) ([]byte, error) { return json.Marshal(v) }
+
+// What the gates of an earlier rollout failed did not fail on the member, and a
+// retry does not take it for refused before the member has heard of it.
+func TestTheGatesQuarantineIsNoFailureOfTheMember(t *testing.T) {
+	m, ds := newMembers(t, "a")
+	in := newIntake(t, m)
+	w := watch(t, in)
+	retry := must(in.Watch(intake.WatchOptions{ID: "r2", Release: newer, Stable: []fleet.Release{stable}, Started: start, Retry: true}))(t)
+	all := []fleet.Facts{facts("a")}
+	spec := fleet.Spec{Stages: []fleet.Stage{{Name: "all", Percent: 100}}}
+	observe := func(w *intake.Watch, id, of fleet.RolloutID, code telemetry.FailureCode) (quarantined, failed bool) {
+		must(0, ds[0].rec.SetModel("detector", start, telemetry.ModelState{
+			Running: stable.Variants[0].Root, Target: newer.Variants[0].Root, Rollout: of, Arm: fleet.Exposed,
+			Phase: fleet.Quarantined, Failure: fleet.ReleaseFailure, Code: code,
+		}))(t)
+		in.Add([][]byte{ds[0].row(start)}, "a", start)
+		got, _ := find(w.Evidence(all, start), "a")
+		return w.Observe(rollout.NewRoster(id, newer, spec, all), start)[0].Quarantined, got.Failed
+	}
+	if q, failed := observe(w, "r1", "r1", telemetry.CodeGate); !q || failed {
+		t.Errorf("by the gates: quarantined %v, failed %v", q, failed)
+	}
+	if q, _ := observe(retry, "r2", "r1", telemetry.CodeGate); q {
+		t.Error("a retry is refused by a member that has not heard of it")
+	}
+	if q, failed := observe(retry, "r2", "r2", telemetry.CodeSelfTest); !q || !failed {
+		t.Errorf("by the member in the retry: quarantined %v, failed %v", q, failed)
+	}
+}

@@ -53,7 +53,8 @@ func (w *Watch) Observe(r *rollout.Roster, now time.Time) []rollout.Observation 
 			if o.Running.IsZero() && !s.Running.IsZero() {
 				copy(o.Running[:], s.Running[:]) // some other release
 			}
-			o.Quarantined = s.Phase == fleet.Quarantined && w.roots[s.Target]
+			// A retry lifts the quarantines of other rollouts, once it is heard of.
+			o.Quarantined = s.Phase == fleet.Quarantined && w.roots[s.Target] && (!w.retry || s.Rollout == w.prefix)
 		}
 		out[i] = o
 	}

@@ -213,6 +213,7 @@ type RolloutRequest struct {
 	Group   fleet.Group     `json:"group,omitempty"`
 	Spec    json.RawMessage `json:"spec,omitempty"`   // a fleet.Spec, strict
 	Preset  string          `json:"preset,omitempty"` // instead of Spec
+	Retry   bool            `json:"retry,omitempty"`  // as the spec's; for presets
 	Reason  string          `json:"reason,omitempty"`
 }
 

@@ -21,7 +21,7 @@ type FailedRelease struct {
 const (
 	MaxFailed       = 8
 	MaxFailedRoots  = 64
-	MaxFailedReason = 160 // bytes
+	MaxFailedReason = 256 // bytes
 )
 
 // Failing is what is remembered of a release that the gates of a rollout failed.

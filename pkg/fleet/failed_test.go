@@ -74,7 +74,7 @@ func TestNewestFailedFirst(t *testing.T) {
 
 func TestALongReasonIsShortened(t *testing.T) {
 	t.Parallel()
-	f := fleet.Failing(built("1.0.0", "a", "a"), "r1", strings.Repeat("ü", 200)+"\nend")
+	f := fleet.Failing(built("1.0.0", "a", "a"), "r1", strings.Repeat("ü", 300)+"\nend")
 	if !strings.HasSuffix(f.Reason, "ü...") || len(f.Reason) > fleet.MaxFailedReason || len(f.Roots) != 1 {
 		t.Errorf("%d bytes, %d roots: %s", len(f.Reason), len(f.Roots), f.Reason)
 	}
