@@ -39,6 +39,7 @@ type loop struct {
 	report    time.Duration
 	wake      <-chan struct{}
 	now       func() time.Time
+	catchup   func(context.Context) error // takes up admissions that a lost publication took with it
 
 	loaded bool
 	runs   []*run          // that live, or still say something in the directive; oldest first
@@ -54,6 +55,7 @@ func newLoop(h *house) *loop {
 	l := &loop{
 		group: fleet.DefaultGroup, store: h.store, inventory: h.inventory, intake: h.intake, publisher: h.publisher,
 		events: h.events, log: h.log, tick: h.o.Tick, report: h.o.Report, wake: h.wake, now: time.Now,
+		catchup: h.desk.Catchup,
 	}
 	return l
 }
@@ -101,6 +103,9 @@ func (l *loop) run(ctx context.Context) error {
 		if fault.Is(err, fault.Conflict) {
 			if l.conflicts++; l.conflicts >= maxConflicts {
 				return err
+			}
+			if err := l.catchup(ctx); err != nil {
+				l.log.Error("admissions not taken up again", "err", err)
 			}
 		}
 	}

@@ -131,6 +131,7 @@ func (h *house) live(ctx context.Context) error {
 		}
 		h.address.Gossip = h.cell.pool.Addr()
 	}
+	stop := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	server, err := h.server(ctx)
 	if err != nil {
@@ -151,8 +152,12 @@ func (h *house) live(ctx context.Context) error {
 	})
 	h.log.Info("serving", "fleet", h.m.file.Name, "addr", h.address.Addr, "url", h.address.URL, "pin", h.address.Pin, "gossip", h.address.Gossip)
 	h.o.Serving(h.address)
-	if err := g.Wait(); err != nil && ctx.Err() == nil || fault.Is(err, fault.Conflict) {
-		return err
+	err = g.Wait()
+	if stop.Err() == nil || fault.Is(err, fault.Conflict) {
+		return err // nobody asked for an end
+	}
+	if err != nil {
+		h.log.Warn("stopped in disorder", "err", err)
 	}
 	return nil
 }
