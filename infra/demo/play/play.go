@@ -152,5 +152,8 @@ func (w *world) stay(ctx context.Context) {
 	if w.client != nil {
 		w.n.line("Dashboard: " + w.url + "  (sign in with the token in " + w.contextFile() + ")")
 	}
+	if w.traffic == nil && w.fn != nil {
+		w.traffic = w.keepInvoking() // a function that nobody calls reports nothing
+	}
 	<-ctx.Done()
 }
