@@ -3,6 +3,8 @@ package desk
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/store"
@@ -74,35 +76,38 @@ func (d *Desk) Admit(ctx context.Context, by api.OperatorToken, r api.AdmitReque
 // take admits and writes down what was admitted before members can see it.
 func (d *Desk) take(ctx context.Context, team fleet.Team, by string) (repository.Admission, error) {
 	now := d.o.Now().UTC()
-	return d.o.Publisher.Admit(ctx, team, now, func(a repository.Admission) error {
-		adm := store.Admission{Team: team}
-		var notes []audit.Note
-		for _, e := range a.Added {
-			adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
-			notes = append(notes, audit.Note{
-				At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
-				Reason: fmt.Sprintf("signed by team %s, role version %d", team, a.Version), Detail: e,
-			})
-		}
-		for _, rel := range a.Delisted {
-			adm.Revoked = append(adm.Revoked, rel.Ref())
-			notes = append(notes, audit.Note{
-				At: now, Actor: by, Action: audit.ReleaseRevoked, Subject: rel.Ref(),
-				Reason: fmt.Sprintf("delisted by team %s, role version %d", team, a.Version),
-			})
-		}
-		if err := d.o.Store.Admit(ctx, adm, notes...); err != nil {
-			return err
-		}
-		if err := d.reload(ctx); err != nil {
-			return err
-		}
-		for _, n := range notes {
-			d.o.Logger.Info("release decided", "action", n.Action, "release", n.Subject, "by", by, "reason", n.Reason)
-			d.o.Events.Publish(api.Event{At: now, Kind: "release", Subject: n.Subject, Text: n.Action + ": " + n.Reason})
-		}
-		return d.withdraw(ctx, a.Delisted, by)
-	})
+	return d.o.Publisher.Admit(ctx, team, now, func(a repository.Admission) error { return d.record(ctx, a, by, now) })
+}
+
+// record keeps what an admission changed, with its audit entries.
+func (d *Desk) record(ctx context.Context, a repository.Admission, by string, now time.Time) error {
+	adm := store.Admission{Team: a.Team}
+	var notes []audit.Note
+	for _, e := range a.Added {
+		adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
+		notes = append(notes, audit.Note{
+			At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
+			Reason: fmt.Sprintf("signed by team %s, role version %d", a.Team, a.Version), Detail: e,
+		})
+	}
+	for _, rel := range a.Delisted {
+		adm.Revoked = append(adm.Revoked, rel.Ref())
+		notes = append(notes, audit.Note{
+			At: now, Actor: by, Action: audit.ReleaseRevoked, Subject: rel.Ref(),
+			Reason: fmt.Sprintf("delisted by team %s, role version %d", a.Team, a.Version),
+		})
+	}
+	if err := d.o.Store.Admit(ctx, adm, notes...); err != nil {
+		return err
+	}
+	if err := d.reload(ctx); err != nil {
+		return err
+	}
+	for _, n := range notes {
+		d.o.Logger.Info("release decided", "action", n.Action, "release", n.Subject, "by", by, "reason", n.Reason)
+		d.o.Events.Publish(api.Event{At: now, Kind: "release", Subject: n.Subject, Text: n.Action + ": " + n.Reason})
+	}
+	return d.withdraw(ctx, a.Delisted, by)
 }
 
 // withdraw rolls back the rollouts of releases that their publisher took back:
@@ -179,11 +184,12 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 // and not published is admitted again, and what the bucket lists and the store
 // does not know, since it was made anew, is written down.
 func (d *Desk) Catchup(ctx context.Context) error {
-	listed, err := d.o.Publisher.Listed()
+	// The store first: what is in it was listed before, unless it was lost.
+	rs, err := d.o.Store.Releases(ctx)
 	if err != nil {
 		return err
 	}
-	rs, err := d.o.Store.Releases(ctx)
+	listed, err := d.o.Publisher.Listed()
 	if err != nil {
 		return err
 	}
@@ -211,11 +217,33 @@ func (d *Desk) Catchup(ctx context.Context) error {
 		d.o.Logger.Warn("release taken from the bucket, the store has none", "release", e.Release.Ref())
 	}
 	for team := range behind {
-		if _, err := d.o.Publisher.Admit(ctx, team, now, func(repository.Admission) error { return nil }); err != nil {
+		unknown := func(a repository.Admission) error { return d.record(ctx, news(a, rs, have), audit.Coordinator, now) }
+		if _, err := d.o.Publisher.Admit(ctx, team, now, unknown); err != nil {
 			d.o.Logger.Error("admitted releases are not published", "team", team, "err", err)
 			continue
 		}
 		d.o.Logger.Info("admission finished after a restart", "team", team)
 	}
 	return d.reload(ctx)
+}
+
+// news is what the store does not know of an admission that is made again: the
+// publisher may have gone on since, and that is as much a decision as it would
+// have been before the restart. listed is what the bucket's snapshot lists.
+func news(a repository.Admission, rs []store.Release, listed map[string]bool) repository.Admission {
+	added, known := map[string]bool{}, map[string]bool{}
+	for _, e := range a.Added {
+		added[e.Release.Ref()] = true
+	}
+	a.Delisted = slices.Clone(a.Delisted)
+	for _, r := range rs {
+		ref := r.Ref()
+		known[ref] = !r.Revoked
+		if r.Team == a.Team && !r.Revoked && !listed[ref] && !added[ref] { // taken back before anybody saw it
+			a.Delisted = append(a.Delisted, r.Release)
+		}
+	}
+	a.Added = slices.DeleteFunc(slices.Clone(a.Added), func(e trust.Entry) bool { return known[e.Release.Ref()] })
+	a.Delisted = slices.DeleteFunc(a.Delisted, func(r fleet.Release) bool { return !known[r.Ref()] })
+	return a
 }
