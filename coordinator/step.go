@@ -291,8 +291,9 @@ func finite(x float64) float64 {
 func (s step) info(rec store.Rollout, verdicts []*api.VerdictInfo) api.RolloutInfo {
 	info := desk.Info(rec, s.run.spec, s.status)
 	info.Population, info.EverExposed, info.StillOn = s.tally.Population, s.run.watch.EverRan(), s.tally.On
-	info.Exposed = s.run.watch.Arm(fleet.Exposed, s.tally.Told)
-	info.Control = s.run.watch.Arm(fleet.Control, s.tally.Population-s.tally.Told)
+	exposed := max(s.tally.Told, info.EverExposed) // those that went back still belong to their arm
+	info.Exposed = s.run.watch.Arm(fleet.Exposed, exposed)
+	info.Control = s.run.watch.Arm(fleet.Control, s.tally.Population-exposed)
 	for i := range info.Stages {
 		if i < len(verdicts) {
 			info.Stages[i].Verdict = verdicts[i]

@@ -25,14 +25,15 @@ func (m *machine) stepBack() bool {
 			silent += count(!o.Reachable)
 		}
 	}
-	numbers := []Number{num("still", still), num("silent", silent)}
+	// Why it was rolled back stays the first thing that is said of it.
+	why, numbers := m.st.Reason.Text, []Number{num("still", still), num("silent", silent)}
 	switch {
 	case still == 0:
 		m.st.Silent = silent
-		return m.enter(RolledBack, because("returned", "nobody is exposed and every member that answers runs something else", numbers...))
+		return m.enter(RolledBack, because("returned", why+"; every member that answers runs something else", numbers...))
 	case late:
 		m.st.Silent = silent
-		return m.enter(RolledBack, because("deadline", "nobody is exposed; the deadline of "+m.spec.StageDeadline.String()+" passed with members still on the release", numbers...))
+		return m.enter(RolledBack, because("deadline", why+"; the deadline of "+m.spec.StageDeadline.String()+" passed with members still on the release", numbers...))
 	}
 	return false
 }
