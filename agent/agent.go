@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/effect"
 	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/relay"
@@ -122,7 +123,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	facts := me.Identity().Facts
 	facts.Agent = o.Version
 	l := &loop{
-		o: o, facts: facts, disk: d, slots: slots, mem: mem,
+		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
 		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1),
 	}
 	a.loop = l
@@ -140,11 +141,10 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
-	l.run = &runner{
-		log: o.Logger, store: store, slots: slots, source: source, fetcher: fetcher, probe: o.Probe,
-		trusted: l.trusted.Load, keep: keep, answer: l.send, fail: o.Failpoint, dead: l.dead, cell: a.pool.Load,
-		underway: map[effectKey]context.CancelFunc{}, progress: map[fleet.ModelName]delivery.Progress{},
-	}
+	l.run = effect.New(effect.Options{
+		Store: store, Slots: slots, Source: source, Fetcher: fetcher, Probe: o.Probe,
+		Trusted: l.trusted.Load, Keep: keep, Answer: l.send, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
+	})
 	return a, a.telemetry()
 }
 
@@ -267,7 +267,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	id := a.me.Identity()
-	a.loop.host.Tell(func(m fleet.ModelName, ev update.Event) { a.loop.send(ctx, event{model: m, ev: ev}) })
+	a.loop.host.Tell(func(m fleet.ModelName, ev update.Event) { a.loop.send(ctx, m, ev) })
 	if err := a.loop.start(ctx, pack); err != nil {
 		ln.Close()
 		return err
@@ -290,7 +290,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	}
 	err = <-errs // the first to end ends all
 	stop()
-	a.loop.run.await(10 * time.Second)
+	a.loop.run.Await(10 * time.Second)
 	if pool != nil {
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()

@@ -37,6 +37,17 @@ func (a *agent) openCell(ctx context.Context, id identity.Identity) *gossip.Pool
 	return pool
 }
 
+// announce tells the cell, if there is one, of a pack that was believed.
+func (a *agent) announce(p gossip.Pack) {
+	pool := a.pool.Load()
+	if pool == nil {
+		return
+	}
+	if err := pool.Announce(p); err != nil {
+		a.o.Logger.Warn("pack not announced", "err", err)
+	}
+}
+
 // identify judges peers' certificates by the device CAs of the newest trust
 // pack, or before the first one by the CA that issued this member's own. A
 // certificate past its expiry still tells whose key it is: a member that could

@@ -43,7 +43,7 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, er
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
 	}
 	l.o.Logger.Info("directive believed", "sequence", t.Directive.Sequence, "from", from, "refused", len(t.Refused))
-	l.run.announce(gossip.Pack{Group: l.facts.Group, Version: packVersion(t), Body: pack})
+	l.announce(gossip.Pack{Group: l.facts.Group, Version: packVersion(t), Body: pack})
 	return verdict{version: packVersion(t)}, l.assign(ctx, t)
 }
 

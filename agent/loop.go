@@ -10,11 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/effect"
 	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/slot"
 	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/gossip"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -25,12 +28,15 @@ type loop struct {
 	o     Options
 	facts fleet.Facts
 	disk  *disk
+	store *cas.Store
 	slots *slot.Slots
-	run   *runner
+	run   *effect.Runner
 	host  *host.Host
 	rec   *telemetry.Recorder
-	// changed wakes the applications that watch.
-	changed func()
+	// changed wakes the applications that watch; announce tells the cell of a pack
+	// that was believed.
+	changed  func()
+	announce func(gossip.Pack)
 
 	packs  chan packOffer
 	events chan event
@@ -86,9 +92,9 @@ func (l *loop) offerPack(ctx context.Context, pack []byte, from string) (version
 }
 
 // send gives the loop an event.
-func (l *loop) send(ctx context.Context, e event) {
+func (l *loop) send(ctx context.Context, m fleet.ModelName, ev update.Event) {
 	select {
-	case l.events <- e:
+	case l.events <- event{m, ev}:
 	case <-ctx.Done():
 	}
 }
@@ -191,7 +197,7 @@ func (l *loop) step(ctx context.Context, e event) error {
 	l.keep.Store(&keep)
 	l.host.Moved(old, next, l.limits(next))
 	for _, eff := range effects {
-		l.run.do(ctx, eff)
+		l.run.Do(ctx, eff)
 	}
 	return nil
 }

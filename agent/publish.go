@@ -49,7 +49,7 @@ func (l *loop) freshness() telemetry.Freshness {
 }
 
 func (l *loop) view(st update.State) local.Model {
-	p := l.run.done(st.Model)
+	p := l.run.Done(st.Model)
 	v := local.Model{
 		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model],
 		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
@@ -62,11 +62,11 @@ func (l *loop) view(st update.State) local.Model {
 	// What is served is what the disk says, not what was meant to be.
 	if d, ok := l.current(st.Model); ok && !d.IsZero() {
 		if h, known := heldAs(st, d); known {
-			v.Serving = &local.Release{Ref: h.Ref, Root: h.Root, Path: l.run.store.ReleaseDir(d)}
+			v.Serving = &local.Release{Ref: h.Ref, Root: h.Root, Path: l.store.ReleaseDir(d)}
 		}
 	}
 	if f := st.Fallback; !f.IsZero() {
-		v.Previous = &local.Release{Ref: f.Ref, Root: f.Root, Path: l.run.store.ReleaseDir(f.Bundle)}
+		v.Previous = &local.Release{Ref: f.Ref, Root: f.Root, Path: l.store.ReleaseDir(f.Bundle)}
 	}
 	for _, q := range st.Quarantined {
 		v.Quarantined = append(v.Quarantined, local.Refused{Ref: q.Ref, Root: q.Root, Code: q.Code, Text: q.Text, At: q.At})
@@ -96,7 +96,7 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 			r.Running = o.Root
 		}
 	}
-	if p := l.run.done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
+	if p := l.run.Done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
 		r.Done = uint64(max(p.Done, 0))
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more

@@ -1,4 +1,13 @@
-package agent
+// Package effect does what package update decides: it brings a release in, tries
+// it, switches to it, and frees what nobody needs any more. Each effect is answered
+// by one event, which says who is to blame when it failed.
+//
+//	update.Step ─▶ Effect ─▶ Runner.Do ─▶ pkg/delivery, agent/probe, agent/slot, pkg/cas ─▶ Event ─▶ update.Step
+//
+// Effects may be repeated: what is done already is found done. One whose key is
+// under way is not begun again, so that a loop may ask for it as often as it likes.
+// A collection never runs beside an install.
+package effect
 
 import (
 	"context"
@@ -15,45 +24,54 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/gossip"
-	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
-// runner carries effects out, each in a goroutine of its own, and answers the
-// loop with events. An effect whose key is under way already is not begun again.
-type runner struct {
-	log     *slog.Logger
-	store   *cas.Store
-	slots   *slot.Slots
-	source  delivery.Source
-	fetcher *delivery.Fetcher
-	probe   probe.Options
-	trusted func() *trust.Trusted
-	keep    func() []fleet.Digest // bundles that must stay
-	answer  func(context.Context, event)
-	fail    func(point string) error
-	dead    chan<- error
-	cell    func() *gossip.Pool
+// Options are what a [Runner] works with; only Failpoint may be missing.
+type Options struct {
+	Store   *cas.Store
+	Slots   *slot.Slots
+	Source  delivery.Source // of bundles
+	Fetcher *delivery.Fetcher
+	Probe   probe.Options
+	Trusted func() *trust.Trusted // newest pack that was believed; nil: none yet
+	Keep    func() []fleet.Digest // bundles that no collection may take
+	// Answer is given the event that ends an effect, unless its context is over.
+	Answer func(context.Context, fleet.ModelName, update.Event)
+	// Failpoint is called before and after each effect; its error goes to Dead,
+	// and the effect is then cut short there.
+	Failpoint func(point string) error
+	Dead      chan<- error
+	Logger    *slog.Logger
+}
 
+// Runner carries effects out, each in a goroutine of its own. Make it with [New];
+// it is safe for concurrent use.
+type Runner struct {
+	o  Options
 	wg sync.WaitGroup
 	// gate keeps a collection away from installs: they hold it for reading.
 	gate sync.RWMutex
 
 	mu       sync.Mutex
-	underway map[effectKey]context.CancelFunc
+	underway map[key]context.CancelFunc
 	progress map[fleet.ModelName]delivery.Progress
 	dirty    bool // a collection waits for the installs to end
 }
 
-type effectKey struct {
+// New makes a runner with nothing to do.
+func New(o Options) *Runner {
+	return &Runner{o: o, underway: map[key]context.CancelFunc{}, progress: map[fleet.ModelName]delivery.Progress{}}
+}
+
+type key struct {
 	model fleet.ModelName
 	key   string
 }
 
-// do begins an effect.
-func (r *runner) do(ctx context.Context, e update.Effect) {
-	k := effectKey{e.Model, e.Key}
+// Do begins an effect, unless one of its key is under way.
+func (r *Runner) Do(ctx context.Context, e update.Effect) {
+	k := key{e.Model, e.Key}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.Kind == update.Cancel {
@@ -76,18 +94,18 @@ func (r *runner) do(ctx context.Context, e update.Effect) {
 		switch {
 		case err != nil:
 			select {
-			case r.dead <- err:
+			case r.o.Dead <- err:
 			case <-ctx.Done():
 			}
 		case ev.Key != "" && ctx.Err() == nil:
-			r.answer(ctx, event{model: e.Model, ev: ev})
+			r.o.Answer(ctx, e.Model, ev)
 		}
 	})
 }
 
 // carry does an effect and returns the event that answers it; the error is a
 // failpoint's.
-func (r *runner) carry(ctx context.Context, e update.Effect) (update.Event, error) {
+func (r *Runner) carry(ctx context.Context, e update.Effect) (update.Event, error) {
 	if err := r.point("before " + e.Kind.String()); err != nil {
 		return update.Event{}, err
 	}
@@ -114,23 +132,23 @@ func (r *runner) carry(ctx context.Context, e update.Effect) (update.Event, erro
 		r.collect(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
-		r.log.Warn("effect failed", "effect", e.Kind.String(), "model", e.Model, "release", e.Offer.Ref, "kind", fault.KindOf(err).String(), "err", err)
+		r.o.Logger.Warn("effect failed", "effect", e.Kind.String(), "model", e.Model, "release", e.Offer.Ref, "kind", fault.KindOf(err).String(), "err", err)
 	}
 	return ev, r.point("after " + e.Kind.String())
 }
 
-func (r *runner) point(name string) error {
-	if r.fail == nil {
+func (r *Runner) point(name string) error {
+	if r.o.Failpoint == nil {
 		return nil
 	}
-	return r.fail(name)
+	return r.o.Failpoint(name)
 }
 
 // fetch brings a release's files to the disk, verified against a bundle that its
 // publisher signed and the directive names.
-func (r *runner) fetch(ctx context.Context, e update.Effect) error {
+func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	o := e.Offer
-	t := r.trusted()
+	t := r.o.Trusted()
 	if t == nil {
 		return fault.Newf(fault.Transient, "fetch release", o.Ref, "no trust pack was believed yet")
 	}
@@ -150,7 +168,7 @@ func (r *runner) fetch(ctx context.Context, e update.Effect) error {
 		return fault.Newf(fault.Untrusted, "fetch release", o.Ref, "the bundle has root %s, the directive says %s", root.Short(), o.Root.Short())
 	}
 	r.gate.RLock()
-	_, err = r.fetcher.Install(ctx, delivery.Want{Key: o.Bundle, Manifest: manifest, Size: o.Size}, func(p delivery.Progress) {
+	_, err = r.o.Fetcher.Install(ctx, delivery.Want{Key: o.Bundle, Manifest: manifest, Size: o.Size}, func(p delivery.Progress) {
 		r.mu.Lock()
 		r.progress[e.Model] = p
 		r.mu.Unlock()
@@ -170,41 +188,41 @@ func (r *runner) fetch(ctx context.Context, e update.Effect) error {
 // source that trickles must not hold a fetch for ever.
 const bundleWithin = 5 * time.Minute
 
-func (r *runner) bundle(ctx context.Context, path string) ([]byte, error) {
+func (r *Runner) bundle(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, bundleWithin)
 	defer cancel()
-	b, _, err := r.source.Get(ctx, path, "")
+	b, _, err := r.o.Source.Get(ctx, path, "")
 	return b, err
 }
 
-// done is how far the newest fetch of a model is.
-func (r *runner) done(m fleet.ModelName) delivery.Progress {
+// Done is how far the newest fetch of a model is.
+func (r *Runner) Done(m fleet.ModelName) delivery.Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.progress[m]
 }
 
-func (r *runner) test(ctx context.Context, e update.Effect) error {
+func (r *Runner) test(ctx context.Context, e update.Effect) error {
 	o := e.Offer
-	if !r.store.HasRelease(o.Bundle) {
+	if !r.o.Store.HasRelease(o.Bundle) {
 		return fault.Newf(fault.Transient, "test release", o.Ref, "its files are gone")
 	}
-	return probe.Test(ctx, r.probe, probe.Subject{Model: e.Model, Ref: o.Ref, Root: o.Root, Path: r.store.ReleaseDir(o.Bundle)})
+	return probe.Test(ctx, r.o.Probe, probe.Subject{Model: e.Model, Ref: o.Ref, Root: o.Root, Path: r.o.Store.ReleaseDir(o.Bundle)})
 }
 
-func (r *runner) toggle(e update.Effect) error {
+func (r *Runner) toggle(e update.Effect) error {
 	if e.Offer.IsZero() {
-		return r.slots.Remove(e.Model)
+		return r.o.Slots.Remove(e.Model)
 	}
-	if !r.store.HasRelease(e.Offer.Bundle) {
+	if !r.o.Store.HasRelease(e.Offer.Bundle) {
 		return fault.Newf(fault.NotFound, "switch "+string(e.Model), e.Offer.Ref, "its files are gone")
 	}
-	return r.slots.Switch(e.Model, r.store.ReleaseDir(e.Offer.Bundle))
+	return r.o.Slots.Switch(e.Model, r.o.Store.ReleaseDir(e.Offer.Bundle))
 }
 
 // collect frees what no model and no application needs. While anything is being
 // installed it only notes that it is due.
-func (r *runner) collect(ctx context.Context) {
+func (r *Runner) collect(ctx context.Context) {
 	if !r.gate.TryLock() {
 		r.mu.Lock()
 		r.dirty = true
@@ -215,77 +233,17 @@ func (r *runner) collect(ctx context.Context) {
 	r.mu.Lock()
 	r.dirty = false
 	r.mu.Unlock()
-	freed, err := r.store.Collect(ctx, r.keep()...)
+	freed, err := r.o.Store.Collect(ctx, r.o.Keep()...)
 	switch {
 	case err != nil && ctx.Err() == nil:
-		r.log.Warn("store not collected", "err", err)
+		r.o.Logger.Warn("store not collected", "err", err)
 	case freed.Releases > 0:
-		r.log.Info("store collected", "releases", freed.Releases, "bytes", freed.Bytes)
+		r.o.Logger.Info("store collected", "releases", freed.Releases, "bytes", freed.Bytes)
 	}
 }
 
-// announce tells the cell of a pack that was believed.
-func (r *runner) announce(p gossip.Pack) {
-	pool := r.cell()
-	if pool == nil {
-		return
-	}
-	if err := pool.Announce(p); err != nil {
-		r.log.Warn("pack not announced", "err", err)
-	}
-}
-
-// fetchFailure says who is to blame for a fetch that failed; never the release:
-// whatever was delivered, what was signed is as good as before.
-func fetchFailure(err error) update.Failure {
-	f := update.Failure{Class: fleet.TransportFailure, Code: "network", Text: short(err)}
-	switch fault.KindOf(err) {
-	case fault.Untrusted:
-		f.Code = "corrupt"
-		if trust.RuleOf(err) != "" {
-			f.Code = "untrusted"
-		}
-	case fault.Exhausted:
-		f.Class, f.Code = fleet.MemberFailure, "disk-full"
-	case fault.Internal:
-		f.Class, f.Code = fleet.MemberFailure, "io"
-	case fault.Invalid:
-		f.Class, f.Code = fleet.MemberFailure, "incompatible"
-	case fault.Transient:
-		if _, busy := registry.RetryAfter(err); busy {
-			f.Code = "throttled"
-		}
-	}
-	return f
-}
-
-func probeFailure(err error) update.Failure {
-	f := update.Failure{Class: fleet.MemberFailure, Code: "self-test", Text: short(err)}
-	if fault.Is(err, fault.Invalid) {
-		f.Class = fleet.ReleaseFailure
-	}
-	return f
-}
-
-func switchFailure(err error) update.Failure {
-	f := update.Failure{Class: fleet.MemberFailure, Code: "io", Text: short(err)}
-	if fault.Is(err, fault.NotFound) {
-		f.Code = update.CodeGone
-	}
-	return f
-}
-
-// short is an error for a reason that travels.
-func short(err error) string {
-	s := []rune(err.Error())
-	if len(s) > 400 {
-		s = append(s[:400], []rune("...")...)
-	}
-	return string(s)
-}
-
-// await waits for the effects under way; their context is over.
-func (r *runner) await(limit time.Duration) {
+// Await waits for the effects under way, whose context is over.
+func (r *Runner) Await(limit time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		r.wg.Wait()
@@ -294,6 +252,6 @@ func (r *runner) await(limit time.Duration) {
 	select {
 	case <-done:
 	case <-time.After(limit):
-		r.log.Warn("effects did not end in time")
+		r.o.Logger.Warn("effects did not end in time")
 	}
 }
