@@ -252,6 +252,9 @@ func whyNotYet(st api.ModelStatus) string {
 	case fleet.RolledBack:
 		return "it went back by itself: " + failed
 	case fleet.Quarantined:
+		if st.FailureCode == telemetry.CodeGate.String() {
+			return "it refuses a release that it had when the gates of a rollout failed it, until one is started with --retry"
+		}
 		return "it refuses the release, which failed here: " + failed
 	case fleet.Withdrawn:
 		return "the offer was taken back before it switched"

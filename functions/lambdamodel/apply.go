@@ -108,7 +108,7 @@ func (m *member) enter(ctx context.Context, c choice) (failed bool, err error) {
 	if err := m.try(c.Release); err != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return true, m.quarantine(c.Root, failure{Ref: c.Ref, Code: telemetry.CodeLoad, Text: err.Error()})
+		return true, m.quarantine(c.Root, failure{Ref: c.Ref, Code: telemetry.CodeLoad, Text: err.Error(), Rollout: c.Rollout})
 	}
 	m.mu.Lock()
 	now := time.Now().Round(0)
@@ -116,6 +116,9 @@ func (m *member) enter(ctx context.Context, c choice) (failed bool, err error) {
 	next.Since = now
 	if s := m.mem.Serving; s != nil {
 		m.mem.Previous = s
+	}
+	if s := m.mem.Previous; s != nil && m.quarantined(s.Root) {
+		m.mem.Previous = nil // there is no way back to what the gates failed
 	}
 	m.mem.Serving, m.mem.Restarts, m.streak = &next, 0, 0
 	err = m.save()
@@ -195,7 +198,7 @@ func (m *member) retreat(code telemetry.FailureCode, why string) error {
 	} else {
 		m.drop()
 	}
-	return m.quarantine(bad.Root, failure{Ref: bad.Ref, Code: code, Text: why})
+	return m.quarantine(bad.Root, failure{Ref: bad.Ref, Code: code, Text: why, Rollout: bad.Rollout})
 }
 
 // settle counts an invocation toward the health of a release that is watched,

@@ -34,7 +34,8 @@
 //     runs, never before it; a switch shows at the next invocation.
 //   - A release that does not load here, crashes the function or fails too often
 //     in a row is quarantined in this environment, the one before is served again,
-//     and the failure is reported as the release's.
+//     and the failure is reported as the release's. One that the gates of a rollout
+//     failed is refused too, until a rollout of it says that it may be tried again.
 //   - Reports are the agent's signed cumulative rows. They are sent within
 //     FlushBudget at the end of each of the first invocations, later beside a handler;
 //     when the coordinator is slow or away they wait, and no invocation fails.

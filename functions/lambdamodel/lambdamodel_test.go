@@ -43,6 +43,7 @@ type answer struct {
 	Says    string
 	PID     int
 	Member  string // of DIR/identity.json
+	Gated   bool   // DIR/state.json says that the gates failed something
 }
 
 // The model is a word: how it behaves.
@@ -79,8 +80,12 @@ func handle(_ context.Context, call *lambdamodel.Call[string], event string) (an
 		return answer{}, err
 	}
 	var id identity.Identity
-	err = json.Unmarshal(data, &id)
-	return answer{call.Release.Ref, call.Model, os.Getpid(), string(id.Facts.ID)}, err
+	if err := json.Unmarshal(data, &id); err != nil {
+		return answer{}, err
+	}
+	state, err := os.ReadFile(filepath.Join(os.TempDir(), "modelfleet", "state.json"))
+	gated := strings.Contains(string(state), "the gates of rollout")
+	return answer{call.Release.Ref, call.Model, os.Getpid(), string(id.Facts.ID), gated}, err
 }
 
 func serves(ref string) func(answer, lambdasim.Response) bool {

@@ -46,9 +46,10 @@ func (s *served) soaking(now time.Time) bool { return s != nil && now.Before(s.S
 
 // failure is why a release is quarantined in this environment.
 type failure struct {
-	Ref  string
-	Code telemetry.FailureCode
-	Text string
+	Ref     string
+	Code    telemetry.FailureCode
+	Text    string
+	Rollout fleet.RolloutID // the one it failed in; "": none
 }
 
 // memory is what an environment remembers from one process to the next.
@@ -265,6 +266,9 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	p, named := t.Directive.Placement(m.o.Model)
 	if named {
 		m.want = p.Assign(facts)
+		if err := m.obeyGates(p); err != nil {
+			return err
+		}
 	}
 	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m.o.Model && r.Held })
 	if s := m.mem.Serving; s != nil && s.Arm == fleet.Exposed && !held && (!named || m.want.Release == nil) {
@@ -281,7 +285,9 @@ func (m *member) judge(pack []byte, now time.Time) error {
 func (m *member) quarantine(root fleet.Digest, f failure) error {
 	m.o.Logger.Error("release quarantined", "model", m.o.Model, "release", f.Ref, "code", f.Code.String(), "err", f.Text)
 	m.mem.Quarantined[root.String()] = f
-	m.failed = append(m.failed, root)
+	if f.Code != telemetry.CodeGate { // which did not fail here
+		m.failed = append(m.failed, root)
+	}
 	m.refreshAt = time.Time{} // what to serve instead may have to be fetched
 	return m.save()
 }

@@ -3,7 +3,6 @@ package fleet
 import (
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // FailedRelease is a release that the gates of a rollout found failing. Members
@@ -43,7 +42,7 @@ func shorten(s string, n int) string {
 	}
 	const dots = "..."
 	cut := n - len(dots)
-	for !utf8.RuneStart(s[cut]) {
+	for s[cut]&0xc0 == 0x80 { // in the middle of a character
 		cut--
 	}
 	return s[:cut] + dots
