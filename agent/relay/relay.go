@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -308,9 +309,9 @@ func (r *Relay) handOver(ctx context.Context, items []*item, raws [][]byte) bool
 
 // settle notes what the coordinator has and acks it.
 func (r *Relay) settle(items []*item, raws [][]byte, reply api.RowsReply, took bool, now time.Time) {
-	refused := map[string]bool{}
+	refused := map[string]bool{} // messages; members where it does not say which
 	for _, x := range reply.Refused {
-		refused[x.Member] = true
+		refused[cmp.Or(x.Message, x.Member)] = true
 	}
 	var acks []telemetry.Message
 	var delivered uint64
@@ -324,8 +325,9 @@ func (r *Relay) settle(items []*item, raws [][]byte, reply api.RowsReply, took b
 		if cur := r.hold[m.Slot()]; cur == it {
 			it.hand(now)
 		}
+		id := gossip.IDOf(m.Raw)
 		switch {
-		case !took || refused[string(it.member)] || refused[m.Key().String()]:
+		case !took || refused[hex.EncodeToString(id[:])] || refused[string(it.member)] || refused[m.Key().String()]:
 		case it.member != r.opts.Member:
 			acks = append(acks, m)
 		case m.Row != nil:

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,6 +39,8 @@ type coordinator struct {
 	batches map[fleet.MemberID]int // by who handed them over
 	down    bool
 	refuse  string
+	// noWindows refuses every window.
+	noWindows bool
 }
 
 // link is one member's way to the coordinator.
@@ -74,6 +77,12 @@ func (l *link) SendRows(_ context.Context, batch []byte) (api.RowsReply, error) 
 		c.take(raw)
 	}
 	var reply api.RowsReply
+	for _, raw := range msgs {
+		if m, err := telemetry.ParseMessage(raw); err == nil && m.Window != nil && c.noWindows {
+			id := gossip.IDOf(raw)
+			reply.Refused = append(reply.Refused, api.RefusedRow{Member: m.Key().String(), Message: hex.EncodeToString(id[:]), Reason: "too old"})
+		}
+	}
 	if c.refuse != "" {
 		reply.Refused = []api.RefusedRow{{Member: c.refuse, Reason: "revoked"}}
 	}
@@ -525,6 +534,43 @@ func TestARefusedMemberIsNotAcked(t *testing.T) {
 		for _, d := range w.ds {
 			if (d.done() == 3) == (d == outcast) {
 				t.Errorf("%s: row %d known", d.name, d.done())
+			}
+		}
+		w.end()
+	})
+}
+
+// A device whose clock is wrong has its windows refused; that its rows arrived is
+// true all the same, and it is told so.
+func TestAWindowThatIsRefusedCostsNoRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.c.noWindows = true
+		for range 3 {
+			w.add(true, true)
+		}
+		time.Sleep(30 * time.Second)
+		for n := range 3 {
+			for _, d := range w.ds {
+				sketch := &telemetry.Sketch{}
+				sketch.Add(5)
+				win := telemetry.Window{WindowKey: telemetry.WindowKey{
+					Key: d.id, Epoch: 1, Index: uint64(n), Width: 60, SeriesKey: telemetry.SeriesKey{Release: telemetry.Prefix{1}}, Metric: telemetry.Latency,
+				}, Sketch: sketch}
+				raw, err := win.Sign(fleetName, d.key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := d.relay.Send(raw); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.report(1)
+		}
+		time.Sleep(period)
+		for _, d := range w.ds {
+			if d.done() != 3 {
+				t.Errorf("%s knows of row %d, want 3", d.name, d.done())
 			}
 		}
 		w.end()

@@ -17,6 +17,7 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -219,8 +220,12 @@ func (in *Intake) judge(raw []byte, now time.Time) verdict {
 		v.err = errRevoked
 	case member.Locked != "":
 		v.err = errLocked
+	case m.Window != nil && m.Window.Width > uint64(in.o.Retention/time.Second):
+		v.err = errLong
 	case m.Window != nil && in.tooOld(m.Window, now):
 		v.err = errOld
+	case m.Window != nil && windowEnd(m.Window).After(now.Add(in.o.Retention)):
+		v.err = errAhead
 	case in.known(m):
 	default:
 		v.fresh = true
@@ -234,6 +239,16 @@ var (
 	errRevoked = errors.New("the member's identity is revoked")
 	errLocked  = errors.New("the member's identity is locked")
 	errOld     = errors.New("the window is older than what is kept")
+	errLong    = errors.New("the window is longer than anything is kept")
+	errAhead   = errors.New("the window is of a time to come: the member's clock is wrong")
+)
+
+// What is kept of one member is bounded, so that one that makes things up costs
+// no more than itself. An honest one comes near it in no way but restarts: of
+// one that restarts without end the starts longest ago are forgotten.
+const (
+	maxEpochs  = 256
+	maxWindows = 1 << 15
 )
 
 func (in *Intake) tooOld(w *telemetry.Window, now time.Time) bool {
@@ -304,7 +319,7 @@ func (in *Intake) insert(m telemetry.Message, received time.Time, via string) bo
 	}
 	r.ids[r.next] = recentID(m.Raw)
 	r.next = (r.next + 1) % len(r.ids)
-	if !in.table.Insert(m) {
+	if !in.room(m) || !in.table.Insert(m) {
 		return false
 	}
 	in.pending = append(in.pending, store.Message{Received: received, Via: via, Bytes: m.Raw})
@@ -317,12 +332,30 @@ func (in *Intake) insert(m telemetry.Message, received time.Time, via string) bo
 		in.sketches[k].Merge(w.Sketch)
 		return true
 	}
-	if !slices.Contains(in.epochs[key], m.Row.Epoch) {
-		in.epochs[key] = append(in.epochs[key], m.Row.Epoch)
+	if i, ok := slices.BinarySearch(in.epochs[key], m.Row.Epoch); !ok {
+		in.epochs[key] = slices.Insert(in.epochs[key], i, m.Row.Epoch)
 	}
 	if l, ok := in.newest[key]; !ok || m.Row.Epoch > l.row.Epoch || (m.Row.Epoch == l.row.Epoch && m.Row.Seq >= l.row.Seq) {
 		in.newest[key] = latest{row: m.Row, raw: m.Raw, received: received, via: via}
 	}
+	return true
+}
+
+// room makes room for a message among those of its member, if it deserves it.
+func (in *Intake) room(m telemetry.Message) bool {
+	key := m.Key()
+	if m.Window != nil {
+		return len(in.windows[key]) < maxWindows
+	}
+	epochs := in.epochs[key] // sorted
+	if _, known := slices.BinarySearch(epochs, m.Row.Epoch); known || len(epochs) < maxEpochs {
+		return true
+	}
+	if m.Row.Epoch < epochs[0] {
+		return false
+	}
+	in.table.Remove(telemetry.Slot{Key: key, Epoch: epochs[0]})
+	in.epochs[key] = slices.Delete(epochs, 0, 1)
 	return true
 }
 
@@ -368,6 +401,7 @@ func (in *Intake) Thin(ctx context.Context, now time.Time) error {
 		}
 		in.windows[key] = kept
 	}
+	in.forgetSketches()
 	keep := map[fleet.Digest]bool{}
 	for _, m := range in.table.Messages() {
 		keep[fleet.DigestOf(m.Raw)] = true
@@ -378,6 +412,17 @@ func (in *Intake) Thin(ctx context.Context, now time.Time) error {
 	in.mu.Unlock()
 	_, err := in.o.Store.KeepMessages(ctx, keep)
 	return err
+}
+
+// forgetSketches drops those that no window is left of. The caller holds mu.
+func (in *Intake) forgetSketches() {
+	left := map[sketchKey]bool{}
+	for _, ws := range in.windows {
+		for _, w := range ws {
+			left[sketchKey{w.SeriesKey, w.Metric}] = true
+		}
+	}
+	maps.DeleteFunc(in.sketches, func(k sketchKey, _ *telemetry.Sketch) bool { return !left[k] })
 }
 
 // Stats counts messages since the start, and the members heard of.

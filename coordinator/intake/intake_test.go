@@ -378,3 +378,64 @@ func TestTheGatesQuarantineIsNoFailureOfTheMember(t *testing.T) {
 		t.Errorf("by the member in the retry: quarantined %v, failed %v", q, failed)
 	}
 }
+
+// A member that restarts without end, and one that makes things up, cost no more
+// than a bounded part of memory and disk; what counts now goes on counting.
+func TestWhatIsKeptOfOneMemberIsBounded(t *testing.T) {
+	m, ds := newMembers(t, "a", "b")
+	in := newIntake(t, m)
+	a, b := ds[0], ds[1]
+	b.run(start, stable, stable, "", fleet.NoArm, fleet.Healthy, fleet.NoFailure)
+	b.observe(start, 5, 0)
+	in.Add([][]byte{b.row(start)}, "b", start)
+	var first []byte
+	const starts = 600
+	for i := range starts {
+		at := start.Add(time.Duration(i) * time.Second)
+		a.run(at, stable, stable, "", fleet.NoArm, fleet.Healthy, fleet.NoFailure)
+		a.observe(at, 1, 0)
+		row := a.row(at)
+		if first == nil {
+			first = row
+		}
+		if res := in.Add([][]byte{row}, "a", at); res.Accepted != 1 {
+			t.Fatalf("start %d: %+v", i, res)
+		}
+		a.restart()
+	}
+	must(0, in.Thin(context.Background(), start.Add(starts*time.Second)))(t)
+	if n := len(m.kept); n > 300 {
+		t.Errorf("%d messages are kept of two members", n)
+	}
+	total := requests(in, a, stable)
+	if res := in.Add([][]byte{first}, "a", start); res.Accepted != 0 || requests(in, a, stable) != total {
+		t.Errorf("a start long forgotten was counted anew: %+v", res)
+	}
+	if rep, ok := in.Newest(a.keyID); !ok || rep.Row.Epoch != starts || total == 0 {
+		t.Errorf("newest row of epoch %d, want %d; %d requests", rep.Row.Epoch, starts, total)
+	}
+	if got := requests(in, b, stable); got != 5 {
+		t.Errorf("%d requests of the other member, want 5", got)
+	}
+}
+
+func TestWindowsOfNoTimeAreRefused(t *testing.T) {
+	m, ds := newMembers(t, "a")
+	in := newIntake(t, m)
+	d := ds[0]
+	for name, w := range map[string]telemetry.WindowKey{
+		"old":     {Index: uint64(start.Unix()-7300) / 10, Width: 10},
+		"ahead":   {Index: uint64(start.Unix()+7300) / 10, Width: 10},
+		"endless": {Index: 1<<48 - 1, Width: 10},
+		"long":    {Index: 1, Width: 1 << 47},
+		"wrapped": {Index: 1<<48 - 1, Width: 1 << 48},
+	} {
+		sketch := &telemetry.Sketch{}
+		sketch.Add(1)
+		w.Key, w.Epoch, w.Metric = d.keyID, 1, telemetry.Latency
+		raw := must(telemetry.Window{WindowKey: w, Sketch: sketch}.Sign(plant, d.key))(t)
+		if res := in.Add([][]byte{raw}, "a", start); len(res.Refused) != 1 {
+			t.Errorf("%s: %+v", name, res)
+		}
+	}
+}

@@ -83,7 +83,8 @@ func (e *entry) keep(old Message) bool {
 			if has(e.newest, k) {
 				continue
 			}
-			if kept, ok := e.dropped[k]; ok && !old.Wins(kept.from) {
+			kept, ok := e.dropped[k]
+			if ok && !old.Wins(kept.from) || !ok && !e.room(old.Row.Seq) {
 				continue
 			}
 			if e.dropped == nil {
@@ -94,6 +95,36 @@ func (e *entry) keep(old Message) bool {
 		}
 	}
 	return changed
+}
+
+// MaxDropped is how many series that newer rows do not repeat are kept of one
+// (member key, epoch): more than a member has in years, and a bound for one that
+// makes them up. Beyond it those heard of longest ago go.
+const MaxDropped = 128
+
+// room makes room for a series of a row with a sequence, if it is not itself the
+// one that must go.
+func (e *entry) room(seq uint64) bool {
+	if len(e.dropped) < MaxDropped {
+		return true
+	}
+	var oldest modelSeries
+	low := seq
+	for k, s := range e.dropped {
+		if at := s.from.Row.Seq; at < low || at == low && low < seq && k.less(oldest) {
+			oldest, low = k, at
+		}
+	}
+	if low == seq {
+		return false
+	}
+	delete(e.dropped, oldest)
+	return true
+}
+
+func (k modelSeries) less(o modelSeries) bool {
+	return cmp.Or(bytes.Compare(k.model[:], o.model[:]), bytes.Compare(k.key.Release[:], o.key.Release[:]),
+		bytes.Compare(k.key.Rollout[:], o.key.Rollout[:]), cmp.Compare(k.key.Arm, o.key.Arm)) < 0
 }
 
 func has(m Message, k modelSeries) bool {
@@ -188,6 +219,12 @@ func (t *Table) Messages() []Message {
 
 // Len is the number of rows and windows kept.
 func (t *Table) Len() int { return len(t.rows) + len(t.windows) }
+
+// Remove drops what is in a slot.
+func (t *Table) Remove(s Slot) {
+	delete(t.rows, s)
+	delete(t.windows, s)
+}
 
 // Forget drops everything of the slots that f accepts.
 func (t *Table) Forget(f func(Slot) bool) {

@@ -227,3 +227,36 @@ func runSchedule(t *testing.T, seed uint64) (got, want [2]telemetry.Counters) {
 	}
 	return got, want
 }
+
+// A member that makes up a new series with every row is held to a bound, and the
+// newest of what it dropped is what is kept.
+func TestDroppedSeriesAreBounded(t *testing.T) {
+	t.Parallel()
+	key := keyOf(t, 1)
+	id := idOf(t, key)
+	tab := telemetry.NewTable()
+	model := telemetry.ModelPrefix("m")
+	const rows = 3 * telemetry.MaxDropped
+	var first telemetry.Message
+	for seq := uint64(1); seq <= rows; seq++ {
+		release := telemetry.Prefix{byte(seq), byte(seq >> 8), 1}
+		s := telemetry.Series{SeriesKey: telemetry.SeriesKey{Release: release}}
+		s.Requests = 1
+		m := unsigned(t, func() ([]byte, error) {
+			return telemetry.Row{Key: id, Epoch: 1, Seq: seq, Time: 1, Models: []telemetry.Model{{
+				Model: model, Running: release, Target: release, Series: []telemetry.Series{s},
+			}}}.Sign("plant", key)
+		})
+		if seq == 1 {
+			first = m
+		}
+		tab.Insert(m)
+	}
+	got := tab.Series(id, 1, model)
+	if len(got) != telemetry.MaxDropped+1 || len(tab.Messages()) != telemetry.MaxDropped+1 {
+		t.Fatalf("%d series of %d messages", len(got), len(tab.Messages()))
+	}
+	if tab.Insert(first) || len(tab.Messages()) != telemetry.MaxDropped+1 {
+		t.Error("the row heard of longest ago came back")
+	}
+}
