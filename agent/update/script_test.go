@@ -63,6 +63,14 @@ func command(t *testing.T, d *device, td *datadriven.TestData) string {
 			}
 			ev.Terms.Windows = []fleet.Window{w}
 		}
+		if td.HasArg("soak") {
+			var soak string
+			td.ScanArgs(t, "soak", &soak)
+			var err error
+			if ev.Terms.Soak, err = time.ParseDuration(soak); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if td.HasArg("restarts") {
 			td.ScanArgs(t, "restarts", &ev.Terms.Health.Restarts)
 		}

@@ -16,6 +16,9 @@ func Step(st State, ev Event) (State, []Effect) {
 	case Tick:
 		m.tick()
 	case Assigned:
+		if st.Phase == fleet.Soaking { // for as long as is said now
+			m.st.SoakEnd = st.SoakEnd.Add(ev.Terms.Soak - st.Terms.Soak)
+		}
 		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
 		m.lift()
 		m.condemn()
