@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,6 +11,23 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
+
+// Main is the program: it reads the command line, coordinates until ctx ends, and
+// returns the exit code.
+func Main(ctx context.Context, args []string, stderr io.Writer) int {
+	opts, err := Parse(args, stderr)
+	if err == nil {
+		err = Run(ctx, opts)
+	}
+	if err == nil || errors.Is(err, ErrHelp) {
+		return 0
+	}
+	fmt.Fprintln(stderr, "modelfleet-coordinator:", err)
+	if hint := fault.Hint(err); hint != "" {
+		fmt.Fprintln(stderr, "hint:", hint)
+	}
+	return fault.KindOf(err).Exit()
+}
 
 // ErrHelp is returned by [Parse] when help was asked for, and given.
 var ErrHelp = flag.ErrHelp
