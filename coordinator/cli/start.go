@@ -103,7 +103,7 @@ func (o *rolloutStart) run(ctx context.Context, ref string) error {
 		return o.JSON(x)
 	}
 	o.Print("%s", x.ID)
-	o.Say("rollout of %s over %d members has begun; `modelfleet rollout watch %s` follows it", x.Release.Ref(), x.Population, x.ID)
+	o.Say("rollout of %s has begun; `modelfleet rollout watch %s` follows it", x.Release.Ref(), x.ID)
 	return nil
 }
 
