@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
@@ -162,6 +163,25 @@ func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
 // run adapts a command's work to cobra.
 func run(work func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error { return work(cmd.Context(), args) }
+}
+
+// ask is the work of a command that asks the coordinator for something and shows
+// it: to people by show, or as JSON.
+func ask[T any](d *desk, get func(ctx context.Context, c *api.Client, args []string) (T, error), show func(T) error) func(*cobra.Command, []string) error {
+	return run(func(ctx context.Context, args []string) error {
+		client, err := d.client()
+		if err != nil {
+			return err
+		}
+		answer, err := get(ctx, client, args)
+		if err != nil {
+			return err
+		}
+		if d.json() {
+			return d.JSON(answer)
+		}
+		return show(answer)
+	})
 }
 
 // json reports whether results are to be printed as JSON.

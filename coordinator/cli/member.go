@@ -38,30 +38,20 @@ func (d *desk) membersList() *cobra.Command {
 		Example: `  modelfleet members list
   modelfleet members list -l 'region in (eu, us), class!=lab'
   modelfleet members list -l kind=function -o json | jq -r '.[].facts.id'`,
-		RunE: run(func(ctx context.Context, _ []string) error {
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.MemberInfo, error) {
 			sel, err := fleet.ParseSelector(selector)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			members, err := client.Members(ctx, sel)
-			if err != nil {
-				return err
-			}
-			return d.printMembers(members)
-		}),
+			members, err := c.Members(ctx, sel)
+			return list(members), err
+		}, d.printMembers),
 	}
 	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only members with these labels")
 	return cmd
 }
 
 func (d *desk) printMembers(members []api.MemberInfo) error {
-	if d.json() {
-		return d.JSON(list(members))
-	}
 	if len(members) == 0 {
 		d.Say("no member fits")
 		return nil
@@ -112,24 +102,13 @@ func (d *desk) membersDescribe() *cobra.Command {
 	return &cobra.Command{
 		Use: "describe MEMBER", Short: "Show everything known of a member", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members describe cork-07\n  modelfleet members describe cork-07 -o json",
-		RunE: run(func(ctx context.Context, args []string) error {
+		RunE: ask(d, func(ctx context.Context, c *api.Client, args []string) (api.MemberInfo, error) {
 			id, err := fleet.ParseMemberID(args[0])
 			if err != nil {
-				return err
+				return api.MemberInfo{}, err
 			}
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			m, err := client.Member(ctx, id)
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(m)
-			}
-			return d.printMember(m)
-		}),
+			return c.Member(ctx, id)
+		}, d.printMember),
 	}
 }
 
@@ -191,24 +170,15 @@ func (d *desk) membersExplain() *cobra.Command {
 	return &cobra.Command{
 		Use: "explain MEMBER", Aliases: []string{"why"}, Short: "Say why a member runs what it runs", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members explain cork-07",
-		RunE: run(func(ctx context.Context, args []string) error {
+		RunE: ask(d, func(ctx context.Context, c *api.Client, args []string) (api.Explanation, error) {
 			id, err := fleet.ParseMemberID(args[0])
 			if err != nil {
-				return err
+				return api.Explanation{}, err
 			}
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			x, err := client.Explain(ctx, id)
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(x)
-			}
+			return c.Explain(ctx, id)
+		}, func(x api.Explanation) error {
 			for _, st := range x.Member.Models {
-				d.Print("%s runs %s and should run %s", id, console.Clean(cmp.Or(st.Running, "nothing of "+string(st.Model))), console.Clean(cmp.Or(st.Target, "nothing")))
+				d.Print("%s runs %s and should run %s", x.Member.Facts.ID, console.Clean(cmp.Or(st.Running, "nothing of "+string(st.Model))), console.Clean(cmp.Or(st.Target, "nothing")))
 			}
 			for _, line := range x.Lines {
 				d.Print("- %s", console.Clean(line))

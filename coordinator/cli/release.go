@@ -25,19 +25,11 @@ func (d *desk) releasesList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List admitted releases, newest first", Args: cobra.NoArgs,
 		Example: "  modelfleet releases list\n  modelfleet releases list --model detector -o json",
-		RunE: run(func(ctx context.Context, _ []string) error {
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			all, err := client.Releases(ctx)
-			if err != nil {
-				return err
-			}
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.ReleaseInfo, error) {
+			all, err := c.Releases(ctx)
 			all = slices.DeleteFunc(all, func(r api.ReleaseInfo) bool { return model != "" && r.Release.Model != fleet.ModelName(model) })
-			if d.json() {
-				return d.JSON(list(all))
-			}
+			return list(all), err
+		}, func(all []api.ReleaseInfo) error {
 			if len(all) == 0 {
 				d.Say("no release is admitted; `modelfleet publish DIR MODEL@VERSION` publishes one")
 				return nil

@@ -36,18 +36,10 @@ func (d *desk) rolloutList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List rollouts, newest first", Args: cobra.NoArgs,
 		Example: "  modelfleet rollout list\n  modelfleet rollout list -o json | jq '.[0].id'",
-		RunE: run(func(ctx context.Context, _ []string) error {
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			all, err := client.Rollouts(ctx)
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(list(all))
-			}
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.RolloutInfo, error) {
+			all, err := c.Rollouts(ctx)
+			return list(all), err
+		}, func(all []api.RolloutInfo) error {
 			if len(all) == 0 {
 				d.Say("no rollout yet; `modelfleet rollout start MODEL@VERSION --preset standard` begins one")
 				return nil
@@ -73,29 +65,16 @@ func (d *desk) rolloutStatus() *cobra.Command {
 	return &cobra.Command{
 		Use: "status ROLLOUT", Short: "Show how a rollout stands, and why", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet rollout status r7-k2xq\n  modelfleet rollout status r7-k2xq -o json | jq -r .state",
-		RunE: run(func(ctx context.Context, args []string) error {
-			x, err := d.rollout(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(x)
-			}
-			return d.printStatus(x)
-		}),
+		RunE:    ask(d, rollout, d.printStatus),
 	}
 }
 
-func (d *desk) rollout(ctx context.Context, arg string) (api.RolloutInfo, error) {
-	id, err := fleet.ParseRolloutID(arg)
+func rollout(ctx context.Context, c *api.Client, args []string) (api.RolloutInfo, error) {
+	id, err := fleet.ParseRolloutID(args[0])
 	if err != nil {
 		return api.RolloutInfo{}, err
 	}
-	client, err := d.client()
-	if err != nil {
-		return api.RolloutInfo{}, err
-	}
-	return client.Rollout(ctx, id)
+	return c.Rollout(ctx, id)
 }
 
 func (d *desk) printStatus(x api.RolloutInfo) error {
@@ -132,16 +111,7 @@ func (d *desk) rolloutReport() *cobra.Command {
 gate's evidence. E multiplies as evidence comes in: 1 says nothing, and a gate
 fails when E reaches its threshold.`,
 		Example: "  modelfleet rollout report r7-k2xq\n  modelfleet rollout report r7-k2xq -o json | jq '.stages[].verdict.gates'",
-		RunE: run(func(ctx context.Context, args []string) error {
-			x, err := d.rollout(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(x)
-			}
-			return d.printReport(x)
-		}),
+		RunE:    ask(d, rollout, d.printReport),
 	}
 }
 

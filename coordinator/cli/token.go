@@ -72,18 +72,10 @@ func (d *desk) tokenList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List join tokens", Args: cobra.NoArgs,
 		Example: "  modelfleet token list",
-		RunE: run(func(ctx context.Context, _ []string) error {
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			tokens, err := client.Tokens(ctx)
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(list(tokens))
-			}
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.Token, error) {
+			tokens, err := c.Tokens(ctx)
+			return list(tokens), err
+		}, func(tokens []api.Token) error {
 			var rows [][]string
 			for _, t := range tokens {
 				left := "expired"
@@ -174,18 +166,10 @@ func (d *desk) operatorList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List operators", Args: cobra.NoArgs,
 		Example: "  modelfleet operator list",
-		RunE: run(func(ctx context.Context, _ []string) error {
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			ops, err := client.Operators(ctx)
-			if err != nil {
-				return err
-			}
-			if d.json() {
-				return d.JSON(list(ops))
-			}
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.OperatorToken, error) {
+			ops, err := c.Operators(ctx)
+			return list(ops), err
+		}, func(ops []api.OperatorToken) error {
 			var rows [][]string
 			for _, o := range ops {
 				rows = append(rows, []string{o.Name, string(o.Role)})
