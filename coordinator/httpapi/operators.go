@@ -161,9 +161,6 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	rc := http.NewResponseController(w)
-	if err := rc.SetWriteDeadline(time.Time{}); err != nil {
-		return fault.New(fault.Internal, "stream events", "", err)
-	}
 	ch := s.Desk.Subscribe(r.Context())
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
@@ -171,6 +168,10 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
+		// In place of the server's: a stream may last, a reader may not stand still.
+		if err := rc.SetWriteDeadline(time.Now().Add(2 * heartbeat)); err != nil {
+			return fault.New(fault.Internal, "stream events", "", err)
+		}
 		if err := rc.Flush(); err != nil {
 			return err
 		}

@@ -185,6 +185,7 @@ func (v *Inventory) Enrol(ctx context.Context, r api.EnrolRequest, now time.Time
 	if again { // an answer that was lost: same facts, same cell, next generation
 		old.Generation++
 		old.Confirmed = false
+		old.Token = m.Token
 		if !bytes.Equal(old.PublicKey, m.PublicKey) {
 			return Enrolled{}, fault.Newf(fault.Conflict, op, string(m.Facts.ID), "the member id is taken").
 				WithHint("give the member another id, or revoke the one that has it")

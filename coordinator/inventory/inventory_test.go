@@ -120,6 +120,29 @@ func TestALostAnswerCostsNothing(t *testing.T) {
 	}
 }
 
+func TestComingBackByAnotherTokenSpendsIt(t *testing.T) {
+	h := open(t, 1, nil)
+	key := must(signer.Ephemeral())(t)
+	must(h.enrol(t, "a", key, nil))(t)
+	tok := store.Token{Token: api.Token{ID: "u", Group: fleet.DefaultGroup, Kind: fleet.Device, Uses: 1, Expires: now.Add(time.Minute)}, SecretHash: fleet.DigestOf([]byte("other"))}
+	if err := h.store.AddToken(t.Context(), tok, audit.Note{At: now, Action: audit.TokenCreated}); err != nil {
+		t.Fatal(err)
+	}
+	again := func(at time.Time) error {
+		_, err := h.Enrol(t.Context(), api.EnrolRequest{TokenID: "u", Secret: "other", Member: "a", Kind: fleet.Device, CSR: request(t, key)}, at)
+		return err
+	}
+	if err := again(now.Add(time.Hour)); !fault.Is(err, fault.Denied) {
+		t.Errorf("by an expired token: %v, want Denied", err)
+	}
+	if err := again(now); err != nil {
+		t.Error(err)
+	}
+	if got := must(h.store.Token(t.Context(), "u"))(t); got.Used != 1 {
+		t.Errorf("the token was used %d times, want once", got.Used)
+	}
+}
+
 func TestACellHoldsSixtyFour(t *testing.T) {
 	h := open(t, 200, fleet.Labels{"site": "hall"})
 	sizes := map[string]int{}

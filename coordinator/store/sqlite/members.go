@@ -31,19 +31,22 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 			if err := json.Unmarshal(doc, &had); err != nil {
 				return err
 			}
-			if !slices.Equal(had.PublicKey, m.PublicKey) || had.Token != m.Token || had.Revoked || had.Locked != "" {
+			if !slices.Equal(had.PublicKey, m.PublicKey) || had.Revoked || had.Locked != "" {
 				return fault.Newf(fault.Conflict, op, id, "the member id is taken").
 					WithHint("give the member another id, or revoke the one that has it")
 			}
-			had.Generation, had.Expires, had.Confirmed = m.Generation, m.Expires, false
+			if had.Token != m.Token { // its own serves again, however old; another is spent
+				if err := spend(ctx, tx, m, now); err != nil {
+					return err
+				}
+			}
+			had.Token, had.Generation, had.Expires, had.Confirmed = m.Token, m.Generation, m.Expires, false
 			return putMember(ctx, tx, had)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, "UPDATE token SET used = used + 1 WHERE id = ? AND used < uses AND expires > ?", m.Token, now.UnixNano())
-		if err := changed(res, err, fault.Newf(fault.Denied, op, id, "the join token is spent, expired or unknown").
-			WithHint("make a new one with `modelfleet token create`")); err != nil {
+		if err := spend(ctx, tx, m, now); err != nil {
 			return err
 		}
 		var taken string
@@ -57,6 +60,13 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 		}
 		return putMember(ctx, tx, m)
 	})
+}
+
+// spend takes one use of the token that a member joins by.
+func spend(ctx context.Context, tx *sql.Tx, m store.Member, now time.Time) error {
+	res, err := tx.ExecContext(ctx, "UPDATE token SET used = used + 1 WHERE id = ? AND used < uses AND expires > ?", m.Token, now.UnixNano())
+	return changed(res, err, fault.Newf(fault.Denied, "enrol", string(m.Facts.ID), "the join token is spent, expired or unknown").
+		WithHint("make a new one with `modelfleet token create`"))
 }
 
 // SaveMember replaces a known member.

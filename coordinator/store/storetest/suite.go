@@ -27,6 +27,7 @@ var now = time.Date(2026, 3, 4, 5, 6, 7, 8000, time.UTC)
 func Suite(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
 	laws := map[string]func(*testing.T, store.Store){
 		"EnrolUsesTheTokenOnce":            enrolUsesTheTokenOnce,
+		"EnrolAgainByAnotherTokenSpendsIt": enrolAgainByAnotherTokenSpendsIt,
 		"ATakenIDIsAConflict":              aTakenIDIsAConflict,
 		"AKeyBelongsToOneMember":           aKeyBelongsToOneMember,
 		"ASpentTokenIsDenied":              aSpentTokenIsDenied,
@@ -131,6 +132,22 @@ func enrolUsesTheTokenOnce(t *testing.T, s store.Store) {
 	got := must(s.Members(t.Context()))(t)
 	if len(got) != 1 || got[0].Generation != 2 {
 		t.Errorf("got %+v, want one member of generation 2", got)
+	}
+}
+
+func enrolAgainByAnotherTokenSpendsIt(t *testing.T, s store.Store) {
+	ok(t, s.AddToken(t.Context(), token("t1", 1), note(audit.TokenCreated, "t1")))
+	ok(t, s.AddToken(t.Context(), token("t2", 1), note(audit.TokenCreated, "t2")))
+	ok(t, s.Enrol(t.Context(), member("a", "t1"), now, note(audit.MemberEnrolled, "a")))
+	back := member("a", "t2")
+	wantKind(t, s.Enrol(t.Context(), back, now.Add(2*time.Hour), note(audit.MemberEnrolled, "a")), fault.Denied) // expired
+	wantKind(t, s.Enrol(t.Context(), member("a", "none"), now, note(audit.MemberEnrolled, "a")), fault.Denied)
+	ok(t, s.Enrol(t.Context(), back, now, note(audit.MemberEnrolled, "a")))
+	if got := must(s.Token(t.Context(), "t2"))(t); got.Used != 1 {
+		t.Errorf("token used %d times, want once", got.Used)
+	}
+	if got := must(s.Members(t.Context()))(t); len(got) != 1 || got[0].Token != "t2" {
+		t.Errorf("got %+v, want one member that came back by t2", got)
 	}
 }
 
