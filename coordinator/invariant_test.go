@@ -1,7 +1,9 @@
 package coordinator_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modelfleet/modelfleet/coordinator/analysis"
 	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -102,6 +105,38 @@ func TestNoMemberSeesADecisionThatIsNotInTheAuditLog(t *testing.T) {
 	}
 	for _, m := range x.missing {
 		t.Error(m)
+	}
+}
+
+// What the audit log holds of a verdict is enough to reach it again, to the byte.
+func TestRecordedVerdictsAreReachedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	ds := w.join(6)
+	act := map[fleet.Digest]behaviour{w.admit("1.0.0").Variants[0].Root: {requests: 3}}
+	w.roll(ds, "1.0.0", act)
+	act[w.admit("2.0.0").Variants[0].Root] = behaviour{fails: true}
+	w.roll(ds, "2.0.0", act)
+	outcomes := map[string]int{}
+	for _, e := range must(w.admin.Audit(t.Context(), 0, 0))(t) {
+		if e.Action != "rollout.verdict" {
+			continue
+		}
+		var rec struct {
+			Verdict  json.RawMessage
+			Config   analysis.Config
+			Before   analysis.State
+			Evidence analysis.Evidence
+		}
+		ok(t, json.Unmarshal(e.Detail, &rec))
+		_, v := analysis.Evaluate(rec.Config, rec.Before, rec.Evidence)
+		outcomes[string(v.Outcome)]++
+		if got := must(json.Marshal(v))(t); !bytes.Equal(got, rec.Verdict) {
+			t.Errorf("entry %d: recorded %s\nreached  %s", e.Index, rec.Verdict, got)
+		}
+	}
+	if outcomes["fail"] == 0 || len(outcomes) < 2 {
+		t.Errorf("looked at verdicts %v only", outcomes)
 	}
 }
 
