@@ -8,11 +8,14 @@ case $version in
 v[0-9]*) version=${version#v} ;;
 *) version=0.0.0+$(echo "$version" | tr -c 'A-Za-z0-9\n' '.') ;;
 esac
-MTIME=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
-export VERSION="$version" ARCH="${GOARCH:-$(go env GOARCH)}" MTIME
+arch=${GOARCH:-$(go env GOARCH)}
+mtime=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 mkdir -p out
+filled=$(mktemp)
+trap 'rm -f "$filled"' EXIT
 for what in agent coordinator; do
+	sed -e "s|@VERSION@|$version|g" -e "s|@ARCH@|$arch|g" -e "s|@MTIME@|$mtime|g" "infra/packages/nfpm-$what.yaml" >"$filled"
 	for format in deb rpm; do
-		go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.2 package -f "infra/packages/nfpm-$what.yaml" -p "$format" -t out/
+		go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.2 package -f "$filled" -p "$format" -t out/
 	done
 done
