@@ -95,18 +95,11 @@ func (o *Options) remember(d *disk, id identity.Identity, first identity.Enrolme
 			}
 		}
 	}
-	mem.Epoch = nextEpoch(mem.Epoch, time.Now())
+	mem.Epoch = telemetry.NextEpoch(mem.Epoch, time.Now())
 	if err := d.save(mem); err != nil {
 		o.Logger.Error("state not written", "err", err) // what is there is served all the same
 	}
 	return mem, pack, nil
-}
-
-// nextEpoch is above the one before, and above any that was lost with a state
-// that was damaged or could not be written: no epoch may come again, or begin
-// below one that the coordinator knows.
-func nextEpoch(last uint64, now time.Time) uint64 {
-	return max(last+1, uint64(max(now.Unix(), 0)))
 }
 
 // assemble makes the parts and ties them together.

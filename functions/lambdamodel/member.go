@@ -153,7 +153,7 @@ func (m *member) remember(root trust.State) error {
 		m.o.Logger.Warn("the process before ended while it served", "model", m.o.Model, "release", s.Ref, "restarts", m.mem.Restarts)
 	}
 	m.mem.Ended = false
-	m.mem.Epoch++
+	m.mem.Epoch = telemetry.NextEpoch(m.mem.Epoch, time.Now())
 	return m.save()
 }
 

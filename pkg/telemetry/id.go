@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -79,4 +80,12 @@ func nameOf(s string) Prefix {
 	}
 	sum := sha256.Sum256([]byte(s))
 	return Prefix(sum[:8])
+}
+
+// NextEpoch is a member's boot epoch after the one it remembers (0: none). It is
+// above that, and above any that was lost with a state that was damaged or could
+// not be written: no epoch may come again, or begin below one that the
+// coordinator knows.
+func NextEpoch(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(now.Unix(), 0)))
 }
