@@ -1,3 +1,11 @@
+package telemetry_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
 
 func TestNextEpochNeverComesAgain(t *testing.T) {
 	t.Parallel()
@@ -6,9 +14,9 @@ func TestNextEpochNeverComesAgain(t *testing.T) {
 		last, want uint64
 		now        time.Time
 	}{
-		{0, 1_700_000_000, now},                                // nothing is remembered, or no longer
-		{1_700_000_000, 1_700_000_001, now},                    // twice in a second
-		{1_800_000_000, 1_800_000_001, now},                    // the clock went back
+		{0, 1_700_000_000, now},                             // nothing is remembered, or no longer
+		{1_700_000_000, 1_700_000_001, now},                 // twice in a second
+		{1_800_000_000, 1_800_000_001, now},                 // the clock went back
 		{7, 8, time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC)}, // no clock at all
 	} {
 		if got := telemetry.NextEpoch(c.last, c.now); got != c.want {
