@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // maxDepth bounds how deep strict JSON may nest.
@@ -27,7 +28,7 @@ func DecodeStrict(data []byte, v any) error {
 
 // checkKeys walks the tokens of one JSON value. encoding/json matches keys
 // without regard to case and lets the last one win, so a key is refused when
-// its lower-case form was already there.
+// its folded form was already there.
 func checkKeys(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -64,7 +65,7 @@ func checkValue(dec *json.Decoder, depth int) error {
 				return err
 			}
 			key, _ := tok.(string)
-			if fold := strings.ToLower(key); seen[fold] {
+			if fold := strings.Map(foldRune, key); seen[fold] {
 				return fmt.Errorf("key %q twice, or twice but for case", key)
 			} else {
 				seen[fold] = true
@@ -76,4 +77,14 @@ func checkValue(dec *json.Decoder, depth int) error {
 		_, err = dec.Token()
 	}
 	return err
+}
+
+// foldRune is the least of the runes that encoding/json takes for the same
+// letter: not only of "s" and "S" but of "\u017f", the long s, as well.
+func foldRune(r rune) rune {
+	least := r
+	for n := unicode.SimpleFold(r); n != r; n = unicode.SimpleFold(n) {
+		least = min(least, n)
+	}
+	return least
 }
