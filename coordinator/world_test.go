@@ -246,8 +246,6 @@ type device struct {
 	running fleet.Digest
 	refused map[fleet.Digest]fleet.RolloutID // quarantined, and in which rollout
 	failed  []fleet.FailedRelease            // as the directive says
-	target  fleet.Digest
-	rollout fleet.RolloutID
 	n       int
 }
 

@@ -147,10 +147,9 @@ const stillToken = "mfo1.still"
 
 // still is a coordinator that stands still: pkg/api over values.
 type still struct {
-	mu       sync.Mutex
-	rollout  api.RolloutInfo
-	commands []string
-	log      []api.AuditEntry
+	mu      sync.Mutex
+	rollout api.RolloutInfo
+	log     []api.AuditEntry
 }
 
 func newStill() http.Handler {

@@ -40,7 +40,6 @@ func TestScripts(t *testing.T) {
 
 type script struct {
 	day
-	ids []string
 }
 
 func specOf(t *testing.T, text string) fleet.Spec {

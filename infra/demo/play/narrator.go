@@ -167,13 +167,3 @@ func (n *narrator) report(w io.Writer) error {
 		Figures map[string]Figure `json:"figures"`
 	}{n.acts, figures})
 }
-
-// ok reports whether every act came out as it should.
-func (n *narrator) ok() bool {
-	for _, a := range n.acts {
-		if !a.OK {
-			return false
-		}
-	}
-	return len(n.acts) > 0
-}
