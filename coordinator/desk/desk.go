@@ -164,6 +164,9 @@ func (d *Desk) CreateOperator(ctx context.Context, by api.OperatorToken, r api.O
 	if err != nil {
 		return api.OperatorToken{}, fault.New(fault.Invalid, op, r.Name, err)
 	}
+	if name == audit.Coordinator { // its entries in the audit log would pass for decisions of the coordinator
+		return api.OperatorToken{}, fault.Newf(fault.Invalid, op, r.Name, "the name is the coordinator's own")
+	}
 	if rank(r.Role) == 0 {
 		return api.OperatorToken{}, fault.Newf(fault.Invalid, op, r.Name, "there is no role %q", r.Role).
 			WithHint("use viewer, operator, approver or admin")

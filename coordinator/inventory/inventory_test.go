@@ -91,6 +91,7 @@ func TestEnrolmentIsRefusedForCause(t *testing.T) {
 		"unknown token":  {func(r *api.EnrolRequest) { r.TokenID = "u" }, fault.Denied},
 		"wrong kind":     {func(r *api.EnrolRequest) { r.Kind = fleet.Function }, fault.Denied},
 		"no name":        {func(r *api.EnrolRequest) { r.Member = "No Name" }, fault.Invalid},
+		"reserved name":  {func(r *api.EnrolRequest) { r.Member = "coordinator" }, fault.Invalid},
 		"given label":    {func(r *api.EnrolRequest) { r.Labels = fleet.Labels{"id": "b"} }, fault.Invalid},
 		"odd label":      {func(r *api.EnrolRequest) { r.Labels = fleet.Labels{"a": "b=c"} }, fault.Invalid},
 		"label of terms": {func(r *api.EnrolRequest) { r.Labels = fleet.Labels{"a": "b,c"} }, fault.Invalid},
