@@ -275,9 +275,20 @@ func (l *loop) held(st update.State) bool {
 	return st.Phase == fleet.Offered || st.Phase == fleet.Staged || st.Phase == fleet.Failed && !st.Leaving
 }
 
-func (l *loop) fresh(now time.Time) bool {
-	t := l.trusted.Load()
-	return t != nil && t.Freshness == trust.Fresh && now.Before(t.Expires)
+func (l *loop) fresh(now time.Time) bool { return fresh(l.trusted.Load(), now) }
+
+// fresh reports whether what was believed may be acted on at now. A clock that
+// still shows a time before the one that was proven goes on being wrong by as
+// much as it was: a device whose clock lost its battery would else believe the
+// same pack for decades.
+func fresh(t *trust.Trusted, now time.Time) bool {
+	if t == nil || t.Freshness != trust.Fresh {
+		return false
+	}
+	if now.Before(t.At) {
+		now = now.Add(t.Behind)
+	}
+	return now.Before(t.Expires)
 }
 
 // next is how long until a model wants its tick.
