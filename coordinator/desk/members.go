@@ -3,6 +3,7 @@ package desk
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/intake"
@@ -161,8 +162,13 @@ func (d *Desk) Explain(ctx context.Context, id fleet.MemberID) (api.Explanation,
 	for _, st := range info.Models {
 		explainModel(say, st, dir, m.Facts)
 	}
-	if len(info.Models) == 0 {
-		say("the directive has no model for it")
+	for _, p := range dir.Models { // and why it has nothing to do with the others
+		if !slices.ContainsFunc(info.Models, func(st api.ModelStatus) bool { return st.Model == p.Model }) {
+			say("%s: nothing: %s", p.Model, p.Assign(m.Facts).Reason)
+		}
+	}
+	if len(dir.Models) == 0 {
+		say("the directive has no model yet")
 	}
 	return x, nil
 }
