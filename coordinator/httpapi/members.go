@@ -193,8 +193,8 @@ func (s *server) objects(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if s.Presigner == nil {
-		return fault.Newf(fault.Invalid, op, "", "this coordinator's registry has no URLs").
-			WithHint("give the agent a source of its own with -source")
+		return fault.Newf(fault.Invalid, op, "", "the fleet's bucket is a folder, which has no URLs: the agent needs a -source").
+			WithHint("start the agent with -source FOLDER, or the URL of a web server over it")
 	}
 	if len(req.Keys) == 0 || len(req.Keys) > maxKeys {
 		return fault.Newf(fault.Invalid, op, "", "%d keys, want 1 to %d", len(req.Keys), maxKeys)

@@ -235,7 +235,8 @@ func (v *Inventory) checkToken(ctx context.Context, r api.EnrolRequest, now time
 		return t, denied
 	}
 	if r.Kind != t.Kind {
-		return t, fault.Newf(fault.Denied, "enrol", string(r.Member), "the join token is for a %s, not a %s", t.Kind, r.Kind)
+		return t, fault.Newf(fault.Denied, "enrol", string(r.Member), "the join token is for a %s, not a %s", t.Kind, r.Kind).
+			WithHint("make one with `modelfleet token create --kind %s`", r.Kind)
 	}
 	return t, nil
 }
