@@ -66,6 +66,18 @@ func TestKindsSurviveTheWire(t *testing.T) {
 	}
 }
 
+func TestWhatBothSidesCallTheSameIsSaidOnce(t *testing.T) {
+	sent := fault.Newf(fault.Denied, "enrol", "cam-2", "the join token is spent")
+	for op, want := range map[string]string{
+		"enrol":  "enrol cam-2: the join token is spent",
+		"return": "return cam-2: enrol cam-2: the join token is spent",
+	} {
+		if got := api.ReadProblem(problem(sent), op, "cam-2"); got.Error() != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestAnswersOfOthersAreClassifiedByStatus(t *testing.T) {
 	for status, kind := range map[int]fault.Kind{401: fault.Denied, 403: fault.Denied, 404: fault.NotFound, 409: fault.Conflict, 412: fault.Conflict, 400: fault.Invalid, 429: fault.Transient, 502: fault.Transient, 302: fault.Internal} {
 		if err := api.ReadProblem(answer(status, "<html>nginx</html>"), "ask", ""); !fault.Is(err, kind) {
