@@ -320,7 +320,7 @@ func (r *round) mark(o Offer, t *target, i, n int) {
 }
 
 func untrusted(t *target, frame int, source string) error {
-	what := fmt.Sprintf("frame %d of %d", frame, len(t.have))
+	what := fmt.Sprintf("frame %d of %d", frame+1, len(t.have)) // as people count
 	if frame < 0 {
 		what = "the file as a whole"
 	}
