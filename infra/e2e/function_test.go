@@ -1,0 +1,123 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/modelfleet/modelfleet/functions/lambdasim"
+	"github.com/modelfleet/modelfleet/infra/demo/train"
+)
+
+// scratch holds what tests share; [shared] removes it at the end.
+var scratch = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "modelfleet-e2e") })
+
+// trained makes the demo's three releases, once for all tests.
+var trained = sync.OnceValues(func() (string, error) {
+	dir, err := scratch()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "releases")
+	_, err = train.Train(context.Background(), train.Options{Dir: dir, Seed: 7, ReferenceRows: 1})
+	return dir, err
+})
+
+// trainReleases is "train FOLDER": the demo's releases v1, v2 and v3 come into
+// the folder.
+func trainReleases(ts *testscript.TestScript, _ bool, args []string) {
+	dir, err := trained()
+	ts.Check(err)
+	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(dir)))
+}
+
+// startFunction is "function ENVIRONMENTS NAME=VALUE...": the scorer as a Lambda
+// function with at most so many environments, which start when invoked.
+func startFunction(ts *testscript.TestScript, _ bool, args []string) {
+	s := on(ts)
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	path, err := exec.LookPath("scorer")
+	ts.Check(err)
+	s.function, err = lambdasim.New(lambdasim.Options{
+		Command: []string{path}, Name: "scorer", MaxEnvironments: n, Env: args[1:], Timeout: 20 * time.Second, InitTimeout: 20 * time.Second,
+	})
+	ts.Check(err)
+}
+
+// invoke is "invoke TIMES SITE": the function scores readings of a site, one
+// after the other, and what it answered last is printed. With "!", it must answer
+// with an error each time.
+func invoke(ts *testscript.TestScript, neg bool, args []string) {
+	s := on(ts)
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var r lambdasim.Response
+	for range n {
+		r = s.invokeOnce(ctx, ts, args[1])
+		if failed := r.FunctionError != ""; failed != neg {
+			ts.Fatalf("the function answered %s", r.Payload)
+		}
+	}
+	ts.Check(s.function.Settle(ctx))
+	all := s.function.Environments()
+	fmt.Fprintf(ts.Stdout(), "%s\n%s of %d, cold=%t, now %s\n", r.Payload, r.Environment, len(all), r.Cold, all[len(all)-1].Status)
+}
+
+// counted is "counted MEMBER RELEASE": the coordinator has counted every
+// invocation that the release answered, but for the last, which a frozen
+// environment may not have reported yet; and none twice, though each report says
+// again what those before it said.
+func counted(ts *testscript.TestScript, _ bool, args []string) {
+	s := on(ts)
+	known := -1
+	came := until(func() bool {
+		out, said, err := s.run(ts, []string{"modelfleet", "members", "describe", args[0], "-o", "json"})
+		if err != nil {
+			ts.Fatalf("%v: %s", err, said)
+		}
+		running, err := lookup(out, "models.running")
+		ts.Check(err)
+		requests, err := lookup(out, "models.requests")
+		ts.Check(err)
+		if len(running) == 1 && running[0] == args[1] {
+			known, err = strconv.Atoi(requests[0])
+			ts.Check(err)
+		}
+		if known > s.answered[args[1]] {
+			ts.Fatalf("the coordinator counts %d requests, the release answered %d", known, s.answered[args[1]])
+		}
+		if known >= s.answered[args[1]]-1 {
+			return true
+		}
+		s.invokeOnce(context.Background(), ts, "hall-1")
+		return false
+	}, func() bool { return false })
+	if !came {
+		ts.Fatalf("the coordinator counts %d requests, the release answered %d", known, s.answered[args[1]])
+	}
+}
+
+// invokeOnce has the function score one reading, and counts the answer.
+func (s *stage) invokeOnce(ctx context.Context, ts *testscript.TestScript, site string) lambdasim.Response {
+	next := train.NewStream(1, site).Next()
+	event, err := json.Marshal(map[string]any{"regime": next.Regime, "features": next.Values})
+	ts.Check(err)
+	r, err := s.function.Invoke(ctx, event)
+	ts.Check(err)
+	var reply struct{ Release string }
+	if r.FunctionError == "" && json.Unmarshal(r.Payload, &reply) == nil {
+		s.answered[reply.Release]++
+	}
+	return r
+}

@@ -1,0 +1,130 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/modelfleet/modelfleet/agent/command"
+	"github.com/modelfleet/modelfleet/coordinator"
+	"github.com/modelfleet/modelfleet/coordinator/cli"
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/functions/scorer/serve"
+	"github.com/modelfleet/modelfleet/infra/demo/device"
+	"github.com/modelfleet/modelfleet/infra/devs3"
+)
+
+const version = "v1.2.3"
+
+// TestMain makes this binary every program of the fleet: testscript puts it on
+// PATH under each of these names.
+func TestMain(m *testing.M) {
+	program := func(run func(context.Context, []string) int) func() {
+		return func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			code := run(ctx, os.Args[1:])
+			stop()
+			os.Exit(code)
+		}
+	}
+	testscript.Main(shared{m}, map[string]func(){
+		"modelfleet": program(func(ctx context.Context, args []string) int {
+			return cli.Run(ctx, cli.Options{Args: args, Streams: console.System(), Env: os.Getenv, Version: version})
+		}),
+		"modelfleet-coordinator": program(func(ctx context.Context, args []string) int { return coordinator.Main(ctx, args, os.Stderr) }),
+		"modelfleet-agent": program(func(ctx context.Context, args []string) int {
+			return command.Main(ctx, version, args, os.Stdout, os.Stderr)
+		}),
+		"device": program(func(ctx context.Context, args []string) int { return device.Main(ctx, args, os.Stderr) }),
+		"devs3":  program(func(_ context.Context, args []string) int { return devs3.Main(args, os.Stdout, os.Stderr) }),
+		"scorer": program(func(context.Context, []string) int { return serve.Main(version, os.Getenv, os.Stderr) }),
+	})
+}
+
+// shared are the tests, which clean up what they shared.
+type shared struct{ tests *testing.M }
+
+// Run runs them.
+func (s shared) Run() int {
+	code := s.tests.Run()
+	if dir, err := scratch(); err == nil {
+		_ = os.RemoveAll(dir) // it is in the temporary folder in any case
+	}
+	return code
+}
+
+// inherited are the variables of this process that programs also get.
+var inherited = []string{"GOCOVERDIR", "GOMAXPROCS"}
+
+// TestScripts runs testdata: each script says why it is there.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			for _, name := range inherited {
+				if v, ok := os.LookupEnv(name); ok {
+					env.Setenv(name, v)
+				}
+			}
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("AWS_ACCESS_KEY_ID", "devkey")
+			env.Setenv("AWS_SECRET_ACCESS_KEY", "devsecret")
+			for i := range 3 {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				env.Setenv(fmt.Sprintf("PORT%d", i+1), port)
+			}
+			s := &stage{dir: env.WorkDir, programs: map[string]*program{}, answered: map[string]int{}}
+			for _, v := range env.Vars {
+				name, _, _ := strings.Cut(v, "=")
+				s.names = append(s.names, name)
+			}
+			env.Values[stageKey{}] = s
+			env.Defer(func() {
+				if f, ok := env.T().(testscript.TFailed); ok && f.Failed() {
+					env.T().Log(s.logs())
+				}
+				s.close()
+			})
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"start":    start,
+			"quit":     quit,
+			"kill9":    kill9,
+			"says":     says,
+			"wait-for": waitFor,
+			"get":      get,
+			"exits":    exits,
+			"blob":     blob,
+			"flip":     flip,
+			"train":    trainReleases,
+			"function": startFunction,
+			"invoke":   invoke,
+			"counted":  counted,
+		},
+	})
+}
+
+// freePort is a loopback port that nobody listens on now.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
