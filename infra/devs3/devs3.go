@@ -11,6 +11,7 @@ package devs3
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -107,6 +108,9 @@ func Run(ctx context.Context, o Options) error {
 	case <-ctx.Done():
 		err := srv.ShutDown()
 		<-done // says that its listener was closed, which we know
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil // clients kept idle connections open past the gateway's patience; they are cut now
+		}
 		return err
 	}
 }

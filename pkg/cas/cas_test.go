@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -249,6 +250,37 @@ func TestCollectStoppedLeavesWholeReleases(t *testing.T) {
 	}
 	if diff := cmp.Diff(files, read(t, s.ReleaseDir(key))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A release that is collected is visible whole or not at all: who looks while it
+// goes never finds it under its name with files missing.
+func TestCollectedReleasesLeaveWhole(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	files := map[string]string{}
+	for i := range 500 {
+		files[fmt.Sprintf("shard-%03d", i)] = fmt.Sprint("bytes ", i)
+	}
+	dir := s.ReleaseDir(release(t, s, "r", files))
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Collect(context.WithoutCancel(t.Context()))
+		done <- err
+	}()
+	for {
+		found, err := os.ReadDir(dir)
+		_, still := os.Stat(dir)
+		if still == nil && (err != nil || len(found) != len(files)) {
+			t.Fatalf("%d of %d files are visible: %v", len(found), len(files), err)
+		}
+		if still != nil {
+			break
+		}
+	}
+	ok(t, <-done)
+	if left, err := os.ReadDir(filepath.Dir(s.StagingDir(fleet.Digest{}))); err != nil || len(left) != 0 {
+		t.Errorf("%v is left in staging, %v", left, err)
 	}
 }
 

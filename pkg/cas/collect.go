@@ -118,7 +118,13 @@ func (s *Store) Collect(ctx context.Context, keep ...fleet.Digest) (Collected, e
 		if slices.Contains(keep, r) {
 			continue
 		}
-		if err := s.root.RemoveAll(path.Join("releases", r.String())); err != nil {
+		// It leaves its name whole, by one rename, and is removed as staging is: a
+		// crash in the middle of a removal must not leave half a release visible.
+		gone := path.Join("staging", r.String()+".gone")
+		if err := s.root.RemoveAll(gone); err != nil {
+			return got, Classify("collect release", r.Short(), err)
+		}
+		if err := s.root.Rename(path.Join("releases", r.String()), gone); err != nil {
 			return got, Classify("collect release", r.Short(), err)
 		}
 		got.Releases++
