@@ -108,6 +108,9 @@ func (b *browser) look(url, name, scheme string, width int64) string {
 	text := ask(b, chromedp.Text(chromedp.CSS("main")))
 	wide := ask(b, chromedp.Evaluate[string](`document.documentElement.scrollWidth <= window.innerWidth ? "" :
 		[...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > window.innerWidth && !e.closest(".scroll")).map((e) => e.tagName + "." + e.className).slice(0, 4).join(", ")`))
+	if spilt := ask(b, chromedp.Evaluate[string](`[...document.querySelectorAll("main figure, main .tiles, main .scroll td")].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText).slice(0, 4).join(", ")`)); spilt != "" {
+		b.t.Errorf("%s at %d pixels: more than fits in %q", name, width, spilt)
+	}
 	picture := ask(b, chromedp.FullScreenshot(100))
 	if wide != "" {
 		b.t.Errorf("%s at %d pixels: the page is wider than the window, at %s", name, width, wide)

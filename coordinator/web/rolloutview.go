@@ -196,15 +196,14 @@ func compare(x api.RolloutInfo) []comparison {
 		worse := !math.IsNaN(a) && !math.IsNaN(b) && a != b && (a > b) == moreIsWorse
 		return comparison{what, percent(a), percent(b), worse}
 	}
-	quantiles := func(a api.ArmInfo) string {
-		if a.P95 == 0 {
-			return "–"
+	text := func(d fleet.Duration) string {
+		if d == 0 {
+			return "–" // nothing was measured
 		}
-		if a.P50 >= fleet.Duration(time.Millisecond) && a.P99 < fleet.Duration(time.Second) { // one unit for all
-			ms := func(d fleet.Duration) string { return number(round(d.D().Seconds()*1e3, 1)) }
-			return ms(a.P50) + " / " + ms(a.P95) + " / " + ms(a.P99) + " ms"
-		}
-		return latency(a.P50) + " / " + latency(a.P95) + " / " + latency(a.P99)
+		return latency(d)
+	}
+	quantile := func(what string, a, b fleet.Duration) comparison {
+		return comparison{what, text(a), text(b), b > 0 && a > b+b/10}
 	}
 	return []comparison{
 		{What: "members reporting", Exposed: fmt.Sprintf("%d of %d", e.Seen, e.Members), Control: fmt.Sprintf("%d of %d", c.Seen, c.Members)},
@@ -212,7 +211,7 @@ func compare(x api.RolloutInfo) []comparison {
 		{What: "requests", Exposed: count(e.Requests), Control: count(c.Requests)},
 		share("errors", ratio(e.Errors, e.Requests), ratio(c.Errors, c.Requests), true),
 		share("right, where labelled", ratio(e.Right, e.Right+e.Wrong), ratio(c.Right, c.Right+c.Wrong), false),
-		{"latency p50, p95, p99", quantiles(e), quantiles(c), c.P95 > 0 && e.P95 > c.P95+c.P95/10},
+		quantile("latency p50", e.P50, c.P50), quantile("latency p95", e.P95, c.P95), quantile("latency p99", e.P99, c.P99),
 	}
 }
 
