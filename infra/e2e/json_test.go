@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,33 @@ import (
 // condition is PATH=VALUE, PATH~REGEXP or PATH!=VALUE about a JSON document. A
 // path is names and indices with dots between; a name steps into each element of
 // a list. One of the values that the path leads to must be so; for !=, none.
-var condition = regexp.MustCompile(`^([\w.-]+)(=|~|!=)(.*)$`)
+type condition struct{ path, operator, want string }
+
+var conditionForm = regexp.MustCompile(`^([\w.-]+)(=|~|!=)(.*)$`)
+
+func parseCondition(text string) (condition, bool) {
+	m := conditionForm.FindStringSubmatch(text)
+	if m == nil {
+		return condition{}, false
+	}
+	return condition{m[1], m[2], m[3]}, true
+}
+
+// holds reports whether the condition does, of the document.
+func (c condition) holds(document []byte) (bool, error) {
+	values, err := lookup(document, c.path)
+	if err != nil {
+		return false, err
+	}
+	switch c.operator {
+	case "=":
+		return slices.Contains(values, c.want), nil
+	case "!=":
+		return !slices.Contains(values, c.want), nil
+	}
+	re, err := regexp.Compile(c.want)
+	return err == nil && slices.ContainsFunc(values, re.MatchString), err
+}
 
 func find(v any, path []string) []any {
 	if len(path) == 0 {
@@ -74,10 +101,13 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		meanwhile = func() { s.invokeOnce(context.Background(), ts, site) }
 		args = args[2:]
 	}
-	var conditions [][]string
-	for len(args) > 0 && condition.MatchString(args[0]) {
-		conditions = append(conditions, condition.FindStringSubmatch(args[0]))
-		args = args[1:]
+	var conditions []condition
+	for len(args) > 0 {
+		c, ok := parseCondition(args[0])
+		if !ok {
+			break
+		}
+		conditions, args = append(conditions, c), args[1:]
 	}
 	if len(conditions) == 0 || len(args) == 0 {
 		ts.Fatalf("usage: wait-for CONDITION... COMMAND...")
@@ -92,8 +122,7 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		last = string(out)
 		for _, c := range conditions {
-			values, err := lookup(out, c[1])
-			if err != nil || !matches(ts, values, c[2], c[3]) {
+			if held, err := c.holds(out); err != nil || !held {
 				return false
 			}
 		}
@@ -102,22 +131,6 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 	if !until(holds, func() bool { return false }) {
 		ts.Fatalf("it never came to %q; last:\n%s", conditions, last)
 	}
-}
-
-func matches(ts *testscript.TestScript, values []string, operator, want string) bool {
-	re, err := regexp.Compile(want)
-	if operator == "~" {
-		ts.Check(err)
-	}
-	for _, v := range values {
-		if operator == "!=" && v == want {
-			return false
-		}
-		if operator == "=" && v == want || operator == "~" && re.MatchString(v) {
-			return true
-		}
-	}
-	return operator == "!="
 }
 
 // get is "get NAME PATH COMMAND...": a variable from the JSON that the command
