@@ -256,6 +256,9 @@ func whyNotYet(st api.ModelStatus) string {
 	case fleet.Failed:
 		return "the attempt failed: " + failed
 	case fleet.RolledBack:
+		if st.Failure == fleet.NoFailure {
+			return "it went back as it was told to"
+		}
 		return "it went back by itself: " + failed
 	case fleet.Quarantined:
 		if st.FailureCode == telemetry.CodeGate.String() {
@@ -263,6 +266,9 @@ func whyNotYet(st api.ModelStatus) string {
 		}
 		return "it refuses the release, which failed here: " + failed
 	case fleet.Withdrawn:
+		if st.Failure != fleet.NoFailure {
+			return "the offer was taken back after it had failed here: " + failed
+		}
 		return "the offer was taken back before it switched"
 	}
 	if st.Target != st.Running && st.Target != "" {
