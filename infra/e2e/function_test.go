@@ -39,6 +39,9 @@ func trainReleases(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(dir)))
 }
 
+// reportPeriod is the function's, in the scripts.
+const reportPeriod = 200 * time.Millisecond
+
 // startFunction is "function ENVIRONMENTS NAME=VALUE...": the scorer as a Lambda
 // function with at most so many environments, which start when invoked.
 func startFunction(ts *testscript.TestScript, _ bool, args []string) {
@@ -48,7 +51,7 @@ func startFunction(ts *testscript.TestScript, _ bool, args []string) {
 	path, err := exec.LookPath("scorer")
 	ts.Check(err)
 	s.function, err = lambdasim.New(lambdasim.Options{
-		Command: []string{path}, Name: "scorer", MaxEnvironments: n, Env: args[1:], Timeout: 20 * time.Second, InitTimeout: 20 * time.Second,
+		Command: []string{path}, Name: "scorer", MaxEnvironments: n, Env: append(args[1:], "MODELFLEET_REPORT="+reportPeriod.String()), Timeout: 20 * time.Second, InitTimeout: 20 * time.Second,
 	})
 	ts.Check(err)
 }
@@ -80,7 +83,7 @@ func invoke(ts *testscript.TestScript, neg bool, args []string) {
 // again what those before it said.
 func counted(ts *testscript.TestScript, _ bool, args []string) {
 	s := on(ts)
-	known := -1
+	known, asked := -1, time.Now()
 	came := until(func() bool {
 		out, said, err := s.run(ts, []string{"modelfleet", "members", "describe", args[0], "-o", "json"})
 		if err != nil {
@@ -100,7 +103,11 @@ func counted(ts *testscript.TestScript, _ bool, args []string) {
 		if known >= s.answered[args[1]]-1 {
 			return true
 		}
-		s.invokeOnce(context.Background(), ts, "hall-1")
+		// A report is sent beside an invocation once its period has passed since the last.
+		if time.Since(asked) > 2*reportPeriod {
+			asked = time.Now()
+			s.invokeOnce(context.Background(), ts, "hall-1")
+		}
 		return false
 	}, func() bool { return false })
 	if !came {
