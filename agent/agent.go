@@ -118,6 +118,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
 		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1),
+		times: make(chan time.Time, 1), clock: newClock(o.wall, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
 	a.adopt(slots)
@@ -182,6 +183,10 @@ func (a *agent) network() error {
 		Replied: func(r api.RowsReply) {
 			if p := a.pool.Load(); p != nil && len(r.Seeds) > 0 {
 				p.SetSeeds(r.Seeds)
+			}
+			select {
+			case a.loop.times <- r.Time:
+			default: // the next answer tells it again
 			}
 		},
 	})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -20,6 +21,7 @@ type memory struct {
 	Schema int                              `json:"schema"` // 1
 	Epoch  uint64                           `json:"epoch"`  // of this start; grows with each
 	Trust  trust.State                      `json:"trust"`
+	Told   time.Time                        `json:"told,omitzero"` // how late it is by a coordinator's word
 	Models map[fleet.ModelName]update.State `json:"models"`
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -18,28 +19,30 @@ import (
 // failpoint's.
 func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, error) {
 	digest := fleet.DigestOf(pack)
-	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh(time.Now()) {
+	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh() {
 		return verdict{version: packVersion(*t)}, nil // known and acted on
 	}
-	t, st, err := trust.Verify(pack, l.mem.Trust, l.facts, time.Now())
+	have := l.mem.Trust
+	have.Floor = l.clock.least()
+	t, st, err := trust.Verify(pack, have, l.facts, l.clock.wall())
 	if err != nil {
 		l.refuse(err, from)
 		return verdict{err: err}, nil
 	}
-	if t.Freshness == trust.Stale {
+	news := !bytes.Equal(st.Timestamp, have.Timestamp)
+	if t.Freshness == trust.Stale || !news && !l.clock.now().Before(t.Expires) {
+		t.Freshness = trust.Stale
 		return verdict{err: l.stale(t, digest, from)}, nil
 	}
-	if !st.Equal(l.mem.Trust) || l.pack != digest {
-		// The pack first: one that is newer than the state verifies after a
-		// crash, an older one would not.
-		if err := l.believe(pack, st); err != nil {
+	if !st.Equal(have) || l.pack != digest {
+		if err := l.believe(pack, have, st); err != nil {
 			l.o.Logger.Error("trust pack not kept", "err", err)
 			return verdict{err: err}, nil
 		}
 	}
 	l.pack, l.refused = digest, ""
 	l.trusted.Store(&t)
-	if t.Behind > 5*time.Minute {
+	if t.Behind > clockOff {
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
 	}
 	l.o.Logger.Info("directive believed", "sequence", t.Directive.Sequence, "from", from, "refused", len(t.Refused))
@@ -50,16 +53,22 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, er
 // packVersion orders the packs of a group: each has a newer timestamp.
 func packVersion(t trust.Trusted) uint64 { return uint64(t.Versions["timestamp"]) }
 
-func (l *loop) believe(pack []byte, st trust.State) error {
+// believe writes down a pack and what it proved. The pack first: one that is
+// newer than the state verifies after a crash, an older one would not.
+func (l *loop) believe(pack []byte, have, st trust.State) error {
 	if err := l.disk.savePack(pack); err != nil {
 		return err
 	}
-	mem := l.mem
+	mem, was := l.mem, l.clock
 	mem.Trust = st
-	if err := l.disk.save(mem); err != nil {
+	if !bytes.Equal(st.Timestamp, have.Timestamp) {
+		// Earlier than before only when root changed the keys that speak of time.
+		l.clock.prove(st.Floor)
+	}
+	if err := l.save(mem); err != nil {
+		l.clock = was
 		return err
 	}
-	l.mem = mem
 	return nil
 }
 
@@ -76,7 +85,11 @@ func (l *loop) refuse(err error, from string) {
 // mind only when there is nothing better: after a restart it still says by whom
 // the releases on disk are backed.
 func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
-	err := fault.Newf(fault.Untrusted, "believe pack", from, "it expired at %s (role %s)", t.Expires.Format(time.RFC3339), t.Expired)
+	cause := "role " + t.Expired
+	if t.Expired == "" {
+		cause = "by what the coordinator says of the time"
+	}
+	err := fault.Newf(fault.Untrusted, "believe pack", from, "it expired at %s (%s)", t.Expires.Format(time.RFC3339), cause)
 	if l.trusted.Load() == nil {
 		l.trusted.Store(&t)
 		l.pack = digest

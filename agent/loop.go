@@ -39,6 +39,7 @@ type loop struct {
 	announce func(gossip.Pack)
 
 	packs  chan packOffer
+	times  chan time.Time // the coordinator's
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
@@ -48,6 +49,8 @@ type loop struct {
 
 	// owned by the goroutine
 	mem      memory
+	clock    clock
+	timed    time.Time    // when mem was last written
 	pack     fleet.Digest // of the newest pack judged
 	refused  string       // why the newest pack was not believed, or ""
 	refusals uint64
@@ -148,6 +151,10 @@ func (l *loop) serve(ctx context.Context) error {
 			p.reply <- v
 		case e := <-l.events:
 			err = l.step(ctx, e)
+		case at := <-l.times:
+			if !l.hear(at) {
+				continue
+			}
 		case done := <-l.looks:
 			l.publish()
 			close(done)
@@ -182,12 +189,11 @@ func (l *loop) step(ctx context.Context, e event) error {
 		mem := l.mem
 		mem.Models = maps.Clone(l.mem.Models)
 		mem.Models[e.model] = next
-		if err := l.disk.save(mem); err != nil {
+		if err := l.save(mem); err != nil {
 			l.o.Logger.Error("state not written", "model", e.model, "err", err)
 			l.later(e)
 			return nil
 		}
-		l.mem = mem
 		l.log(old, next)
 	}
 	if err := l.fail("state " + next.Phase.String()); err != nil {
@@ -199,6 +205,16 @@ func (l *loop) step(ctx context.Context, e event) error {
 	for _, eff := range effects {
 		l.run.Do(ctx, eff)
 	}
+	return nil
+}
+
+// save writes a memory, with how late it is by now, and takes it over.
+func (l *loop) save(mem memory) error {
+	mem.Trust.Floor, mem.Told = l.clock.least(), l.clock.carried(l.clock.told)
+	if err := l.disk.save(mem); err != nil {
+		return err
+	}
+	l.mem, l.timed = mem, time.Now()
 	return nil
 }
 
@@ -245,6 +261,9 @@ func (l *loop) ticks(ctx context.Context) error {
 		}
 	}
 	now := time.Now()
+	if now.Sub(l.timed) >= floorEvery {
+		l.keepTime()
+	}
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
 		st := l.mem.Models[m]
 		due := st.Next()
@@ -269,26 +288,10 @@ func (l *loop) intact(m fleet.ModelName, st update.State) bool {
 // held reports whether a model must not begin anything because what the agent
 // believes is past its expiry. What was begun, and going back, go on.
 func (l *loop) held(st update.State) bool {
-	if l.fresh(time.Now()) {
+	if l.fresh() {
 		return false
 	}
 	return st.Phase == fleet.Offered || st.Phase == fleet.Staged || st.Phase == fleet.Failed && !st.Leaving
-}
-
-func (l *loop) fresh(now time.Time) bool { return fresh(l.trusted.Load(), now) }
-
-// fresh reports whether what was believed may be acted on at now. A clock that
-// still shows a time before the one that was proven goes on being wrong by as
-// much as it was: a device whose clock lost its battery would else believe the
-// same pack for decades.
-func fresh(t *trust.Trusted, now time.Time) bool {
-	if t == nil || t.Freshness != trust.Fresh {
-		return false
-	}
-	if now.Before(t.At) {
-		now = now.Add(t.Behind)
-	}
-	return now.Before(t.Expires)
 }
 
 // next is how long until a model wants its tick.

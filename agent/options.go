@@ -50,6 +50,7 @@ type Options struct {
 	Failpoint func(point string) error
 
 	write func(path string, data []byte, perm fs.FileMode) error // how files are written; tests fill the disk with it
+	wall  func() time.Time                                       // the device's clock; tests stop it
 }
 
 // Info is what an agent that runs says of itself.

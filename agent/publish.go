@@ -42,7 +42,7 @@ func (l *loop) freshness() telemetry.Freshness {
 	switch {
 	case l.trusted.Load() == nil:
 		return telemetry.NoPack
-	case l.fresh(time.Now()):
+	case l.fresh():
 		return telemetry.Fresh
 	}
 	return telemetry.Stale
