@@ -2,11 +2,13 @@ package agent_test
 
 import (
 	"io/fs"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent"
+	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -50,4 +52,31 @@ func TestAFullDiskStopsNothing(t *testing.T) {
 	}
 	full.Store(false)
 	d.serves(v2, fleet.Healthy)
+}
+
+// A pack that there was no room for is believed once there is, though nobody
+// brings it again: the coordinator has nothing newer.
+func TestAPackThatAFullDiskRefusedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	var full atomic.Bool
+	d.o = agent.WithDisk(d.o, func(path string, data []byte, perm fs.FileMode) error {
+		if full.Load() {
+			return fault.Newf(fault.Exhausted, "write file", path, "no space left on device")
+		}
+		return cas.WriteFile(path, data, perm)
+	})
+	v1, v2 := d.fleet.Publish("1.0.0", weights("one")), d.fleet.Publish("2.0.0", weights("two"))
+	d.fleet.Direct(&v1, nil, 0)
+	d.run()
+	d.serves(v1, fleet.Healthy)
+	full.Store(true)
+	d.fleet.Direct(&v2, nil, 0)
+	l := d.listing("no room", func(l local.Listing) bool { return strings.Contains(l.Refused, "no space left") })
+	if l.Directive != 1 || l.Freshness != "fresh" || l.Models[0].Phase != fleet.Healthy {
+		t.Errorf("on a full disk: %+v", l)
+	}
+	full.Store(false)
+	d.serves(v2, fleet.Healthy)
+	d.listing("the second directive", func(l local.Listing) bool { return l.Directive == 2 && l.Refused == "" })
 }

@@ -36,11 +36,11 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, er
 	}
 	if !st.Equal(have) || l.pack != digest {
 		if err := l.believe(pack, have, st); err != nil {
-			l.o.Logger.Error("trust pack not kept", "err", err)
+			l.unkept(packOffer{pack: pack, from: from, version: packVersion(t)}, err)
 			return verdict{err: err}, nil
 		}
 	}
-	l.pack, l.refused = digest, ""
+	l.pack, l.refused, l.waiting = digest, "", packOffer{}
 	l.trusted.Store(&t)
 	if t.Behind > clockOff {
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
@@ -79,6 +79,18 @@ func (l *loop) refuse(err error, from string) {
 		l.o.Logger.Error("trust pack refused", "from", from, "rule", string(trust.RuleOf(err)), "err", err, "count", l.refusals)
 	}
 	l.refused = text
+}
+
+// unkept has a pack that is to be believed, but could not be written down, judged
+// again when there may be room: who brought it will not bring it a second time.
+func (l *loop) unkept(p packOffer, err error) {
+	l.stuck = time.Now().Add(writeAgain)
+	if p.version <= l.waiting.version {
+		return // it, or a newer one, waits already
+	}
+	l.waiting = p
+	l.refused = p.from + ": " + err.Error()
+	l.o.Logger.Error("trust pack not kept", "from", p.from, "err", err)
 }
 
 // stale takes note of a pack that is authentic but past its expiry. It is kept in

@@ -53,6 +53,7 @@ type loop struct {
 	timed    time.Time    // when mem was last written
 	pack     fleet.Digest // of the newest pack judged
 	refused  string       // why the newest pack was not believed, or ""
+	waiting  packOffer    // the newest pack that could not be written
 	refusals uint64
 	reasons  map[fleet.ModelName]string
 	retry    []event   // whose state could not be written
@@ -67,9 +68,10 @@ type event struct {
 
 // packOffer is a pack from somewhere; the verdict goes to reply.
 type packOffer struct {
-	pack  []byte
-	from  string
-	reply chan<- verdict
+	pack    []byte
+	from    string
+	version uint64 // once it was verified
+	reply   chan<- verdict
 }
 
 // verdict is what came of a pack: its version when it was believed.
@@ -82,7 +84,7 @@ type verdict struct {
 func (l *loop) offerPack(ctx context.Context, pack []byte, from string) (version uint64, err error) {
 	reply := make(chan verdict, 1)
 	select {
-	case l.packs <- packOffer{pack, from, reply}:
+	case l.packs <- packOffer{pack: pack, from: from, reply: reply}:
 	case <-ctx.Done():
 		return 0, fault.New(fault.Canceled, "judge pack", from, ctx.Err())
 	}
@@ -260,6 +262,15 @@ func (l *loop) ticks(ctx context.Context) error {
 			return err
 		}
 	}
+	if p := l.waiting; p.pack != nil {
+		v, err := l.judge(ctx, p.pack, p.from)
+		if err != nil {
+			return err
+		}
+		if fault.Is(v.err, fault.Untrusted) {
+			l.waiting = packOffer{} // it grew too old meanwhile
+		}
+	}
 	now := time.Now()
 	if now.Sub(l.timed) >= floorEvery {
 		l.keepTime()
@@ -301,7 +312,7 @@ func (l *loop) next() time.Duration {
 		return wait
 	}
 	wait := time.Minute
-	if len(l.retry) > 0 {
+	if len(l.retry) > 0 || l.waiting.pack != nil {
 		wait = writeAgain
 	}
 	for _, st := range l.mem.Models {

@@ -18,8 +18,9 @@ type Options struct {
 	Member *identity.Member
 	// Poll is how long one wait for a pack lasts; default 50 s.
 	Poll time.Duration
-	// OnPack is given each pack the coordinator has, by one goroutine. An error
-	// means that it was refused; the same pack is then asked for again later.
+	// OnPack is given each pack the coordinator has, by one goroutine. After an
+	// error that may pass by itself the same pack is asked for again; after any
+	// other the next one is waited for: it was refused, or is kept for later.
 	OnPack func(ctx context.Context, pack []byte) error
 	// Idle reports whether others of the cell bring packs here just now; the
 	// coordinator is then asked only every ten waits. Nil: never.

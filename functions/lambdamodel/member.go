@@ -230,7 +230,11 @@ func (m *member) pull(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.etag = r.ETag // also when it is refused: the next one may do better
-	return m.judge(r.Pack, time.Now())
+	err = m.judge(r.Pack, time.Now())
+	if err != nil && !fault.Is(err, fault.Untrusted) {
+		m.etag = "" // there was no room to keep it: it must be given again
+	}
+	return err
 }
 
 // judge verifies a pack and takes over what it decides; mu is held.
@@ -251,9 +255,10 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	if t.Freshness == trust.Stale {
 		return fault.Newf(fault.Untrusted, "verify pack", string(facts.Group), "%s has expired", t.Expired)
 	}
-	if !st.Equal(m.mem.Trust) {
+	if was := m.mem.Trust; !st.Equal(was) {
 		m.mem.Trust = st
 		if err := m.save(); err != nil {
+			m.mem.Trust = was
 			return err
 		}
 	}
