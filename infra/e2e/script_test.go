@@ -2,11 +2,16 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -118,13 +123,25 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// Ports are taken from below those that the kernel gives to outgoing
+// connections, each once.
+const firstPort, ports = 12000, 20000
+
+var nextPort = sync.OnceValue(func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(rand.Uint32N(ports)) // other runs of this test are on this machine
+	return &n
+})
+
 // freePort is a loopback port that nobody listens on now.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	for range 100 {
+		port := strconv.Itoa(firstPort + int(nextPort().Add(1)%ports))
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			continue // taken
+		}
+		return port, l.Close()
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", errors.New("no free port was found")
 }
