@@ -13,6 +13,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
 )
 
@@ -33,7 +34,7 @@ func newWard(t *testing.T, f *trusttest.Fleet, wall func() time.Time, mem memory
 		mem = memory{Schema: memorySchema, Trust: f.State(), Models: map[fleet.ModelName]update.State{}}
 	}
 	w.loop = &loop{
-		o: Options{Logger: slog.New(slog.DiscardHandler), wall: wall}, facts: f.Member(), mem: mem,
+		o: Options{Logger: slog.New(slog.DiscardHandler), wall: wall, verify: trust.Verify}, facts: f.Member(), mem: mem,
 		disk: &disk{write: w.write}, announce: func(gossip.Pack) {},
 		clock: newClock(wall, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}

@@ -11,20 +11,37 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // judge decides whether a pack is to be believed and, if so, acts on it. A
-// refusal changes nothing but what the agent says of itself. The error is a
-// failpoint's.
-func (l *loop) judge(ctx context.Context, pack []byte, from string) (verdict, error) {
+// refusal changes nothing but what the agent says of itself; a pack that brings
+// the code to panic is refused too. The error is a failpoint's.
+func (l *loop) judge(ctx context.Context, pack []byte, from string) (v verdict, dead error) {
+	err := guard.Do(l.o.Logger, "judge pack", from, func() error {
+		v, dead = l.weigh(ctx, pack, from)
+		return nil
+	})
+	if err == nil {
+		return v, dead
+	}
+	if bytes.Equal(pack, l.waiting.pack) {
+		l.waiting = packOffer{}
+	}
+	l.refuse(err, from)
+	return verdict{err: err}, nil
+}
+
+// weigh is judge without its guard.
+func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, error) {
 	digest := fleet.DigestOf(pack)
 	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh() {
 		return verdict{version: packVersion(*t)}, nil // known and acted on
 	}
 	have := l.mem.Trust
 	have.Floor = l.clock.least()
-	t, st, err := trust.Verify(pack, have, l.facts, l.clock.wall())
+	t, st, err := l.o.verify(pack, have, l.facts, l.clock.wall())
 	if err != nil {
 		l.refuse(err, from)
 		return verdict{err: err}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -182,7 +184,7 @@ func (l *loop) step(ctx context.Context, e event) error {
 	}
 	e.ev.At = time.Now()
 	e.ev.Current, e.ev.Seen = l.current(e.model)
-	next, effects, err := move(old, e.ev)
+	next, effects, err := move(l.o.Logger, old, e.ev)
 	if err != nil {
 		l.o.Logger.Error("state machine refused an event", "model", e.model, "event", e.ev.Kind.String(), "state", old.Phase.String(), "err", err)
 		return nil
@@ -243,14 +245,12 @@ func (l *loop) later(e event) {
 
 // move is [update.Step] behind a guard: a bug in the machine leaves the model as
 // it is instead of ending the agent.
-func move(st update.State, ev update.Event) (next update.State, effects []update.Effect, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fault.Newf(fault.Internal, "move model", string(st.Model), "%v", r)
-		}
-	}()
-	next, effects = update.Step(st, ev)
-	return next, effects, nil
+func move(log *slog.Logger, st update.State, ev update.Event) (next update.State, effects []update.Effect, err error) {
+	err = guard.Do(log, "move model", string(st.Model), func() error {
+		next, effects = update.Step(st, ev)
+		return nil
+	})
+	return next, effects, err
 }
 
 // ticks tells each model that waits for a time that it has come.

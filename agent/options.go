@@ -11,6 +11,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/probe"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // Options says how an agent runs. State must be given; the first time, Token too.
@@ -51,6 +52,8 @@ type Options struct {
 
 	write func(path string, data []byte, perm fs.FileMode) error // how files are written; tests fill the disk with it
 	wall  func() time.Time                                       // the device's clock; tests stop it
+	// verify is [trust.Verify]; tests let it panic
+	verify func([]byte, trust.State, fleet.Facts, time.Time) (trust.Trusted, trust.State, error)
 }
 
 // Info is what an agent that runs says of itself.
@@ -80,6 +83,9 @@ func (o *Options) complete() error {
 	o.Version = cmp.Or(o.Version, "dev")
 	if o.Health == (fleet.Health{}) {
 		o.Health = fleet.Health{FailStreak: 20, Restarts: 3}
+	}
+	if o.verify == nil {
+		o.verify = trust.Verify
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

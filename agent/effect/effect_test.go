@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,6 +129,25 @@ func TestAnEffectUnderWayIsNotBegunAgainAndMayBeCancelled(t *testing.T) {
 	w.Await(10 * time.Second)
 	if len(begun) > 0 || len(w.answers) > 0 {
 		t.Errorf("begun %d times more, %d answers", len(begun), len(w.answers))
+	}
+}
+
+// A bug that foreign bytes find in an effect is a failed effect: the next one and
+// a collection go on.
+func TestAPanicInAnEffectIsAFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(context.Context) error { panic("index out of range") })
+	for range 2 {
+		w.Do(t.Context(), w.effect(update.Fetch))
+		ev := w.answer()
+		if ev.Kind != update.FetchFailed || ev.Failure.Class != fleet.MemberFailure || !strings.Contains(ev.Failure.Text, "panic: index out of range") {
+			t.Fatalf("answered %+v", ev)
+		}
+	}
+	w.offer = update.Offer{}
+	w.Do(t.Context(), w.effect(update.Switch))
+	if ev := w.answer(); ev.Kind != update.Switched {
+		t.Errorf("then answered %+v", ev)
 	}
 }
 

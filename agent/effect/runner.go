@@ -24,6 +24,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -111,25 +112,28 @@ func (r *Runner) carry(ctx context.Context, e update.Effect) (update.Event, erro
 	}
 	ev := update.Event{Key: e.Key, Jitter: rand.Float64()}
 	var err error
+	do := func(effect func() error) error { // what is not ours to trust must not end the agent
+		return guard.Do(r.o.Logger, e.Kind.String(), string(e.Model), effect)
+	}
 	switch e.Kind {
 	case update.Fetch:
-		ev.Kind, err = update.Fetched, r.fetch(ctx, e)
+		ev.Kind, err = update.Fetched, do(func() error { return r.fetch(ctx, e) })
 		if err != nil {
 			ev.Kind, ev.Failure = update.FetchFailed, fetchFailure(err)
 		}
 	case update.Probe:
-		ev.Kind, err = update.ProbePassed, r.test(ctx, e)
+		ev.Kind, err = update.ProbePassed, do(func() error { return r.test(ctx, e) })
 		if err != nil {
 			ev.Kind, ev.Failure = update.ProbeFailed, probeFailure(err)
 		}
 	case update.Switch:
-		ev.Kind, err = update.Switched, r.toggle(e)
+		ev.Kind, err = update.Switched, do(func() error { return r.toggle(e) })
 		if err != nil {
 			ev.Kind, ev.Failure = update.SwitchFailed, switchFailure(err)
 		}
 	case update.Keep:
 		ev.Key = ""
-		r.collect(ctx)
+		err = do(func() error { r.collect(ctx); return nil })
 	}
 	if err != nil && ctx.Err() == nil {
 		r.o.Logger.Warn("effect failed", "effect", e.Kind.String(), "model", e.Model, "release", e.Offer.Ref, "kind", fault.KindOf(err).String(), "err", err)
@@ -167,13 +171,7 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	if root := fleet.Digest(manifest.Root); root != o.Root || fleet.DigestOf(bundle) != o.Bundle {
 		return fault.Newf(fault.Untrusted, "fetch release", o.Ref, "the bundle has root %s, the directive says %s", root.Short(), o.Root.Short())
 	}
-	r.gate.RLock()
-	_, err = r.o.Fetcher.Install(ctx, delivery.Want{Key: o.Bundle, Manifest: manifest, Size: o.Size}, func(p delivery.Progress) {
-		r.mu.Lock()
-		r.progress[e.Model] = p
-		r.mu.Unlock()
-	})
-	r.gate.RUnlock()
+	err = r.install(ctx, e.Model, delivery.Want{Key: o.Bundle, Manifest: manifest, Size: o.Size})
 	debug.FreeOSMemory() // the buffers of an install are not needed again soon
 	r.mu.Lock()
 	dirty := r.dirty
@@ -181,6 +179,18 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	if dirty {
 		r.collect(ctx)
 	}
+	return err
+}
+
+// install brings the files in, with no collection beside it.
+func (r *Runner) install(ctx context.Context, m fleet.ModelName, w delivery.Want) error {
+	r.gate.RLock()
+	defer r.gate.RUnlock()
+	_, err := r.o.Fetcher.Install(ctx, w, func(p delivery.Progress) {
+		r.mu.Lock()
+		r.progress[m] = p
+		r.mu.Unlock()
+	})
 	return err
 }
 

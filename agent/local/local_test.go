@@ -28,6 +28,7 @@ type host struct {
 	seen   []local.Observation
 	roots  []fleet.Digest
 	losses chan local.Loss
+	bug    bool // taking observations panics
 }
 
 func (h *host) Listing() local.Listing {
@@ -39,8 +40,17 @@ func (h *host) Listing() local.Listing {
 func (h *host) Observe(_ fleet.ModelName, root fleet.Digest, obs []local.Observation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.bug {
+		panic("index out of range")
+	}
 	h.seen = append(h.seen, obs...)
 	h.roots = append(h.roots, root)
+}
+
+func (h *host) trap() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bug = true
 }
 
 func (h *host) Lift(_ fleet.ModelName, root fleet.Digest) { h.roots = append(h.roots, root) }
@@ -154,6 +164,27 @@ func TestLoadGivesWhatServesAndObserveCountsIt(t *testing.T) {
 		t.Fatal("still in use")
 	}
 	f.noLoss()
+}
+
+// A request that finds a bug is answered as our fault, and the next one is
+// answered as ever.
+func TestAPanicIsAnsweredAndEndsNothing(t *testing.T) {
+	t.Parallel()
+	f := start(t, 0)
+	c := f.client("scorer")
+	l, err := c.Load(t.Context(), "detector")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.trap()
+	for range 2 {
+		if err := c.Observe(t.Context(), l, local.Observation{Micros: 1}); !fault.Is(err, fault.Internal) {
+			t.Fatalf("a panic was answered by %v", err)
+		}
+	}
+	if err := c.Unload(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestReloadingWithoutUnloadingIsACrash(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 )
 
 const (
@@ -156,7 +157,7 @@ func (s *Server) handler(stopping func() bool) http.Handler {
 	handle := func(pattern string, f func(w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			if err := f(w, r); err != nil {
+			if err := guard.Do(s.o.Logger, "answer application", r.URL.Path, func() error { return f(w, r) }); err != nil {
 				api.WriteProblem(w, err)
 			}
 		})

@@ -51,14 +51,8 @@ func (m *member) choose(now time.Time) (choice, bool) {
 // apply brings what was chosen into service.
 func (m *member) apply(ctx context.Context) error {
 	for range 2 { // a release that fails here is followed by the one to fall back on
-		m.mu.Lock()
-		c, ok := m.choose(time.Now())
-		same := ok && m.mem.Serving != nil && m.mem.Serving.Bundle == c.Bundle
-		if same { // only its part in a rollout may have changed
-			m.mem.Serving.Rollout, m.mem.Serving.Arm = c.Rollout, c.Arm
-		}
-		m.mu.Unlock()
-		if !ok || same {
+		c, ok := m.next(time.Now())
+		if !ok {
 			return nil
 		}
 		if err := m.fetch(ctx, c); err != nil {
@@ -70,6 +64,18 @@ func (m *member) apply(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// next is the choice, if it is not in service already.
+func (m *member) next(now time.Time) (choice, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, ok := m.choose(now)
+	if ok && m.mem.Serving != nil && m.mem.Serving.Bundle == c.Bundle {
+		m.mem.Serving.Rollout, m.mem.Serving.Arm = c.Rollout, c.Arm // only its part in a rollout may have changed
+		return c, false
+	}
+	return c, ok
 }
 
 // fetch brings a release's verified files into the folder.

@@ -17,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
@@ -200,10 +201,11 @@ func (m *member) due(now time.Time) bool {
 func (m *member) refresh(ctx context.Context) error {
 	m.turn.Lock()
 	defer m.turn.Unlock()
-	err := m.pull(ctx)
+	// Neither a pack nor a bundle must end the function.
+	err := guard.Do(m.o.Logger, "judge pack", string(m.o.Model), func() error { return m.pull(ctx) })
 	if err == nil || fault.KindOf(err).Retry() {
 		// Without news, what was decided may still wait to be done.
-		if applyErr := m.apply(ctx); applyErr != nil {
+		if applyErr := guard.Do(m.o.Logger, "apply directive", string(m.o.Model), func() error { return m.apply(ctx) }); applyErr != nil {
 			err = applyErr
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 )
 
@@ -351,7 +352,8 @@ func (in *install) finish() (string, error) {
 	return dir, in.o.Store.DropStaging(in.want.Key)
 }
 
-// parallel calls do for 0..n-1 by the workers, each with its own buffers.
+// parallel calls do for 0..n-1 by the workers, each with its own buffers. What
+// they read is foreign.
 func (in *install) parallel(ctx context.Context, n int, do func(ctx context.Context, i int, b *buffers) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan int)
@@ -369,7 +371,7 @@ func (in *install) parallel(ctx context.Context, n int, do func(ctx context.Cont
 	for w := range min(in.workers, n) {
 		g.Go(func() error {
 			for i := range work {
-				if err := do(ctx, i, in.bufs[w]); err != nil {
+				if err := in.guarded(func() error { return do(ctx, i, in.bufs[w]) }); err != nil {
 					return err
 				}
 			}
@@ -377,6 +379,11 @@ func (in *install) parallel(ctx context.Context, n int, do func(ctx context.Cont
 		})
 	}
 	return g.Wait()
+}
+
+// guarded is for what runs in goroutines of the install's own.
+func (in *install) guarded(f func() error) error {
+	return guard.Do(in.o.Logger, "install", in.want.Manifest.Name, f)
 }
 
 // credit counts bytes that came from a kind of source.

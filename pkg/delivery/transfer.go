@@ -92,6 +92,7 @@ func (r *round) download(ctx context.Context, o Offer, t *target, f Fetch, b *bu
 	defer body.Close()
 	src := &wire{ctx: ctx, body: body, in: r.install, watch: watch}
 	var w behind
+	defer w.wait() // for a panic: the write uses the buffers; every other way out waited
 	for n := range f.Count {
 		i := f.First + n
 		if o.Kind != Raw {
@@ -106,7 +107,7 @@ func (r *round) download(ctx context.Context, o Offer, t *target, f Fetch, b *bu
 		}
 		if err == nil {
 			b.swap()
-			err = w.start(func() error { return r.place(ctx, o, t, i, plain, b) })
+			err = w.start(func() error { return r.guarded(func() error { return r.place(ctx, o, t, i, plain, b) }) })
 		} else {
 			err = errors.Join(w.wait(), stalled(err))
 		}

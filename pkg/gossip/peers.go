@@ -63,10 +63,27 @@ func (p *Pool) prove(n *memberlist.Node, id Identity) error {
 
 // look makes a new view. Only the worker calls it.
 func (p *Pool) look(now time.Time) {
+	v, cs, ask := p.survey(now)
+	v.relays = elect(p.opts.Cell, now.Unix()/3600, cs)
+	for i := range v.members {
+		v.members[i].Relay = v.role(v.members[i].Name)
+	}
+	slices.SortFunc(v.members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
+	old := p.view.Swap(v)
+	for _, name := range ask {
+		p.packet(name, encodeWho(p.key))
+	}
+	if p.opts.Handlers.OnChange != nil && !(slices.Equal(old.members, v.members) && slices.Equal(old.relays, v.relays)) {
+		p.opts.Handlers.OnChange()
+	}
+}
+
+// survey lists who is there, who may be elected, and whose certificate is to be
+// asked for.
+func (p *Pool) survey(now time.Time) (v *view, cs []candidate, ask []fleet.MemberID) {
 	p.mu.Lock()
-	v := &view{nodes: map[fleet.MemberID]memberlist.Node{}, byKey: map[telemetry.KeyID]fleet.MemberID{}}
-	var cs []candidate
-	var ask []fleet.MemberID
+	defer p.mu.Unlock()
+	v = &view{nodes: map[fleet.MemberID]memberlist.Node{}, byKey: map[telemetry.KeyID]fleet.MemberID{}}
 	for name, n := range p.nodes {
 		m, err := parseMeta(n.Meta)
 		if err != nil {
@@ -89,19 +106,7 @@ func (p *Pool) look(now time.Time) {
 		v.nodes[id] = n
 		v.members = append(v.members, member)
 	}
-	p.mu.Unlock()
-	v.relays = elect(p.opts.Cell, now.Unix()/3600, cs)
-	for i := range v.members {
-		v.members[i].Relay = v.role(v.members[i].Name)
-	}
-	slices.SortFunc(v.members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
-	old := p.view.Swap(v)
-	for _, name := range ask {
-		p.packet(name, encodeWho(p.key))
-	}
-	if p.opts.Handlers.OnChange != nil && !(slices.Equal(old.members, v.members) && slices.Equal(old.relays, v.relays)) {
-		p.opts.Handlers.OnChange()
-	}
+	return v, cs, ask
 }
 
 // due says whether to ask for a key's certificate now, and notes that it was

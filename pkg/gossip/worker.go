@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
@@ -85,7 +86,7 @@ func (p *Pool) work() {
 			}
 		case msg := <-p.inbox:
 			idle := len(p.worker.wants) == 0
-			p.handle(msg)
+			p.guarded(msg)
 			if idle && len(p.worker.wants) > 0 {
 				pulls.Reset(p.opts.Timing.Gossip)
 			}
@@ -93,6 +94,18 @@ func (p *Pool) work() {
 				p.sendAcks()
 			}
 		}
+	}
+}
+
+// guarded handles a message that may bring code to panic, of the pool's or of
+// its owner's: it then counts as malformed.
+func (p *Pool) guarded(msg []byte) {
+	err := guard.Do(p.opts.Logger, "handle gossip", p.opts.Cell, func() error {
+		p.handle(msg)
+		return nil
+	})
+	if err != nil {
+		p.count.malformed.Add(1)
 	}
 }
 
