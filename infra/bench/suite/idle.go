@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
@@ -17,7 +18,11 @@ func idle(ctx context.Context, o figure.Options) ([]figure.Figure, error) {
 		calm = 45 * time.Second
 	}
 	o.Logf("idle: 12 agents and a coordinator, left alone for %s", calm)
-	r, err := play.Idle(ctx, play.Options{Devices: 12, Out: io.Discard, Errs: io.Discard}, calm)
+	agent, err := build(ctx, o, "agent/cmd/modelfleet-agent", runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	r, err := play.Idle(ctx, play.Options{Devices: 12, Out: io.Discard, Errs: io.Discard}, agent, calm)
 	if err != nil {
 		return nil, err
 	}

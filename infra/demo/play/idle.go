@@ -2,8 +2,10 @@ package play
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,9 +19,10 @@ type Resident struct {
 	Coordinator int64
 }
 
-// Idle brings a fleet up at the pace of production, leaves it alone for the time
-// given, and reads how much memory its agents and its coordinator keep resident.
-func Idle(ctx context.Context, o Options, calm time.Duration) (Resident, error) {
+// Idle brings a fleet up at the pace of production, whose agents run the given
+// program, leaves it alone for the time given, and reads how much memory its
+// agents and its coordinator keep resident.
+func Idle(ctx context.Context, o Options, agent string, calm time.Duration) (Resident, error) {
 	w, cleanup, err := newWorld(o, pace{})
 	if err != nil {
 		return Resident{}, err
@@ -31,6 +34,11 @@ func Idle(ctx context.Context, o Options, calm time.Duration) (Resident, error) 
 	}
 	if err := w.plan(); err != nil {
 		return Resident{}, err
+	}
+	for _, d := range w.agents {
+		if err := d.ownBinary(agent); err != nil {
+			return Resident{}, err
+		}
 	}
 	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
 	if err != nil {
@@ -54,6 +62,23 @@ func Idle(ctx context.Context, o Options, calm time.Duration) (Resident, error) 
 	}
 	r.Coordinator, err = w.coord.resident()
 	return r, err
+}
+
+// ownBinary gives the device's agent a copy of the program: processes of one
+// file share its pages, which devices do not. It is synced, since a page that
+// waits to be written cannot be given back either.
+func (d *device) ownBinary(program string) error {
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return fmt.Errorf("copy the agent: %w", err)
+	}
+	d.binary = filepath.Join(filepath.Dir(d.socket), "agent")
+	f, err := os.OpenFile(d.binary, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return fmt.Errorf("copy the agent: %w", err)
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // resident is the process's resident memory in bytes, as Linux counts it.

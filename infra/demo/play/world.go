@@ -80,6 +80,7 @@ type device struct {
 	labels fleet.Labels
 	socket string
 	state  string
+	binary string // of its agent
 	agent  *process
 	app    *process
 }
@@ -232,7 +233,7 @@ func (w *world) plan() error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}
-		w.agents = append(w.agents, &device{id: id, labels: labels, state: filepath.Join(dir, "state"), socket: filepath.Join(dir, "s")})
+		w.agents = append(w.agents, &device{id: id, labels: labels, state: filepath.Join(dir, "state"), socket: filepath.Join(dir, "s"), binary: w.bin("modelfleet-agent")})
 	}
 	return nil
 }
@@ -252,7 +253,7 @@ func (w *world) startDevice(d *device, i int, token string) error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{w.bin("modelfleet-agent"), "-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(),
+	args := append([]string{d.binary, "-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(),
 		"-socket", d.socket, "-gossip-bind", gossip, "-pack", d.packFile(), "-selftest", w.bin("device") + ` selftest "$1"`}, w.pace.agent...)
 	d.agent, err = w.ps.spawn(string(d.id), nil, args...)
 	if err != nil {
