@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -382,8 +383,10 @@ func TestDamagedStateGoesOnFromTheSlots(t *testing.T) {
 	d.run()
 	d.serves(v1, fleet.Healthy)
 	d.kill()
-	if err := os.WriteFile(filepath.Join(d.o.State, "state.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"state.json", "state.json.copy"} {
+		if err := os.WriteFile(filepath.Join(d.o.State, name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.run()
 	if got := d.content(); got != "one" {
@@ -392,6 +395,53 @@ func TestDamagedStateGoesOnFromTheSlots(t *testing.T) {
 	d.until("serving 1.0.0", func(m local.Model) bool { return m.Serving != nil && m.Serving.Ref == v1.Ref() })
 	if _, err := os.Stat(filepath.Join(d.o.State, "state.json.damaged")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A block of the disk that goes bad under state.json costs neither what the
+// device refused nor what it knows of the newest directive.
+func TestADamagedStateForgetsNothing(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	v1, v2 := d.fleet.Publish("1.0.0", weights("one")), d.fleet.Publish("2.0.0", weights("bad"))
+	d.fleet.Direct(&v1, nil, 0)
+	old := d.fleet.Pack()
+	d.run()
+	d.serves(v1, fleet.Healthy)
+	d.fleet.Direct(&v1, &v2, time.Second)
+	was := d.serves(v1, fleet.Quarantined)
+	path := filepath.Join(d.o.State, "state.json")
+	for what, damage := range map[string]func([]byte) []byte{
+		"torn":    func(b []byte) []byte { return b[:len(b)/2] },
+		"garbage": func(b []byte) []byte { return bytes.Repeat([]byte{0xff}, len(b)) },
+		"empty":   func([]byte) []byte { return nil },
+		"one bit": func(b []byte) []byte { b[bytes.Index(b, []byte(`"sequence":2`))+11] ^= 3; return b }, // 1
+	} {
+		d.kill()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, damage(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// Without the newest pack, only the state knows how new it was.
+		if err := os.WriteFile(filepath.Join(d.o.State, "pack.zst"), old, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.fleet.Offer(old)
+		d.run()
+		m := d.serves(v1, fleet.Quarantined)
+		if len(m.Quarantined) != 1 || m.Quarantined[0].Root != was.Quarantined[0].Root || !m.Quarantined[0].At.Equal(was.Quarantined[0].At) {
+			t.Errorf("%s: quarantines are %+v, were %+v", what, m.Quarantined, was.Quarantined)
+		}
+		l := d.listing("the old pack refused", func(l local.Listing) bool { return strings.Contains(l.Refused, "rule timestamp") })
+		if l.Directive != 2 {
+			t.Errorf("%s: directive %d, was 2", what, l.Directive)
+		}
+		if err := os.Remove(path + ".damaged"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

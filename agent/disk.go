@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -56,42 +58,105 @@ func (d *disk) close() error { return d.lock.Close() }
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
 
-// load reads the memory. A file that cannot be understood is put aside: found
-// reports whether there was one to trust.
+// The memory is written twice, so that a block of the disk that goes bad costs
+// neither quarantines nor what protects from replays.
+const (
+	stateFile = "state.json"
+	stateCopy = "state.json.copy"
+)
+
+// load reads the memory: found reports whether there was one to trust. An Invalid
+// error beside it says that state.json was damaged and its copy is used.
 func (d *disk) load() (m memory, found bool, err error) {
-	m = memory{Schema: memorySchema, Models: map[fleet.ModelName]update.State{}}
-	path := d.path("state.json")
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	m, err = d.read(stateFile)
+	if err == nil {
+		return m, true, nil
+	}
+	spare, spareErr := d.read(stateCopy)
+	switch {
+	case spareErr == nil && fault.Is(err, fault.NotFound): // the very first write was cut short
+		return spare, true, nil
+	case spareErr == nil:
+		return spare, true, d.damaged(err, stateFile, "its copy, which is as new, is used")
+	case fault.Is(err, fault.NotFound) && fault.Is(spareErr, fault.NotFound):
 		return m, false, nil
+	case fault.Is(err, fault.Invalid) && !fault.Is(spareErr, fault.Denied):
+		return m, false, d.damaged(err, stateFile, "there is no copy either; the agent goes on from its slots and the next trust pack")
+	case fault.Is(err, fault.NotFound) && fault.Is(spareErr, fault.Invalid):
+		return m, false, d.damaged(spareErr, stateCopy, "the agent goes on from its slots and the next trust pack")
+	case fault.Is(err, fault.NotFound):
+		err = spareErr
 	}
-	if err != nil {
-		return m, false, cas.Classify("read state", path, err)
-	}
-	var got memory
-	err = json.Unmarshal(data, &got)
-	if err == nil && got.Schema != memorySchema {
-		err = fault.Newf(fault.Invalid, "read state", path, "schema %d, this agent knows %d", got.Schema, memorySchema)
-	}
-	if err != nil {
-		if err := cas.Publish(path, path+".damaged"); err != nil {
-			return m, false, err
-		}
-		return m, false, fault.New(fault.Invalid, "read state", path, err).
-			WithHint("it was kept as state.json.damaged; the agent goes on from its slots and the next trust pack")
-	}
-	if got.Models == nil {
-		got.Models = m.Models
-	}
-	return got, true, nil
+	return m, false, err
 }
 
+// damaged puts a file that cannot be understood aside, for people to look at, and
+// says so. One that cannot even be read is left to the next write.
+func (d *disk) damaged(err error, name, then string) error {
+	path, kept := d.path(name), ""
+	if fault.Is(err, fault.Invalid) {
+		if err := cas.Publish(path, path+".damaged"); err != nil {
+			return cas.Classify("put damaged state aside", path, err)
+		}
+		kept = "it was kept as " + name + ".damaged; "
+	}
+	return fault.New(fault.Invalid, "read state", path, err).WithHint("%s", kept+then)
+}
+
+// read reads one of the two files. What was torn, or has changed since, is Invalid.
+func (d *disk) read(name string) (memory, error) {
+	none := memory{Schema: memorySchema, Models: map[fleet.ModelName]update.State{}}
+	path := d.path(name)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return none, cas.Classify("read state", path, err)
+	}
+	m, err := parseMemory(data)
+	if err != nil {
+		return none, fault.New(fault.Invalid, "parse state", path, err)
+	}
+	if m.Models == nil {
+		m.Models = none.Models
+	}
+	return m, nil
+}
+
+// save returns once both files hold the memory.
 func (d *disk) save(m memory) error {
-	data, err := json.Marshal(m)
+	data, err := m.encode()
 	if err != nil {
 		return fault.New(fault.Internal, "write state", d.dir, err)
 	}
-	return d.write(d.path("state.json"), data, 0o600)
+	for _, name := range []string{stateCopy, stateFile} {
+		if err := d.write(d.path(name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encode is one line of JSON and one with its SHA-256.
+func (m memory) encode() ([]byte, error) {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s\n%s\n", data, fleet.DigestOf(data)), nil
+}
+
+func parseMemory(file []byte) (memory, error) {
+	data, rest, _ := bytes.Cut(file, []byte("\n"))
+	if sum := fleet.DigestOf(data).String() + "\n"; string(rest) != sum {
+		return memory{}, errors.New("it was torn or changed: the second line is not the SHA-256 of the first")
+	}
+	var m memory
+	if err := json.Unmarshal(data, &m); err != nil {
+		return memory{}, err
+	}
+	if m.Schema != memorySchema {
+		return memory{}, fmt.Errorf("schema %d, this agent knows %d", m.Schema, memorySchema)
+	}
+	return m, nil
 }
 
 // loadPack reads the newest pack that was believed; nil when there is none.

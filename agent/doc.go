@@ -18,6 +18,7 @@
 //	STATE/lock            held by the one agent that runs
 //	STATE/identity/       pkg/identity: key, certificate
 //	STATE/state.json      what must not be forgotten: epoch, trust, each model's state
+//	STATE/state.json.copy the same, should that be damaged
 //	STATE/pack.zst        the newest trust pack that was believed
 //	STATE/store/          pkg/cas: verified files and releases
 //	STATE/models/MODEL/   agent/slot: current, previous

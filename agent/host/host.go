@@ -177,18 +177,21 @@ func (h *Host) Lift(m fleet.ModelName, root fleet.Digest) {
 	h.tell(m, update.Event{Kind: update.Lifted, Root: root})
 }
 
-// check asks the watch over a release, if there is one, and passes on its verdict.
-func (h *Host) check(m fleet.ModelName, root fleet.Digest, ask func(*probe.Watch) (probe.Verdict, bool)) {
+func (h *Host) verdict(m fleet.ModelName, root fleet.Digest, ask func(*probe.Watch) (probe.Verdict, bool)) (probe.Verdict, bool) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	w := h.watches[m]
 	if w == nil || w.root != root || w.told {
-		h.mu.Unlock()
-		return
+		return probe.Verdict{}, false
 	}
 	v, bad := ask(w.watch)
 	w.told = bad
-	h.mu.Unlock()
-	if bad {
+	return v, bad
+}
+
+// check asks the watch over a release, if there is one, and passes on its verdict.
+func (h *Host) check(m fleet.ModelName, root fleet.Digest, ask func(*probe.Watch) (probe.Verdict, bool)) {
+	if v, bad := h.verdict(m, root, ask); bad {
 		h.tell(m, update.Event{
 			Kind: update.Sick, Root: root, Failure: update.Failure{Class: fleet.ReleaseFailure, Code: v.Code, Text: v.Text},
 		})
