@@ -82,7 +82,7 @@ func (e *evaluation) conclude(v *Verdict) {
 		v.Reason = fmt.Sprintf("%d gates passed with %d exposed members against %d; evidence against it %.3g of %.3g", len(v.Gates), e.exposed.Members, e.control.Members, v.E, v.Threshold)
 	}
 	if e.tiny() {
-		v.Reason = fmt.Sprintf("not enough members for a fleet verdict (%d of %d): fatal events, the breaker and self-alarms decide; %s", e.members(), e.cfg.MinMembers, v.Reason)
+		v.Reason += fmt.Sprintf("; not enough members for a fleet verdict (%d of %d): fatal events, the breaker and self-alarms decide", e.members(), e.cfg.MinMembers)
 	}
 }
 
@@ -120,9 +120,9 @@ func (e *evaluation) floor(times int) (bool, string) {
 	case e.control.Members > 0 && !e.covered(e.control):
 		return false, fmt.Sprintf("only %d of %d control members are heard", e.control.Seen, e.control.Members)
 	case e.ev.At.Sub(e.ev.Soaked) < need || e.watched < time.Duration(members)*need:
-		return false, fmt.Sprintf("watched for %s of %s", e.watched.Round(time.Second), (time.Duration(members) * need).Round(time.Second))
+		return false, fmt.Sprintf("watched for %s of %s, summed over members", e.watched.Round(time.Second), (time.Duration(members) * need).Round(time.Second))
 	}
-	return true, fmt.Sprintf("watched for %s", e.watched.Round(time.Second))
+	return true, fmt.Sprintf("watched for %s, summed over members", e.watched.Round(time.Second))
 }
 
 // suspicion ends the reason of a gate that has something against the release,
