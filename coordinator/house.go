@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -218,13 +219,21 @@ func (h *house) bootstrap(ctx context.Context) error {
 	return cas.WriteFile(path, b, 0o600)
 }
 
-// sessionKey seals the dashboard's cookies.
+// sessionKey seals the dashboard's cookies. One that cannot be used is made anew:
+// it costs people a sign-in, not the fleet its coordinator.
 func (h *house) sessionKey() ([]byte, error) {
 	path := filepath.Join(h.o.Data, "session.key")
-	if b, err := os.ReadFile(path); err == nil && len(b) == 32 {
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(b) == 32:
 		return b, nil
+	case err == nil:
+		err = fmt.Errorf("it has %d bytes, want 32", len(b))
+		fallthrough
+	case !errors.Is(err, fs.ErrNotExist):
+		h.log.Warn("session key is made anew; everyone must sign in to the dashboard again", "path", path, "err", err)
 	}
-	b := make([]byte, 32)
+	b = make([]byte, 32)
 	if _, err := rand.Read(b); err != nil {
 		return nil, fault.New(fault.Internal, "make session key", path, err)
 	}
