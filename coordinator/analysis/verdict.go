@@ -82,7 +82,10 @@ func (e *evaluation) conclude(v *Verdict) {
 		v.Reason = fmt.Sprintf("%d gates passed with %d exposed members against %d; evidence against it %.3g of %.3g", len(v.Gates), e.exposed.Members, e.control.Members, v.E, v.Threshold)
 	}
 	if e.tiny() {
-		v.Reason += fmt.Sprintf("; not enough members for a fleet verdict (%d of %d): fatal events, the breaker and self-alarms decide", e.members(), e.cfg.MinMembers)
+		if v.Reason != "" {
+			v.Reason += "; "
+		}
+		v.Reason += fmt.Sprintf("not enough members for a fleet verdict (%d of %d): fatal events, the breaker and self-alarms decide", e.members(), e.cfg.MinMembers)
 	}
 }
 
