@@ -12,6 +12,7 @@ import (
 
 // actStart builds the programs, and brings up S3, the keys and the coordinator.
 func (w *world) actStart(ctx context.Context) (string, error) {
+	w.n.say("building the programs; the first time it takes a few minutes")
 	if err := w.build(ctx); err != nil {
 		return "", err
 	}
@@ -25,6 +26,7 @@ func (w *world) actStart(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	w.n.say("its root of trust is one key of one: enough to begin with, not for a fleet that matters")
 	if err := w.startCoordinator(ctx); err != nil {
 		return "", err
 	}
@@ -67,7 +69,7 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 		if n < len(w.agents) {
 			return false, fmt.Errorf("%d of %d do", n, len(w.agents))
 		}
-		w.n.say("rows arrive %v", via)
+		w.n.say("first reports came: %d directly, %d by gossip, %d through a relay", via["direct"], via["gossip"], via["relay"])
 		return true, nil
 	})
 	if err != nil {
@@ -170,7 +172,7 @@ func (w *world) actBetter(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if r.State != "Succeeded" {
-		return "", fmt.Errorf("a better release was %s: %s", r.State, r.Reason)
+		return "", fmt.Errorf("a better release is %s: %s", words(r.State), r.Reason)
 	}
 	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
@@ -179,7 +181,7 @@ func (w *world) actBetter(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.figure("v2 rollout, start to done", r.Ended.Sub(r.Started).Seconds(), "s")
-	return fmt.Sprintf("%s; %s", r.Reason, arms(r)), nil
+	return fmt.Sprintf("all %d members run %s, after %d stages that passed their gates: %s", r.Population, r.Release.Ref(), len(r.Stages), arms(r)), nil
 }
 
 // actBad lets v3 be caught, rolled back and quarantined.
@@ -200,24 +202,31 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if r.State != "RolledBack" {
-		return "", fmt.Errorf("a bad release was %s: %s", r.State, r.Reason)
+		return "", fmt.Errorf("a bad release is %s: %s", words(r.State), r.Reason)
 	}
 	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
 	back := time.Since(began)
-	quarantined, err := w.quarantined(ctx)
+	if r.EverExposed > len(w.agents)/4 {
+		return "", fmt.Errorf("%d members ran it", r.EverExposed)
+	}
+	quarantined := 0
+	err = until(ctx, 10*time.Second, "every member that ran it refuses it", func() (bool, error) { // a member's next report says so
+		quarantined, err = w.quarantined(ctx)
+		if err == nil && quarantined < r.EverExposed {
+			err = fmt.Errorf("%d of %d do", quarantined, r.EverExposed)
+		}
+		return err == nil, err
+	})
 	if err != nil {
 		return "", err
-	}
-	if quarantined < r.EverExposed || r.EverExposed > len(w.agents)/4 {
-		return "", fmt.Errorf("%d members ran it and %d refuse it from now on", r.EverExposed, quarantined)
 	}
 	w.n.figure("v3 members that ever ran it", float64(r.EverExposed), "members")
 	w.n.figure("v3 rollout start to the last exposed member back on v2", back.Seconds(), "s")
 	w.n.figure("v3 members that quarantined it", float64(quarantined), "members")
 	return fmt.Sprintf("%d of %d members ever ran it, all were back %.1fs after it began, %d refuse it from now on; %s",
-		r.EverExposed, r.Population, back.Seconds(), quarantined, r.Reason), nil
+		r.EverExposed, r.Population, back.Seconds(), quarantined, verdict(r)), nil
 }
 
 // quarantined counts the devices that refuse a release.

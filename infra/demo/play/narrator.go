@@ -27,13 +27,12 @@ type Figure struct {
 	Unit  string  `json:"unit"`
 }
 
-// narrator tells the story: one line an event, a progress bar where something
-// is waited for. On a terminal the bar moves; elsewhere each stage of it is a
-// line. It is safe for concurrent use.
+// narrator tells the story: one line an event and, on a terminal, a progress bar
+// where something is waited for. It is safe for concurrent use.
 type narrator struct {
 	out   io.Writer
 	color bool
-	live  bool // a terminal: bars are redrawn in place
+	width func() int // columns of the terminal; nil when there is none, and then no bars
 	began time.Time
 
 	mu      sync.Mutex
@@ -45,7 +44,14 @@ type narrator struct {
 func newNarrator(out io.Writer) *narrator {
 	n := &narrator{out: out, began: time.Now()}
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		n.live, n.color = true, os.Getenv("NO_COLOR") == ""
+		n.color = os.Getenv("NO_COLOR") == ""
+		n.width = func() int {
+			columns, _, err := term.GetSize(int(f.Fd()))
+			if err != nil || columns <= 0 {
+				return 80
+			}
+			return columns
+		}
 	}
 	return n
 }
@@ -97,19 +103,33 @@ func (n *narrator) command(args ...string) {
 
 // progress draws how far something is. done == total ends the bar.
 func (n *narrator) progress(what string, done, total int) {
-	if !n.live {
+	if n.width == nil {
 		return
+	}
+	bar := ""
+	if done < total {
+		const width = 24
+		full := width * done / max(total, 1)
+		bar = fmt.Sprintf("          [%s%s] %d/%d %s", strings.Repeat("#", full), strings.Repeat(".", width-full), done, total, what)
+		bar = cut(bar, n.width()-1) // a bar that wraps cannot be redrawn in place
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.clear()
-	n.bar = ""
-	if done < total {
-		const width = 32
-		full := width * done / max(total, 1)
-		n.bar = fmt.Sprintf("          [%s%s] %d/%d %s", strings.Repeat("#", full), strings.Repeat(".", width-full), done, total, what)
-		fmt.Fprint(n.out, n.bar)
+	if bar == n.bar {
+		return
 	}
+	n.clear()
+	n.bar = bar
+	fmt.Fprint(n.out, bar)
+}
+
+// cut shortens text to so many columns.
+func cut(s string, columns int) string {
+	r := []rune(s)
+	if len(r) <= columns {
+		return s
+	}
+	return string(r[:max(columns-1, 0)]) + "…"
 }
 
 // act tells one scene: f does it and returns what was shown. An error ends the
@@ -139,7 +159,11 @@ func (n *narrator) figure(name string, value float64, unit string) {
 	n.mu.Unlock()
 }
 
-// summary is the table at the end.
+// nameWidth is the column of the acts' names in the summary.
+const nameWidth = 46
+
+// summary is the table at the end. On a terminal each act that came out well has
+// one line of it: everything has been told above.
 func (n *narrator) summary() {
 	n.line("\n" + n.paint(bold, "Summary"))
 	for i, a := range n.acts {
@@ -148,7 +172,10 @@ func (n *narrator) summary() {
 			mark = n.paint(red, "FAILED")
 		}
 		why, _, _ := strings.Cut(a.Why, "\n")
-		n.line(fmt.Sprintf("  %2d  %s %6.1fs  %-44s %s", i+1, mark, a.Seconds, a.Name, n.paint(dim, why)))
+		if n.width != nil && a.OK {
+			why = cut(why, n.width()-len("  12  FAILED  123.4s  ")-nameWidth-2)
+		}
+		n.line(fmt.Sprintf("  %2d  %s %6.1fs  %-*s %s", i+1, mark, a.Seconds, nameWidth, a.Name, n.paint(dim, why)))
 	}
 	n.line("")
 	for _, f := range n.figures {

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/infra/demo/train"
@@ -146,12 +147,13 @@ func (w *world) play(ctx context.Context) error {
 
 // stay keeps the fleet up until ctx ends.
 func (w *world) stay(ctx context.Context) {
+	env := append([]string{"PATH=" + w.bins + ":$PATH", "MODELFLEET_CONTEXT=" + w.contextFile(), "MODELFLEET_DIR=" + w.fleetDir()}, w.store.env...)
 	w.n.line("\nThe fleet stays up; Ctrl-C stops everything. In another terminal:\n" +
-		"  export PATH=" + w.bins + ":$PATH MODELFLEET_CONTEXT=" + w.contextFile() + " MODELFLEET_DIR=" + w.fleetDir() + "\n" +
-		"  modelfleet members list")
-	if w.client != nil {
-		w.n.line("Dashboard: " + w.url + "  (sign in with the token in " + w.contextFile() + ")")
-	}
+		"  export " + strings.Join(env, "\n  export ") + "\n" +
+		"  modelfleet members list -l site=hall-1\n" +
+		"  modelfleet members explain " + string(w.agents[0].id) + "\n" +
+		"  modelfleet rollout start " + ref("3.0.0") + " -f " + filepath.Join(w.dir, "staged.yaml") + " --retry --watch   # the bad one again")
+	w.n.line("Dashboard: " + w.url + "  (sign in with the token in " + w.contextFile() + "; the certificate is the coordinator's own)")
 	if w.traffic == nil && w.fn != nil {
 		w.traffic = w.keepInvoking() // a function that nobody calls reports nothing
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -113,6 +114,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	refusal = short(refusal)
 	w.n.say("%s refuses: %s", d.id, refusal)
 	if err := w.serves(ctx, d, ref("2.0.0")); err != nil {
 		return "", err
@@ -175,14 +177,11 @@ func overwrite(ctx context.Context, bucket *s3.Store, key string, body []byte) e
 	return err
 }
 
-func short(key string) string {
-	parts := strings.Split(key, "/")
-	for i, p := range parts {
-		if len(p) == 64 {
-			parts[i] = p[:12] + "…"
-		}
-	}
-	return strings.Join(parts, "/")
+var longDigest = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
+
+// short is text with its digests shortened.
+func short(s string) string {
+	return longDigest.ReplaceAllStringFunc(s, func(d string) string { return d[:12] + "…" })
 }
 
 // actReplay hands a device a pack that was genuine once.
