@@ -41,7 +41,7 @@ At its first start it writes a context for the operators' commands into the data
 folder: admin.context.json.
 
   modelfleet-coordinator -fleet ./fleet -data /var/lib/modelfleet -listen :8443 -url https://fleet.example:8443
-  modelfleet -context /var/lib/modelfleet/admin.context.json members list
+  modelfleet --context /var/lib/modelfleet/admin.context.json members list
 
 Flags:
 `

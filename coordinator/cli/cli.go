@@ -14,6 +14,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,9 +55,32 @@ func Run(ctx context.Context, o Options) int {
 		return fault.Canceled.Exit() // a person pressed Ctrl-C and knows it
 	}
 	if _, ok := errors.AsType[*fault.Error](err); !ok && !d.running {
-		err = fault.New(fault.Invalid, "read command line", "", err).WithHint("see `%s --help`", cmd.CommandPath())
+		err = misread(cmd, err)
 	}
 	return d.Problem(program, err)
+}
+
+// misread says what is wrong with a command line, and how it is written.
+func misread(cmd *cobra.Command, err error) error {
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	var name string
+	if _, failed := fmt.Sscanf(text, "unknown command %q", &name); failed == nil {
+		return noCommand(cmd, name)
+	}
+	f := fault.New(fault.Invalid, "read command line", "", err)
+	if strings.HasPrefix(text, "accepts ") || strings.HasPrefix(text, "requires ") {
+		return f.WithHint("write `%s`; see `%s --help`", strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
+	}
+	return f.WithHint("see `%s --help`", cmd.CommandPath())
+}
+
+// noCommand says that cmd holds no command of that name.
+func noCommand(cmd *cobra.Command, name string) error {
+	err := fault.Newf(fault.Invalid, "read command line", cmd.CommandPath()+" "+name, "there is no such command")
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), near[0])
+	}
+	return err.WithHint("see `%s --help`", cmd.CommandPath())
 }
 
 // desk is what all commands share.
@@ -100,7 +125,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	flags := cmd.PersistentFlags()
-	flags.StringVarP(&d.output, "output", "o", "table", "how to print results: `table` or json")
+	flags.StringVarP(&d.output, "output", "o", "table", "`format` to print results in: table or json")
 	d.reach.declare(flags)
 	cmd.SetHelpTemplate(helpTemplate)
 	cmd.AddGroup(&cobra.Group{ID: "model", Title: "Models"}, &cobra.Group{ID: "fleet", Title: "Fleet"}, &cobra.Group{ID: "desk", Title: "This desk"})
@@ -114,9 +139,11 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 			cmd.AddCommand(c)
 		}
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.SetHelpCommandGroupID("desk")
 	cmd.SetCompletionCommandGroupID("desk")
 	d.notice(cmd)
+	d.complete(cmd)
 	return cmd
 }
 
@@ -147,11 +174,7 @@ func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			err := fault.Newf(fault.Invalid, "read command line", cmd.CommandPath()+" "+args[0], "there is no such command")
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				return err.WithHint("did you mean %q?", cmd.CommandPath()+" "+near[0])
-			}
-			return err.WithHint("see `%s --help`", cmd.CommandPath())
+			return noCommand(cmd, args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

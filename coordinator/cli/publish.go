@@ -51,6 +51,7 @@ folders. All of a version's variants are published together.`,
 	f.StringSliceVar(&o.classes, "classes", nil, "hardware `classes` the variant is for; by default any")
 	f.StringArrayVar(&o.also, "also", nil, "a further variant, as `NAME:CLASS,CLASS=FOLDER`; may be repeated")
 	f.StringToStringVar(&o.metrics, "metric", nil, "an evaluation result `name=value`, signed with the release; may be repeated")
+	f.Lookup("metric").DefValue = ""
 	f.StringVar(&o.minAgent, "min-agent", "", "lowest agent `version` that may run it")
 	f.StringVar(&o.card, "card", "", "model card `file`, whose digest is signed with the release")
 	f.StringVar(&o.series, "baseline", "", "baseline statistics `file`, whose digest is signed with the release")

@@ -63,7 +63,7 @@ on the members that had it, until a rollout of it is started with --retry.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "file", "f", "", "policy `file`")
 	f.StringVar(&o.preset, "preset", "", "a ready policy, by name")
-	f.StringVar(&o.group, "group", "", "the `group` whose members take part; default by default")
+	f.StringVar(&o.group, "group", "", "the `group` whose members take part; by default the one named default")
 	f.StringVar(&o.reason, "reason", "", "why, for the audit log")
 	f.BoolVar(&o.retry, "retry", false, "try a release again that failed in an earlier rollout, also where it is in quarantine")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy, print what it says, begin nothing")

@@ -53,9 +53,10 @@ alone; it is shown once.`,
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&group, "group", "", "the `group` that members join; default by default")
-	f.StringVar(&kind, "kind", "", "device or function; device by default")
+	f.StringVar(&group, "group", "", "the `group` that members join; by default the one named default")
+	f.StringVar(&kind, "kind", "", "`kind` of what joins: device or function; device by default")
 	f.StringToStringVar(&labels, "label", nil, "a `label=value` that every member gets; may be repeated")
+	f.Lookup("label").DefValue = ""
 	f.IntVar(&uses, "uses", 0, "how many members may join by it; 1 by default")
 	f.DurationVar(&ttl, "ttl", 0, "how long it can be used; 1h by default")
 	return cmd

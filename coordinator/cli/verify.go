@@ -66,6 +66,8 @@ Exit code 6 says that something is not to be trusted, and the message names what
 
 func (o *verify) run(ctx context.Context, args []string) error {
 	switch {
+	case o.key != "" && o.bundle == "":
+		return fault.Newf(fault.Invalid, "verify", "--key", "a key is for a folder with its --bundle; the keys of releases and packs follow from the root")
 	case o.pack != "" && len(args) == 0:
 		return o.runPack(ctx)
 	case o.bundle != "" && len(args) == 1:
@@ -135,6 +137,11 @@ func (o *verify) runRelease(ctx context.Context, ref string) error {
 	home, err := folder.Open(o.dir)
 	if err != nil {
 		return err
+	}
+	if o.root != "" {
+		if home.Root, err = fleet.ParseDigest(o.root); err != nil {
+			return err
+		}
 	}
 	store, err := folder.OpenBucket(ctx, home.FleetFile)
 	if err != nil {

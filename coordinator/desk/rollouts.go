@@ -142,7 +142,7 @@ func (d *Desk) admitted(ctx context.Context, op, ref string) (store.Release, err
 	i := slices.IndexFunc(rs, func(r store.Release) bool { return r.Ref() == ref })
 	if i < 0 {
 		return store.Release{}, fault.Newf(fault.NotFound, op, ref, "no such release was admitted").
-			WithHint("publish it, or admit it with `modelfleet release admit TEAM`; `modelfleet release list` shows what there is")
+			WithHint("publish it, or admit it with `modelfleet releases admit TEAM`; `modelfleet releases list` shows what there is")
 	}
 	if rs[i].Revoked {
 		return store.Release{}, fault.Newf(fault.Denied, op, ref, "its publisher took it back").

@@ -118,7 +118,7 @@ func (f Folder) ReadRoot(ctx context.Context, store registry.Reader) ([]byte, er
 		return nil, err
 	}
 	if got := fleet.DigestOf(root); got != f.Root {
-		return nil, fault.Newf(fault.Untrusted, "read root of fleet", f.Name, "the bucket's %s has digest %s, fleet.json pins %s", key, got.Short(), f.Root.Short()).
+		return nil, fault.Newf(fault.Untrusted, "read root of fleet", f.Name, "the bucket's %s has digest %s, the pinned one is %s", key, got.Short(), f.Root.Short()).
 			WithHint("the bucket belongs to another fleet, or somebody replaced its root: do not go on")
 	}
 	return root, nil

@@ -59,7 +59,11 @@ func (s *Store) Rollouts(ctx context.Context, live bool) ([]store.Rollout, error
 
 // Rollout is one rollout.
 func (s *Store) Rollout(ctx context.Context, id fleet.RolloutID) (store.Rollout, error) {
-	return one[store.Rollout](ctx, s.r, "find rollout", string(id), "SELECT doc FROM rollout WHERE id = ?", string(id))
+	r, err := one[store.Rollout](ctx, s.r, "find rollout", string(id), "SELECT doc FROM rollout WHERE id = ?", string(id))
+	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.NotFound {
+		err = f.WithHint("list them with `modelfleet rollout list`")
+	}
+	return r, err
 }
 
 // AddRollout adds a rollout.
