@@ -276,7 +276,7 @@ func TestANewerRolloutTakesTheOlderOnesPlace(t *testing.T) {
 	w.admit("1.0.0")
 	v2 := w.admit("2.0.0")
 	act := map[fleet.Digest]behaviour{}
-	slow := []byte(`{"stages": [{"name": "half", "percent": 50, "soak": "1h"}]}`)
+	slow := []byte(`{"stages": [{"name": "half", "percent": 50, "soak": "1h"}, {"name": "all", "percent": 100, "soak": "1h"}]}`)
 	first := must(w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: slow}))(t)
 	w.eventually("half run the first release", func() bool {
 		beat(t, ds, act)
