@@ -3,8 +3,10 @@ package play
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -212,8 +214,8 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%d members ran it", r.EverExposed)
 	}
 	quarantined := 0
-	err = until(ctx, 10*time.Second, "every member that ran it refuses it", func() (bool, error) { // a member's next report says so
-		quarantined, err = w.quarantined(ctx)
+	err = until(ctx, 10*time.Second, "every member that ran it refuses it", func() (bool, error) {
+		quarantined, err = w.quarantined(ctx, ref("3.0.0"))
 		if err == nil && quarantined < r.EverExposed {
 			err = fmt.Errorf("%d of %d do", quarantined, r.EverExposed)
 		}
@@ -229,14 +231,18 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 		r.EverExposed, r.Population, back.Seconds(), quarantined, verdict(r)), nil
 }
 
-// quarantined counts the devices that refuse a release.
-func (w *world) quarantined(ctx context.Context) (int, error) {
-	members, err := w.members(ctx)
+// quarantined counts the devices that refuse the release, asked of themselves: a
+// row tells of a refusal only while it is what the device is busy with.
+func (w *world) quarantined(ctx context.Context, ref string) (int, error) {
 	n := 0
-	for _, m := range members {
-		if len(status(m).Quarantined) > 0 {
+	for _, d := range w.agents {
+		m, err := d.local(ctx)
+		if err != nil {
+			return n, err
+		}
+		if slices.ContainsFunc(m.Quarantined, func(r local.Refused) bool { return r.Ref == ref }) {
 			n++
 		}
 	}
-	return n, err
+	return n, nil
 }

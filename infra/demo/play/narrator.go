@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -85,8 +87,42 @@ func (n *narrator) clear() {
 
 // say tells an event, with the time since the demo began.
 func (n *narrator) say(format string, args ...any) {
+	n.tell(n.wrap(fmt.Sprintf(format, args...)))
+}
+
+func (n *narrator) tell(text string) {
 	at := time.Since(n.began).Seconds()
-	n.line(n.paint(dim, fmt.Sprintf("%7.1fs ", at)) + " " + fmt.Sprintf(format, args...))
+	n.line(n.paint(dim, fmt.Sprintf("%7.1fs ", at)) + " " + text)
+}
+
+var escape = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// wrap breaks text at spaces where the terminal would break words, and keeps it
+// right of the time. Spaces at its beginning indent all of it.
+func (n *narrator) wrap(text string) string {
+	const margin = 10
+	visible := func(s string) int { return utf8.RuneCountInString(escape.ReplaceAllString(s, "")) }
+	if n.width == nil || margin+visible(text) < n.width() {
+		return text
+	}
+	plainText := escape.ReplaceAllString(text, "")
+	indent := strings.Repeat(" ", margin+len(plainText)-len(strings.TrimLeft(plainText, " ")))
+	var b strings.Builder
+	column := margin
+	for i, word := range strings.Split(text, " ") {
+		switch size := visible(word); {
+		case i == 0:
+			column += size
+		case size > 0 && column > len(indent) && column+1+size >= n.width():
+			b.WriteString("\n" + indent)
+			column = len(indent) + size
+		default:
+			b.WriteByte(' ')
+			column += 1 + size
+		}
+		b.WriteString(word)
+	}
+	return b.String()
 }
 
 // command shows a command that is being run, as one would type it.
@@ -98,7 +134,7 @@ func (n *narrator) command(args ...string) {
 			quoted[i] = "'" + a + "'"
 		}
 	}
-	n.say("%s", n.paint(cyan, "$ "+strings.Join(quoted, " ")))
+	n.tell(n.paint(cyan, "$ "+strings.Join(quoted, " "))) // not wrapped: somebody may copy it
 }
 
 // progress draws how far something is. done == total ends the bar.
@@ -129,7 +165,10 @@ func cut(s string, columns int) string {
 	if len(r) <= columns {
 		return s
 	}
-	return string(r[:max(columns-1, 0)]) + "…"
+	if columns <= 0 {
+		return ""
+	}
+	return string(r[:columns-1]) + "…"
 }
 
 // act tells one scene: f does it and returns what was shown. An error ends the
@@ -162,7 +201,7 @@ func (n *narrator) figure(name string, value float64, unit string) {
 // nameWidth is the column of the acts' names in the summary.
 const nameWidth = 46
 
-// summary is the table at the end. On a terminal each act that came out well has
+// summary is the table at the end. On a terminal an act that came out well has
 // one line of it: everything has been told above.
 func (n *narrator) summary() {
 	n.line("\n" + n.paint(bold, "Summary"))
@@ -173,7 +212,11 @@ func (n *narrator) summary() {
 		}
 		why, _, _ := strings.Cut(a.Why, "\n")
 		if n.width != nil && a.OK {
-			why = cut(why, n.width()-len("  12  FAILED  123.4s  ")-nameWidth-2)
+			room := n.width() - len("  12  FAILED  123.4s  ") - nameWidth - 2
+			if room < 24 {
+				room = 0 // a stub says nothing
+			}
+			why = cut(why, room)
 		}
 		n.line(fmt.Sprintf("  %2d  %s %6.1fs  %-*s %s", i+1, mark, a.Seconds, nameWidth, a.Name, n.paint(dim, why)))
 	}

@@ -69,3 +69,21 @@ func TestDigestsAreShortened(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func TestLongLinesBreakAtWordsRightOfTheTime(t *testing.T) {
+	n := &narrator{color: true, width: func() int { return 40 }}
+	for _, c := range []struct{ text, want string }{
+		{"short", "short"},
+		{"the bytes are put right; the device goes on", "the bytes are put right; the\n          device goes on"},
+		{"  " + n.paint(dim, "hint: sign with the key that is trusted"), "  \x1b[2mhint: sign with the key\n            that is trusted\x1b[0m"},
+		{strings.Repeat("x", 60), strings.Repeat("x", 60)},
+	} {
+		if got := n.wrap(c.text); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+	n.width = nil
+	if long := strings.Repeat("word ", 60); n.wrap(long) != long {
+		t.Error("without a terminal a line was broken")
+	}
+}
