@@ -13,6 +13,7 @@ help: ## list the targets
 
 .PHONY: demo
 demo: ## run a whole fleet on loopback (ARGS="--stay" keeps it up, ARGS=--json for machines)
+	@test -d bin/demo || echo "compiling; the first time it takes a few minutes" >&2
 	@$(GO) run ./infra/demo $(ARGS)
 
 .PHONY: build

@@ -224,7 +224,7 @@ func (a *agent) source() (delivery.Source, error) {
 	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
 		return web.Open(web.Options{BaseURL: s})
 	default:
-		return dir.Open(s)
+		return dir.Open(strings.TrimPrefix(s, "dir:")) // as a bucket is written
 	}
 }
 

@@ -40,8 +40,8 @@ AWS credentials come from the environment, shared files or the machine's role.
 At its first start it writes a context for the operators' commands into the data
 folder: admin.context.json.
 
-  modelfleet-coordinator -fleet ./fleet -data /var/lib/modelfleet -listen :8443 -url https://fleet.example:8443
-  modelfleet --context /var/lib/modelfleet/admin.context.json members list
+  modelfleet-coordinator -fleet ./fleet -data /var/lib/modelfleet-coordinator -listen :8443 -url https://fleet.example:8443
+  modelfleet --context /var/lib/modelfleet-coordinator/admin.context.json members list
 
 Flags:
 `

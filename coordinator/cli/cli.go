@@ -110,7 +110,7 @@ $MODELFLEET_PIN and $MODELFLEET_TOKEN replace single values of it.
 Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 5 denied, 6 not trusted, 7 no room, 8 try again later, 130 interrupted.`,
 		Example: `  modelfleet init --dir orchard --name orchard --team vision --bucket orchard-models
-  modelfleet context use /var/lib/modelfleet/admin.context.json
+  modelfleet context use /var/lib/modelfleet-coordinator/admin.context.json
   modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
   modelfleet rollout start detector@1.5.0 --preset standard
   modelfleet rollout watch r7-k2xq`,

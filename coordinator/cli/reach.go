@@ -79,7 +79,7 @@ func (d *desk) contextUse() *cobra.Command {
 		Use: "use FILE", Short: "Keep a context file for later commands", Args: cobra.ExactArgs(1),
 		Long: `Keep a context file for later commands. It is checked first: it must parse, and
 the coordinator must answer to it.`,
-		Example: "  modelfleet context use /var/lib/modelfleet/admin.context.json",
+		Example: "  modelfleet context use /var/lib/modelfleet-coordinator/admin.context.json",
 		RunE: run(func(ctx context.Context, args []string) error {
 			c, err := api.LoadContext(args[0])
 			if err != nil {
