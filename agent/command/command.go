@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent"
@@ -79,8 +80,28 @@ func daemon(ctx context.Context, version string, args []string, stdout, stderr i
 		return err
 	}
 	memory()
-	defer time.AfterFunc(settled, func() { trim(o.Logger) }).Stop()
+	ctx, stop := context.WithCancel(ctx)
+	var trimming sync.WaitGroup
+	trimming.Go(func() { keepTrim(ctx, o.Logger) })
+	defer trimming.Wait()
+	defer stop()
 	return agent.Run(ctx, o)
+}
+
+// keepTrim trims once the agent has settled and then every minute: what is used
+// once a minute or less need not stay in memory.
+func keepTrim(ctx context.Context, log *slog.Logger) {
+	timer := time.NewTimer(settled)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			trim(log)
+			timer.Reset(time.Minute)
+		}
+	}
 }
 
 func parse(version string, args []string, stderr io.Writer) (o agent.Options, showVersion bool, err error) {
