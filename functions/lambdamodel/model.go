@@ -129,8 +129,8 @@ func (m *Model[T]) Close() {
 	if err != nil {
 		m.m.o.Logger.Warn("state not kept", "err", err)
 	}
-	//lint:ignore SA2001 waiting for a report under way is the point: the last one says more
 	m.u.sending.Lock()
+	//lint:ignore SA2001 waiting for a report under way is the point: the last one says more
 	m.u.sending.Unlock()
 	<-m.u.send(ctx)
 	m.m.me.Close()

@@ -98,7 +98,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Values[stageKey{}] = s
 			env.Defer(func() {
-				if f, ok := env.T().(testscript.TFailed); ok && f.Failed() {
+				if f, ok := env.T().(interface{ Failed() bool }); ok && f.Failed() {
 					env.T().Log(s.logs())
 				}
 				s.close()
