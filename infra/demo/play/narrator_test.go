@@ -49,6 +49,7 @@ func TestAVerdictIsToldOnce(t *testing.T) {
 	for _, c := range []struct{ state, reason, want string }{
 		{"Running", "started (stages 4, population 52)", "rollout r2-a: running, started (stages 4, population 52)"},
 		{"Succeeded", why + " (e 0.9, healthy 49)", "rollout r2-a: succeeded"},
+		{"RollingBack", why + " (e 109.3)", "rollout r2-a: rolling back"},
 		{"RolledBack", why + "; every member runs something else", "rollout r2-a: rolled back, every member runs something else"},
 	} {
 		r.State, r.Reason = c.state, c.reason

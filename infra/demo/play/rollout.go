@@ -105,7 +105,7 @@ func (w *world) stateLine(r api.RolloutInfo) string {
 		}
 	}
 	why = strings.TrimLeft(why, "; ")
-	if why == "" || strings.HasPrefix(why, "(") { // the figures behind the verdict
+	if why == "" || strings.HasPrefix(why, "(") || r.State == "Succeeded" { // the figures behind the last verdict
 		return fmt.Sprintf("rollout %s: %s", r.ID, w.n.paint(bold, words(r.State)))
 	}
 	return fmt.Sprintf("rollout %s: %s, %s", r.ID, w.n.paint(bold, words(r.State)), why)
