@@ -56,6 +56,7 @@ func (x *witness) look(ctx context.Context, body []byte) {
 	if fail(err) {
 		return
 	}
+	ctx = context.WithoutCancel(ctx) // the coordinator may be stopping; what it shows is looked at all the same
 	st, err := sqlite.Open(ctx, filepath.Join(x.w.opts.Data, "coordinator.db"))
 	if fail(err) {
 		return

@@ -45,6 +45,10 @@ func TestWhatGatesFailedIsNotTriedAgainUntilAnOperatorSaysSo(t *testing.T) {
 
 	again := api.RolloutRequest{Model: model, Version: "2.0.0", Spec: []byte(allAtOnce)}
 	first := must(w.admin.StartRollout(t.Context(), again))(t)
+	w.eventually("the device it does well on runs it, before it fails on the others", func() bool {
+		beat(t, ds[:1], act)
+		return spared.running == bad
+	})
 	if info := w.end(ds, first.ID, act); info.State != "RolledBack" {
 		t.Fatalf("bad release: %s (%s)", info.State, info.Reason)
 	}

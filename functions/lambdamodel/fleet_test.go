@@ -28,11 +28,13 @@ type factory struct {
 	client *api.Client
 	token  string
 	stop   func() // ends the coordinator
+	// answered counts the invocations that a release answered.
+	answered map[string]uint64
 }
 
 func newFactory(t *testing.T) *factory {
 	t.Helper()
-	f := &factory{t: t, dir: t.TempDir()}
+	f := &factory{t: t, dir: t.TempDir(), answered: map[string]uint64{}}
 	if err := os.Mkdir(f.path("bucket"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -163,6 +165,7 @@ func (f *factory) invoke(fn *lambdasim.Function, event string) (answer, lambdasi
 		if err := json.Unmarshal(resp.Payload, &a); err != nil {
 			f.t.Fatalf("%s: %v", resp.Payload, err)
 		}
+		f.answered[a.Release]++
 	}
 	return a, resp
 }
