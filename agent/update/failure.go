@@ -83,11 +83,12 @@ func (m *machine) lift() {
 	}
 }
 
-// gated reports whether the newest failure is the gates' and there is no rollout
-// of another release to speak of instead.
-func (m *machine) gated() bool {
+// refusing reports whether the newest attempt ended in a quarantine that still
+// holds, and there is no rollout of another release to speak of instead. Who
+// looks at the fleet is to see it also when the release is no longer offered.
+func (m *machine) refusing() bool {
 	f, t := m.st.Failure, m.st.Terms
-	return f.Code == CodeGate && m.st.IsQuarantined(f.Root) && (t.Rollout == "" || t.Rollout == f.Rollout)
+	return m.st.IsQuarantined(f.Root) && (t.Rollout == "" || t.Rollout == f.Rollout)
 }
 
 // revoke refuses a release that no member may run, however well it ran here.

@@ -160,7 +160,7 @@ func (m *machine) hold(aim Offer) {
 	case st.Phase == fleet.Soaking:
 	case aim.Bundle != st.Want.Bundle:
 		m.refuse()
-	case m.gated():
+	case m.refusing():
 		m.cancel()
 		if st.Phase != fleet.Quarantined {
 			m.enter(fleet.Quarantined, "%s", st.Failure.Text)
