@@ -89,7 +89,7 @@ type Gate struct {
 // GateKind names a gate.
 type GateKind string
 
-// The gates of page 6 of the design, with their names in specs.
+// The gates, with their names in specs (docs/formats/spec.md).
 const (
 	GateFatal   GateKind = "fatal"   // load or self-test failure, crash loop, silence after activation
 	GateErrors  GateKind = "errors"  // errors and wrong answers, by member
