@@ -44,8 +44,9 @@ bench: ## the figures of BENCHMARKS.md (ARGS="-list", "-quick", or a name)
 	@$(GO) run ./infra/bench $(ARGS)
 
 .PHONY: golden
-golden: ## rewrite generated pictures, golden files and the record of dependencies
-	$(GO) test ./... -run 'Golden|Dependencies|Picture' -update || true
+golden: ## rewrite golden files, scripts, pictures of states and the record of dependencies
+	$(GO) test . ./coordinator/web ./coordinator/cli -update
+	$(GO) test ./agent/update ./coordinator/rollout -rewrite
 
 .PHONY: package
 package: build ## deb and rpm of the agent and the coordinator, into out/
