@@ -23,6 +23,8 @@ type Source interface {
 type Options struct {
 	Store  *cas.Store
 	Source Source
+	// Peers are the neighbours that frames are shared with; nil: there are none.
+	Peers Peers
 	// Streams is how many ranges are fetched at once; default 5, 2 in the
 	// low-memory mode.
 	Streams int
@@ -52,6 +54,7 @@ type Want struct {
 	// Key names the release's folder: the digest of its bundle (fleet.Variant.
 	// Bundle), which covers names and content. (The OMS root covers content only.)
 	Key      fleet.Digest
+	Path     string       // the bundle's key in the bucket; neighbours name the release by it
 	Manifest oms.Manifest // believed: its signature was verified
 	Size     int64        // bytes of all files as signed beside it (fleet.Variant.Size); bounds what a lying index may reserve
 }
