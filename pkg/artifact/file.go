@@ -83,5 +83,10 @@ func RawKey(d fleet.Digest) string { return "files/" + d.String() + "/raw" }
 // FullKey is the key of a file's compressed frames.
 func FullKey(d fleet.Digest) string { return "files/" + d.String() + "/full" }
 
+// DeltaKey is the key of the frames of a file's difference to a base.
+func DeltaKey(file, base fleet.Digest) string {
+	return "files/" + file.String() + "/delta/" + base.String()
+}
+
 // IndexKey is the key of an object's index.
 func IndexKey(key string) string { return key + ".idx" }

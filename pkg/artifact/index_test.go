@@ -136,7 +136,7 @@ func FuzzUnpack(f *testing.F) {
 			return
 		}
 		buf := bytes.Repeat([]byte{0xee}, n+64)
-		err := u.Unpack(buf[:n], packed, artifact.Codec(codec))
+		err := u.Unpack(buf[:n], packed, nil, artifact.Codec(codec))
 		if err != nil && !fault.Is(err, fault.Untrusted) {
 			t.Fatalf("error is %v", err)
 		}
@@ -171,7 +171,7 @@ func TestPackUnpack(t *testing.T) {
 			t.Errorf("%s: codec %d", name, codec)
 		}
 		got := make([]byte, len(c.plain))
-		if err := u.Unpack(got, packed, codec); err != nil || !bytes.Equal(got, c.plain) {
+		if err := u.Unpack(got, packed, nil, codec); err != nil || !bytes.Equal(got, c.plain) {
 			t.Errorf("%s: other bytes, %v", name, err)
 		}
 	}

@@ -168,7 +168,7 @@ func (r *round) frame(src io.Reader, o Offer, t *target, i int, b *buffers) ([]b
 		return nil, err
 	}
 	start := time.Now()
-	if err := r.unpack.Unpack(plain, packed, codec); err != nil {
+	if err := r.unpack.Unpack(plain, packed, nil, codec); err != nil {
 		return nil, errWrong
 	}
 	r.meter.unpack(len(plain), time.Since(start))
