@@ -152,26 +152,15 @@ func (r *Runner) point(name string) error {
 // publisher signed and the directive names.
 func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	o := e.Offer
-	t := r.o.Trusted()
-	if t == nil {
-		return fault.Newf(fault.Transient, "fetch release", o.Ref, "no trust pack was believed yet")
-	}
-	backing, ok := t.Releases[o.Path]
-	if !ok {
-		return fault.Newf(fault.Transient, "fetch release", o.Ref, "the newest directive does not back it")
-	}
-	bundle, err := r.bundle(ctx, o.Path)
+	w, err := r.Want(ctx, o.Path, o.Bundle)
 	if err != nil {
 		return err
 	}
-	manifest, err := backing.VerifyBundle(bundle)
-	if err != nil {
-		return err
-	}
-	if root := fleet.Digest(manifest.Root); root != o.Root || fleet.DigestOf(bundle) != o.Bundle {
+	if root := fleet.Digest(w.Manifest.Root); root != o.Root {
 		return fault.Newf(fault.Untrusted, "fetch release", o.Ref, "the bundle has root %s, the directive says %s", root.Short(), o.Root.Short())
 	}
-	err = r.install(ctx, e.Model, delivery.Want{Key: o.Bundle, Manifest: manifest, Size: o.Size})
+	w.Size = o.Size
+	err = r.install(ctx, e.Model, w)
 	debug.FreeOSMemory() // the buffers of an install are not needed again soon
 	r.mu.Lock()
 	dirty := r.dirty
@@ -180,6 +169,28 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 		r.collect(ctx)
 	}
 	return err
+}
+
+// Want is what a release consists of, believed: its bundle is the one that the
+// newest directive names at that path, and its publisher signed it.
+func (r *Runner) Want(ctx context.Context, path string, bundle fleet.Digest) (delivery.Want, error) {
+	t := r.o.Trusted()
+	if t == nil {
+		return delivery.Want{}, fault.Newf(fault.Transient, "read release", path, "no trust pack was believed yet")
+	}
+	backing, ok := t.Releases[path]
+	if !ok {
+		return delivery.Want{}, fault.Newf(fault.Transient, "read release", path, "the newest directive does not back it")
+	}
+	b, err := r.bundle(ctx, path)
+	if err != nil {
+		return delivery.Want{}, err
+	}
+	if fleet.DigestOf(b) != bundle {
+		return delivery.Want{}, fault.Newf(fault.Untrusted, "read release", path, "the bundle is not the one with digest %s", bundle.Short())
+	}
+	manifest, err := backing.VerifyBundle(b)
+	return delivery.Want{Key: bundle, Path: path, Manifest: manifest}, err
 }
 
 // install brings the files in, with no collection beside it.
