@@ -144,10 +144,10 @@ func (u *uploader) file(ctx context.Context, f File) error {
 	}
 	if n := p.full.PackedSize(); n > 0 && worthIt(n, f.Size) {
 		if err := u.create(ctx, fullKey, registry.Body{Reader: spool, Size: n, SHA256: p.fullSum}); err != nil {
-			return err
+			return leftover(err)
 		}
 		if err := u.create(ctx, IndexKey(fullKey), registry.BodyOf(p.full.Encode())); err != nil {
-			return err
+			return leftover(err)
 		}
 		p.raw.FullSize = n
 	}
