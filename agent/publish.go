@@ -97,7 +97,7 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 		}
 	}
 	if p := l.run.Done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
-		r.Done = uint64(max(p.Done, 0))
+		r.Fetched = fetchedOf(p)
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
 		r.Target = st.Failure.Root
@@ -114,6 +114,15 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 		r.Target = st.Failure.Root
 	}
 	return r
+}
+
+// fetchedOf is an install's progress as rows tell it.
+func fetchedOf(p delivery.Progress) telemetry.Fetched {
+	n := func(v int64) uint64 { return uint64(max(v, 0)) }
+	return telemetry.Fetched{
+		Copy: n(p.From[delivery.Copy] + p.Resume), Delta: n(p.From[delivery.Delta]), Peer: n(p.From[delivery.Peer]),
+		Bucket: n(p.From[delivery.Full] + p.From[delivery.Raw]),
+	}
 }
 
 // codeOf is a failure's code on the wire; those that only the device tells apart

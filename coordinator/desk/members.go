@@ -100,7 +100,7 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	}
 	d.mu.RUnlock()
 	if s.Phase.InProgress() {
-		st.BytesDone, st.BytesTotal = int64(s.Done), int64(s.Total)
+		st.BytesDone, st.BytesTotal = int64(s.Fetched.Done()), int64(s.Total)
 	}
 	c, p50, p95 := d.o.Intake.Totals(key, model, s.Running)
 	st.Requests, st.Errors, st.Right, st.Wrong, st.P50, st.P95 = c.Requests, c.Errors, c.Right, c.Wrong, p50, p95

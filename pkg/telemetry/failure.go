@@ -22,12 +22,13 @@ const (
 	CodeCanceled                 // the offer was withdrawn meanwhile
 	CodeInternal                 // a bug
 	CodeGate                     // it did not fail here: the gates of a rollout failed it
+	CodeNoSource                 // the agent was given no way to the bucket
 	numCodes
 )
 
 var codeNames = [numCodes]string{
 	"", "self-test", "load", "crash-loop", "unhealthy", "silent", "network", "throttled",
-	"corrupt", "untrusted", "disk-full", "incompatible", "clock", "io", "canceled", "internal", "gate",
+	"corrupt", "untrusted", "disk-full", "incompatible", "clock", "io", "canceled", "internal", "gate", "no-source",
 }
 
 // String is the code's name; CodeNone is empty.

@@ -74,6 +74,9 @@ func RolloutPrefix(id fleet.RolloutID) Prefix { return nameOf(string(id)) }
 // ModelPrefix stands for a model; "" gives the zero prefix.
 func ModelPrefix(m fleet.ModelName) Prefix { return nameOf(string(m)) }
 
+// MemberPrefix stands for a member in a row about another one.
+func MemberPrefix(id fleet.MemberID) Prefix { return nameOf(string(id)) }
+
 func nameOf(s string) Prefix {
 	if s == "" {
 		return Prefix{}

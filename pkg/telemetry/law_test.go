@@ -63,6 +63,11 @@ func someSeries(t *rapid.T, i int) telemetry.Series {
 	return s
 }
 
+func someFetched(t *rapid.T) telemetry.Fetched {
+	n := rapid.OneOf(rapid.Just[uint64](0), rapid.Uint64Range(0, 1<<48))
+	return telemetry.Fetched{Copy: n.Draw(t, "copy"), Delta: n.Draw(t, "delta"), Peer: n.Draw(t, "peer"), Bucket: n.Draw(t, "bucket")}
+}
+
 func someRow(t *rapid.T, key telemetry.KeyID) telemetry.Row {
 	n := func(name string, most uint64) uint64 { return rapid.Uint64Range(0, most).Draw(t, name) }
 	r := telemetry.Row{
@@ -70,11 +75,18 @@ func someRow(t *rapid.T, key telemetry.KeyID) telemetry.Row {
 		Directive: n("directive", 1<<60), Freshness: telemetry.Freshness(n("freshness", 2)), RSS: n("rss", 1<<24),
 		Agent: rapid.StringMatching(`[!-~]{0,24}`).Draw(t, "agent"),
 	}
+	if rapid.Bool().Draw(t, "delivered") {
+		r.Delivery = telemetry.Delivery{Fetched: someFetched(t), Wire: n("wire", 1<<48), Liars: n("liars", 3), Damaged: n("damaged", 3)}
+		if r.Delivery.Liars > 0 {
+			r.Delivery.Liar = prefixes().Draw(t, "liar")
+		}
+	}
 	for i := range n("models", 3) {
 		m := telemetry.Model{
 			Running: prefixes().Draw(t, "running"), Target: prefixes().Draw(t, "target"), Rollout: prefixes().Draw(t, "rollout"),
 			Arm: fleet.Arm(n("arm", 2)), Phase: fleet.Phase(n("phase", 11)), Failure: fleet.FailureClass(n("class", 3)),
-			Code: telemetry.FailureCode(n("code", 255)), Done: n("done", 1<<50), Total: n("total", 1<<50),
+			Code: telemetry.FailureCode(n("code", 255)), Failing: int64(n("failing", 1<<34)),
+			Fetched: someFetched(t), Total: n("total", 1<<48),
 		}
 		m.Model[0] = byte(i)
 		for j := range n("series", telemetry.MaxSeries) {
@@ -185,9 +197,11 @@ func exampleRow(key telemetry.KeyID) telemetry.Row {
 	rollout := telemetry.RolloutPrefix("r-20260101-1")
 	return telemetry.Row{
 		Key: key, Epoch: 7, Seq: 1234, Time: 1767225600, Directive: 42, Freshness: telemetry.Fresh, RSS: 11800, Agent: "0.1.0",
+		Delivery: telemetry.Delivery{Fetched: telemetry.Fetched{Copy: 4 << 20, Peer: 8 << 20, Bucket: 6 << 20}, Wire: 12_345_678},
 		Models: []telemetry.Model{{
 			Model: telemetry.ModelPrefix("detector"), Running: v2, Target: v2, Rollout: rollout,
 			Arm: fleet.Exposed, Phase: fleet.Soaking,
+			Fetched: telemetry.Fetched{Copy: 4 << 20, Peer: 8 << 20, Bucket: 6 << 20}, Total: 18 << 20,
 			Series: []telemetry.Series{
 				{SeriesKey: telemetry.SeriesKey{Release: v1}, Since: 1767132000, Counters: telemetry.Counters{
 					Requests: 93600, Errors: 102, Windows: 9360, ErrWindows: 98, Right: 45210, Wrong: 1590,

@@ -39,7 +39,8 @@ type ModelState struct {
 	Phase   fleet.Phase
 	Failure fleet.FailureClass
 	Code    FailureCode
-	Done    uint64
+	Failing time.Time // since when it fails so; zero without a failure
+	Fetched Fetched   // of Target, by the newest fetch
 	Total   uint64
 	Edges   [NumEdges]time.Duration // latency edges of the exceedance counters; zero: not counted
 }
@@ -49,6 +50,7 @@ type MemberState struct {
 	Directive uint64
 	Freshness Freshness
 	RSS       uint64 // KiB
+	Delivery  Delivery
 }
 
 // Recorder turns observations into rows and windows. It is told the time, does
@@ -93,7 +95,8 @@ func (r *Recorder) flush() {
 func (r *Recorder) SetMember(s MemberState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s.Directive != r.member.Directive || s.Freshness != r.member.Freshness {
+	old := r.member
+	if s.Directive != old.Directive || s.Freshness != old.Freshness || s.Delivery.Liars != old.Delivery.Liars || s.Delivery.Damaged != old.Delivery.Damaged {
 		r.flush()
 	}
 	r.member = s
@@ -121,7 +124,7 @@ func (r *Recorder) SetModel(name fleet.ModelName, now time.Time, s ModelState) e
 	if !s.Running.IsZero() {
 		m.begin(r.opts.Window, SeriesKey{ReleasePrefix(s.Running), RolloutPrefix(s.Rollout), s.Arm}, s.Edges, now)
 	}
-	old.Done, old.Total, old.Edges = s.Done, s.Total, s.Edges
+	old.Fetched, old.Total, old.Edges, old.Failing = s.Fetched, s.Total, s.Edges, s.Failing
 	if old != s {
 		r.flush()
 	}
@@ -206,7 +209,7 @@ func (r *Recorder) Row(now time.Time) Row {
 	r.seq++
 	row := Row{
 		Key: r.opts.Key, Epoch: r.opts.Epoch, Seq: r.seq, Time: max(now.Unix(), 0),
-		Directive: r.member.Directive, Freshness: r.member.Freshness, RSS: r.member.RSS, Agent: r.opts.Agent,
+		Directive: r.member.Directive, Freshness: r.member.Freshness, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery,
 	}
 	for name, m := range r.models {
 		for _, s := range m.series {

@@ -91,7 +91,7 @@ func TestRowsFitWhateverHappens(t *testing.T) {
 		name := fleet.ModelName(string(rune('a' + model)))
 		for i := range 12 {
 			now = now.Add(time.Minute)
-			must(t, r.SetModel(name, now, telemetry.ModelState{Running: fleet.DigestOf([]byte{byte(i)}), Rollout: fleet.RolloutID(name), Done: 1 << 40, Total: 1 << 40}))
+			must(t, r.SetModel(name, now, telemetry.ModelState{Running: fleet.DigestOf([]byte{byte(i)}), Rollout: fleet.RolloutID(name), Fetched: telemetry.Fetched{Copy: 1 << 34, Delta: 1 << 34, Peer: 1 << 34, Bucket: 1 << 34}, Total: 1 << 36}))
 			for range 200 {
 				must(t, r.Observe(name, now, telemetry.Observation{Err: true}))
 			}
@@ -208,7 +208,7 @@ func TestUrgent(t *testing.T) {
 	if !urgent(r) {
 		t.Error("a new model is not urgent")
 	}
-	state.Done = 50
+	state.Fetched.Bucket = 50
 	must(t, r.SetModel("m", start, state))
 	must(t, r.Observe("m", start, telemetry.Observation{Err: true}))
 	if urgent(r) {

@@ -29,6 +29,7 @@ type Row struct {
 	Freshness Freshness
 	RSS       uint64 // KiB, of the agent
 	Agent     string // version of the agent: printable ASCII without spaces
+	Delivery  Delivery
 	Models    []Model
 }
 
@@ -52,13 +53,14 @@ func (f Freshness) String() string {
 type Model struct {
 	Model   Prefix // of the model's name; Row.Models is sorted by it
 	Running Prefix // of the OMS root it observes itself running; zero: nothing
-	Target  Prefix // of the OMS root that Phase, Failure and Done are about; zero: nothing
+	Target  Prefix // of the OMS root that Phase, Failure and Fetched are about; zero: nothing
 	Rollout Prefix // that concerns the member; zero: none
 	Arm     fleet.Arm
 	Phase   fleet.Phase
 	Failure fleet.FailureClass
 	Code    FailureCode
-	Done    uint64   // bytes of Target fetched
+	Failing int64    // Unix seconds since when it fails so; 0 without a failure
+	Fetched Fetched  // bytes of Target, by the newest fetch
 	Total   uint64   // of so many
 	Series  []Series // in the order they began; the one of Running, Rollout and Arm is being counted
 }

@@ -13,8 +13,8 @@ const (
 	modelRunning = 1 << iota // Running follows
 	modelTarget              // Target follows; else it is Running
 	modelRollout             // Rollout follows
-	modelFailure             // Failure and Code follow
-	modelBytes               // Done and Total follow
+	modelFailure             // Failure, Code and Failing follow
+	modelBytes               // Total and Fetched follow
 	modelFlags
 )
 
@@ -45,6 +45,7 @@ func (r Row) appendTo(b []byte) []byte {
 	b = append(b, byte(r.Freshness))
 	b = appendUint(b, r.RSS)
 	b = append(append(b, byte(len(r.Agent))), r.Agent...)
+	b = r.Delivery.appendTo(b)
 	b = append(b, byte(len(r.Models)))
 	for _, m := range r.Models {
 		b = m.appendTo(b)
@@ -62,8 +63,8 @@ func (m Model) appendTo(b []byte) []byte {
 	flag(modelRunning, !m.Running.IsZero())
 	flag(modelTarget, m.Target != m.Running)
 	flag(modelRollout, !m.Rollout.IsZero())
-	flag(modelFailure, m.Failure != 0 || m.Code != 0)
-	flag(modelBytes, m.Done != 0 || m.Total != 0)
+	flag(modelFailure, m.Failure != 0 || m.Code != 0 || m.Failing != 0)
+	flag(modelBytes, m.Fetched != Fetched{} || m.Total != 0)
 	b = append(append(b, m.Model[:]...), flags, byte(m.Arm), byte(m.Phase))
 	if flags&modelRunning != 0 {
 		b = append(b, m.Running[:]...)
@@ -75,10 +76,10 @@ func (m Model) appendTo(b []byte) []byte {
 		b = append(b, m.Rollout[:]...)
 	}
 	if flags&modelFailure != 0 {
-		b = append(b, byte(m.Failure), byte(m.Code))
+		b = appendUint(append(b, byte(m.Failure), byte(m.Code)), uint64(m.Failing))
 	}
 	if flags&modelBytes != 0 {
-		b = appendUint(appendUint(b, m.Done), m.Total)
+		b = m.Fetched.appendTo(appendUint(b, m.Total))
 	}
 	b = append(b, byte(len(m.Series)))
 	for _, s := range m.Series {
@@ -136,6 +137,7 @@ func parseRowBody(body []byte) (Row, error) {
 		RSS:       in.uint(),
 	}
 	r.Agent = string(in.bytes(in.below("agent's length", MaxAgent+1)))
+	r.Delivery = parseDelivery(in)
 	n := in.below("number of models", MaxModels+1)
 	for range n {
 		if in.err != nil {
@@ -173,9 +175,10 @@ func parseModel(in *reader) Model {
 	if flags&modelFailure != 0 {
 		m.Failure = fleet.FailureClass(in.below("failure class", numClasses))
 		m.Code = FailureCode(in.byte())
+		m.Failing = int64(in.uint())
 	}
 	if flags&modelBytes != 0 {
-		m.Done, m.Total = in.uint(), in.uint()
+		m.Total, m.Fetched = in.uint(), parseFetched(in)
 	}
 	n := in.below("number of series", MaxSeries+1)
 	for range n {
@@ -229,9 +232,15 @@ func (r Row) check() error {
 			return errors.New("the agent's version is not printable ASCII")
 		}
 	}
+	if err := r.Delivery.check(); err != nil {
+		return err
+	}
 	for i, m := range r.Models {
 		if i > 0 && bytes.Compare(r.Models[i-1].Model[:], m.Model[:]) >= 0 {
 			return errors.New("models are not sorted")
+		}
+		if err := m.check(); err != nil {
+			return err
 		}
 		seen := map[SeriesKey]bool{}
 		for _, s := range m.Series {
@@ -242,6 +251,16 @@ func (r Row) check() error {
 			if err := s.check(); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+func (m Model) check() error {
+	f := m.Fetched
+	for _, v := range [...]uint64{uint64(m.Failing), f.Copy, f.Delta, f.Peer, f.Bucket, m.Total} {
+		if v > maxCount {
+			return errors.New("a number of a model is out of range")
 		}
 	}
 	return nil

@@ -101,7 +101,7 @@ func (m *modelRecord) row(name Prefix, seq uint64) Model {
 	out := Model{
 		Model: name, Running: prefixOf(m.state.Running), Target: prefixOf(m.state.Target),
 		Rollout: RolloutPrefix(m.state.Rollout), Arm: m.state.Arm, Phase: m.state.Phase,
-		Failure: m.state.Failure, Code: m.state.Code, Done: m.state.Done, Total: m.state.Total,
+		Failure: m.state.Failure, Code: m.state.Code, Failing: unix(m.state.Failing), Fetched: m.state.Fetched, Total: m.state.Total,
 	}
 	for _, s := range m.series {
 		if s.touched {
@@ -110,6 +110,13 @@ func (m *modelRecord) row(name Prefix, seq uint64) Model {
 		out.Series = append(out.Series, s.Series)
 	}
 	return out
+}
+
+func unix(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(t.Unix(), 0)
 }
 
 func prefixOf(d [32]byte) Prefix { return Prefix(d[:8]) }
