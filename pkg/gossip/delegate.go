@@ -18,7 +18,7 @@ func (d *delegate) NodeMeta(limit int) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.meta) > limit {
-		return nil // not reached: metadata has 75 bytes
+		return nil // not reached: metadata has 77 bytes
 	}
 	return d.meta
 }

@@ -3,16 +3,28 @@ package gossip
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
-// meta is a member's memberlist metadata: 76 bytes with its signature.
+// metaVersion is the first byte of metadata.
+const metaVersion = 2
+
+// The flags of metadata.
+const (
+	flagUplink  = 1 << iota // the member reaches the coordinator by itself
+	flagMetered             // what it takes from the bucket costs it money
+	flagsKnown  = flagUplink | flagMetered
+)
+
+// meta is a member's memberlist metadata: 77 bytes with its signature.
 type meta struct {
-	uplink bool
-	weight uint8
-	key    telemetry.KeyID
+	uplink, metered bool
+	weight          uint8
+	key             telemetry.KeyID
+	share           uint16 // TCP port that it serves frames on; 0: it does not
 }
 
 // where is what a member's metadata is bound to, so that it cannot be used
@@ -23,11 +35,14 @@ type where struct {
 }
 
 func (m meta) encode() []byte {
-	b := []byte{wireVersion, 0, m.weight}
+	b := []byte{metaVersion, 0, m.weight}
 	if m.uplink {
-		b[1] = 1
+		b[1] |= flagUplink
 	}
-	return append(b, m.key[:]...)
+	if m.metered {
+		b[1] |= flagMetered
+	}
+	return binary.BigEndian.AppendUint16(append(b, m.key[:]...), m.share)
 }
 
 // signed is what the signature covers: more than what travels.
@@ -49,9 +64,10 @@ func (m meta) sign(fleetName string, key crypto.Signer, w where) ([]byte, error)
 func parseMeta(b []byte) (meta, error) {
 	r := &in{b: b}
 	h := r.take(3)
-	m := meta{uplink: h[1] == 1, weight: h[2], key: telemetry.KeyID(r.take(8))}
+	m := meta{uplink: h[1]&flagUplink != 0, metered: h[1]&flagMetered != 0, weight: h[2], key: telemetry.KeyID(r.take(8))}
+	m.share = binary.BigEndian.Uint16(r.take(2))
 	r.take(telemetry.SignatureSize)
-	if h[0] != wireVersion || h[1] > 1 || m.weight == 0 {
+	if h[0] != metaVersion || h[1]&^flagsKnown != 0 || m.weight == 0 {
 		return meta{}, errWire
 	}
 	return m, r.end()

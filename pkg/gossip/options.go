@@ -44,6 +44,8 @@ type Options struct {
 	CIDRs     []net.IPNet // networks that members may come from; nil: any
 	Uplink    bool        // the member can reach the coordinator by itself
 	Weight    uint8       // how much it wants to be a relay: 1 battery, 2 wired, 8 mains power; default 2
+	Share     uint16      // TCP port that the member serves frames to its neighbours on; 0: it does not
+	Metered   bool        // what the member takes from the bucket costs it money: nobody has it take more
 
 	Handlers  Handlers
 	Logger    *slog.Logger         // default: none
@@ -107,6 +109,8 @@ type Member struct {
 	Addr        string // host:port
 	Key         telemetry.KeyID
 	Uplink      bool
+	Share       uint16 // TCP port, at the host of Addr, that it serves frames on; 0: it does not
+	Metered     bool
 	Coordinator bool
 	Proven      bool // its certificate is known and its metadata is signed by its key
 	Relay       Role

@@ -90,11 +90,11 @@ func (p *Pool) survey(now time.Time) (v *view, cs []candidate, ask []fleet.Membe
 			continue // not reached: NotifyAlive refused it
 		}
 		id := fleet.MemberID(name)
-		member := Member{Name: id, Addr: n.Address(), Key: m.key, Uplink: m.uplink}
+		member := Member{Name: id, Addr: n.Address(), Key: m.key, Uplink: m.uplink, Share: m.share, Metered: m.metered}
 		if pr := p.peers[m.key]; pr != nil && pr.identity.Key != nil {
 			member.Proven = p.worker.proven(p, &n, pr.identity)
 			member.Coordinator = member.Proven && pr.identity.Coordinator
-		} else if m.uplink && p.due(m.key, now) {
+		} else if (m.uplink || m.share > 0) && p.due(m.key, now) {
 			ask = append(ask, id)
 		}
 		if member.Proven && m.uplink {

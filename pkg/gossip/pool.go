@@ -102,7 +102,7 @@ func (p *Pool) start() error {
 		p.addr, err = addrPort(ip, uint16(port))
 	}
 	if err == nil {
-		m := meta{uplink: p.opts.Uplink, weight: p.opts.Weight, key: p.key}
+		m := meta{uplink: p.opts.Uplink, metered: p.opts.Metered, weight: p.opts.Weight, key: p.key, share: p.opts.Share}
 		p.meta, err = m.sign(p.opts.Fleet, p.opts.Signer, p.where(string(p.opts.Member), p.addr))
 	}
 	if err != nil {

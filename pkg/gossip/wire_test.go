@@ -73,6 +73,7 @@ func FuzzWire(f *testing.F) {
 
 func FuzzMeta(f *testing.F) {
 	f.Add(append(meta{uplink: true, weight: 2, key: telemetry.KeyID{7}}.encode(), make([]byte, 64)...))
+	f.Add(append(meta{metered: true, weight: 8, share: 7947}.encode(), make([]byte, 64)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseMeta(b)
 		if err == nil && !bytes.Equal(m.encode(), b[:len(b)-64]) {
@@ -103,7 +104,7 @@ func TestMetaIsBoundToItsPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	here := where{"a/0", "d01", netip.MustParseAddrPort("10.0.0.1:7946")}
-	b, err := meta{uplink: true, weight: 2}.sign("acme", key, here)
+	b, err := meta{uplink: true, weight: 2, share: 7947}.sign("acme", key, here)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +126,11 @@ func TestMetaIsBoundToItsPlace(t *testing.T) {
 		if verifyMeta(b, "acme", &key.PublicKey, w) == nil {
 			t.Errorf("another %s was taken", what)
 		}
+	}
+	elsewhere := bytes.Clone(b)
+	elsewhere[12] ^= 1
+	if verifyMeta(elsewhere, "acme", &key.PublicKey, here) == nil {
+		t.Error("another share port was taken")
 	}
 	if verifyMeta(b, "other", &key.PublicKey, here) == nil {
 		t.Error("another fleet was taken")
