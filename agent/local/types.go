@@ -3,6 +3,7 @@ package local
 import (
 	"time"
 
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -13,6 +14,7 @@ type Listing struct {
 	Directive uint64         `json:"directive"`           // sequence of the newest one acted on
 	Freshness string         `json:"freshness,omitempty"` // fresh, stale or untrusted
 	Refused   string         `json:"refused,omitempty"`   // why the newest trust pack was not believed
+	Damaged   uint64         `json:"damaged,omitempty"`   // files found damaged on the disk since the agent started, and fetched again
 	Models    []Model        `json:"models"`
 }
 
@@ -35,6 +37,11 @@ type Model struct {
 	BytesDone   int64              `json:"bytesDone,omitempty"`
 	BytesTotal  int64              `json:"bytesTotal,omitempty"`
 	BytesReused int64              `json:"bytesReused,omitempty"` // of the newest install: that were on the disk already
+	BytesFrom   *api.Sources       `json:"bytesFrom,omitempty"`   // of the newest install: where verified bytes came from
+	BytesWire   int64              `json:"bytesWire,omitempty"`   // of the newest install: taken from the network
+	Rate        int64              `json:"rate,omitempty"`        // bytes a second that arrive; 0: not known, or none do
+	Left        fleet.Duration     `json:"left,omitempty"`        // until BytesTotal at this rate; 0: not known
+	Failing     time.Time          `json:"failing,omitzero"`      // since when it fails so, however often it tried again
 	Counts                         // what applications observed of Serving since the agent started
 }
 

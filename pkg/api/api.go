@@ -174,7 +174,8 @@ type ModelStatus struct {
 	Rollout     fleet.RolloutID    `json:"rollout,omitempty"`
 	Failure     fleet.FailureClass `json:"failure,omitempty"`
 	FailureCode string             `json:"failureCode,omitempty"`
-	Reason      string             `json:"reason"` // why it should run the target
+	Failing     time.Time          `json:"failing,omitzero"` // since when it fails so, however often it tried again
+	Reason      string             `json:"reason"`           // why it should run the target
 	Quarantined []fleet.Digest     `json:"quarantined,omitempty"`
 	Requests    uint64             `json:"requests"`
 	Errors      uint64             `json:"errors"`
@@ -184,6 +185,9 @@ type ModelStatus struct {
 	P95         fleet.Duration     `json:"p95,omitempty"`
 	BytesDone   int64              `json:"bytesDone,omitempty"`
 	BytesTotal  int64              `json:"bytesTotal,omitempty"`
+	BytesFrom   *Sources           `json:"bytesFrom,omitempty"` // where BytesDone came from
+	Rate        int64              `json:"rate,omitempty"`      // bytes a second that arrive; 0: not known, or none do
+	Left        fleet.Duration     `json:"left,omitempty"`      // until BytesTotal at this rate; 0: not known
 }
 
 // MemberInfo is a member. GET /v1/members, /v1/members/{id}.
@@ -195,6 +199,7 @@ type MemberInfo struct {
 	Directive uint64        `json:"directive"`     // the newest it acted on
 	Freshness string        `json:"freshness,omitempty"`
 	RSS       int64         `json:"rss,omitempty"` // bytes, of the agent
+	Delivery  *DeliveryInfo `json:"delivery,omitempty"`
 	Models    []ModelStatus `json:"models"`
 	Revoked   bool          `json:"revoked,omitempty"`
 }
@@ -288,7 +293,8 @@ type RolloutInfo struct {
 	From        string          `json:"from,omitempty"` // the stable release it began from
 	Group       fleet.Group     `json:"group"`
 	State       string          `json:"state"`
-	Reason      string          `json:"reason"` // why it is in that state, with numbers
+	Hold        bool            `json:"hold,omitempty"` // paused so that not even a failing gate rolls back
+	Reason      string          `json:"reason"`         // why it is in that state, with numbers
 	Author      string          `json:"author"`
 	Started     time.Time       `json:"started"`
 	Ended       time.Time       `json:"ended,omitzero"`
@@ -299,6 +305,8 @@ type RolloutInfo struct {
 	StillOn     int             `json:"stillOn"`     // members that run it now
 	Exposed     ArmInfo         `json:"exposed"`
 	Control     ArmInfo         `json:"control"`
+	Fetching    *FetchingInfo   `json:"fetching,omitempty"` // members that download it now
+	Stuck       []StuckInfo     `json:"stuck,omitempty"`    // members that cannot bring it in, which does not count against it
 	Approvals   []string        `json:"approvals,omitempty"`
 	History     []Sample        `json:"history,omitempty"` // for charts, oldest first
 }
