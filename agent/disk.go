@@ -43,6 +43,9 @@ func openDisk(dir string) (*disk, error) {
 	}
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if errors.Is(err, syscall.EROFS) {
+		f, err = os.Open(path) // a lock is had on a read-only disk too, and what lies there is served
+	}
 	if err != nil {
 		return nil, cas.Classify("take state folder", path, err)
 	}
@@ -51,7 +54,11 @@ func openDisk(dir string) (*disk, error) {
 		return nil, fault.New(fault.Conflict, "take state folder", dir, err).
 			WithHint("another modelfleet-agent runs on it; give this one its own -state and -socket")
 	}
-	return &disk{dir: dir, lock: f, write: cas.WriteFile}, nil
+	d := &disk{dir: dir, lock: f, write: cas.WriteFile}
+	if err := cas.Sweep(dir); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return d, nil
 }
 
 func (d *disk) close() error { return d.lock.Close() }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -50,7 +51,11 @@ func Open(o Options) (*Slots, error) {
 		return nil, err
 	}
 	for _, m := range models {
-		if err := s.recover(m); err != nil {
+		// A read-only disk is served as it is; the next switch settles it.
+		if err := s.recover(m); err != nil && !errors.Is(err, syscall.EROFS) {
+			return nil, err
+		}
+		if err := cas.Settle(filepath.Join(o.Dir, string(m))); err != nil {
 			return nil, err
 		}
 	}
@@ -96,13 +101,18 @@ func (s *Slots) Switch(m fleet.ModelName, release string) error {
 		return err
 	}
 	was, err := s.read(m, current)
-	if err != nil || was == filepath.Clean(release) {
+	if err != nil {
 		return err
+	}
+	dir := filepath.Join(s.o.Dir, string(m))
+	if was == filepath.Clean(release) {
+		// It may be so by a switch whose sync failed.
+		return cas.Classify("switch "+string(m), dir, cas.SyncDir(dir))
 	}
 	if err := s.step("make folder"); err != nil {
 		return err
 	}
-	if err := cas.MkdirAll(filepath.Join(s.o.Dir, string(m))); err != nil {
+	if err := cas.MkdirAll(dir); err != nil {
 		return err
 	}
 	if was != "" {

@@ -129,8 +129,11 @@ func (s *Store) Collect(ctx context.Context, keep ...fleet.Digest) (Collected, e
 		}
 		got.Releases++
 	}
-	if err := SyncDir(filepath.Join(s.dir, "releases")); err != nil {
-		return got, Classify("collect", s.dir, err)
+	// Where they went first: that they are gone must not be known without it.
+	for _, d := range []string{"staging", "releases"} {
+		if err := SyncDir(filepath.Join(s.dir, d)); err != nil {
+			return got, Classify("collect", s.dir, err)
+		}
 	}
 	if err := s.collectStaging(keep); err != nil {
 		return got, err
@@ -180,7 +183,7 @@ func (s *Store) collectFiles(ctx context.Context, got *Collected) error {
 		if err := s.root.Remove(filePath(d)); err != nil {
 			return Classify("collect file", d.Short(), err)
 		}
-		if err := s.root.Remove(filePath(d) + ".frames"); err != nil && !os.IsNotExist(err) {
+		if err := s.root.Remove(filePath(d) + framesSuffix); err != nil && !os.IsNotExist(err) {
 			return Classify("collect file", d.Short(), err)
 		}
 		got.Files++

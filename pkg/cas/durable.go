@@ -1,9 +1,12 @@
 package cas
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 )
 
 // WriteFile makes path hold data, durably and at once: a reader, and a machine
@@ -12,22 +15,47 @@ import (
 // syncs the directory. Every file that matters is written by it or by
 // [Publish]; the directory must exist.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
+	err := writeRenamed(path, data, perm)
+	if err == nil {
+		err = SyncDir(filepath.Dir(path))
 	}
-	f, err := os.CreateTemp(dir, "."+base+".tmp*")
+	return Classify("write file", path, err)
+}
+
+// writeRenamed is [WriteFile] but for the sync of the directory.
+func writeRenamed(path string, data []byte, perm fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+tempMark+"*")
 	if err != nil {
-		return Classify("write file", path, err)
+		return err
 	}
-	tmp := f.Name()
 	err = writeSynced(f, data, perm)
 	if err == nil {
-		err = Publish(tmp, path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(tmp) // the name was never visible; leaving it would only be litter
-		return Classify("write file", path, err)
+		_ = os.Remove(f.Name()) // the name was never visible; leaving it would only be litter
+	}
+	return err
+}
+
+// tempMark is in the names of temporary files, after a dot and the final name.
+const tempMark = ".tmp"
+
+// Sweep removes the temporary files of writes that were cut short. Nobody may be
+// writing files of the directory. On a read-only file system they stay.
+func Sweep(dir string) error {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return Classify("sweep", dir, err)
+	}
+	for _, e := range names {
+		if !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), tempMark) || !e.Type().IsRegular() {
+			continue
+		}
+		err := os.Remove(filepath.Join(dir, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
+			return Classify("sweep", dir, err)
+		}
 	}
 	return nil
 }
@@ -67,6 +95,16 @@ func SyncDir(dir string) error {
 		err = cerr
 	}
 	return err
+}
+
+// Settle makes durable what a process that was killed had done in a directory:
+// this one sees it, and must not count on it before. A read-only file system has
+// nothing to settle, and what lies on it is served all the same.
+func Settle(dir string) error {
+	if err := SyncDir(dir); err != nil && !errors.Is(err, syscall.EROFS) {
+		return Classify("settle folder", dir, err)
+	}
+	return nil
 }
 
 // MkdirAll makes a directory and its missing parents, durably.

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // Classify makes a file system's error one of pkg/fault: a full disk, quota or
@@ -23,6 +24,10 @@ func Classify(op, path string, err error) error {
 		return f.WithHint("free space on the device, or remove models it need not keep")
 	}
 	return f
+}
+
+func notHere(op string, d fleet.Digest) error {
+	return fault.Newf(fault.NotFound, op, d.String(), "it is not in the store")
 }
 
 func faultKind(err error) fault.Kind {

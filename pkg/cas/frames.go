@@ -13,6 +13,15 @@ type Frames struct {
 	Digests []fleet.Digest
 }
 
+// trivial reports whether the frames say nothing that the name d of their file
+// does not say.
+func (f Frames) trivial(d fleet.Digest) bool {
+	return len(f.Digests) == 0 || len(f.Digests) == 1 && f.Digests[0] == d
+}
+
+// framesSuffix ends the name of the file with a file's frames, beside it.
+const framesSuffix = ".frames"
+
 // framesMagic begins a .frames file: magic, u64 length (little-endian), digests.
 const framesMagic = "mffrm\x00\x00\x01"
 

@@ -7,7 +7,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -42,21 +44,47 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, Classify("open store", dir, err)
 	}
-	made := false
 	for _, d := range []string{"files", "releases", "staging", "pins"} {
-		switch err := root.Mkdir(d, 0o755); {
-		case err == nil:
-			made = true
-		case !errors.Is(err, fs.ErrExist):
+		if err := root.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, Classify("open store", dir, errors.Join(err, root.Close()))
 		}
 	}
-	if made {
-		if err := SyncDir(dir); err != nil {
-			return nil, Classify("open store", dir, errors.Join(err, root.Close()))
+	for _, d := range []string{"", "files", "releases", "pins"} {
+		if err := Settle(filepath.Join(dir, d)); err != nil {
+			return nil, errors.Join(err, root.Close())
 		}
 	}
-	return &Store{dir: dir, root: root, held: map[fleet.Digest]int{}}, nil
+	s := &Store{dir: dir, root: root, held: map[fleet.Digest]int{}}
+	if err := s.tidy(); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return s, nil
+}
+
+// tidy removes what a process that was killed left beside pins and files.
+func (s *Store) tidy() error {
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "files", "??"))
+	if err != nil {
+		return Classify("open store", s.dir, err)
+	}
+	for _, dir := range append(dirs, filepath.Join(s.dir, "pins")) {
+		if err := Sweep(dir); err != nil {
+			return err
+		}
+	}
+	orphans, err := fs.Glob(s.root.FS(), "files/??/*"+framesSuffix)
+	if err != nil {
+		return Classify("open store", s.dir, err)
+	}
+	for _, o := range orphans {
+		if _, err := s.root.Lstat(strings.TrimSuffix(o, framesSuffix)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := s.root.Remove(o); err != nil && !errors.Is(err, syscall.EROFS) {
+			return Classify("open store", o, err)
+		}
+	}
+	return nil
 }
 
 // Close releases the store's folder handle.
@@ -86,7 +114,7 @@ func (s *Store) FileSize(d fleet.Digest) (size int64, ok bool) {
 // were when it was adopted. They say where bytes may be copied from; whoever
 // copies verifies again.
 func (s *Store) Frames(d fleet.Digest) (Frames, bool) {
-	b, err := s.root.ReadFile(filePath(d) + ".frames")
+	b, err := s.root.ReadFile(filePath(d) + framesSuffix)
 	if err != nil {
 		return Frames{}, false
 	}
@@ -123,10 +151,10 @@ func (s *Store) Adopt(tmp string, d fleet.Digest, frames Frames) error {
 	if err := MkdirAll(filepath.Dir(final)); err != nil {
 		return err
 	}
-	// The frames are advice, verified where they are used: they need not survive a
-	// power cut, and are not worth a sync.
-	if len(frames.Digests) > 1 {
-		if err := os.WriteFile(final+".frames", frames.encode(), 0o644); err != nil {
+	if !frames.trivial(d) {
+		// Where the frames are unknown a file cannot be verified, nor be copied from:
+		// they are there before it is. The folder's sync below holds both names.
+		if err := writeRenamed(final+framesSuffix, frames.encode(), 0o644); err != nil {
 			return Classify("adopt file", d.String(), err)
 		}
 	}
@@ -142,8 +170,11 @@ func (s *Store) Discard(d, key fleet.Digest) error {
 	if err != nil {
 		return err
 	}
-	to = DamagedPath(to, d)
-	return Classify("discard file", d.String(), Publish(s.FilePath(d), to))
+	from := s.FilePath(d)
+	if err := Publish(from, DamagedPath(to, d)); err != nil {
+		return Classify("discard file", d.String(), err)
+	}
+	return Classify("discard file", d.String(), SyncDir(filepath.Dir(from)))
 }
 
 // DamagedPath is where a discarded file lies in a staging folder.
@@ -199,8 +230,12 @@ func (s *Store) Releases() ([]fleet.Digest, error) {
 // damaged); otherwise nothing happens. It returns the folder.
 func (s *Store) Assemble(key fleet.Digest, entries []Entry) (string, error) {
 	final := s.ReleaseDir(key)
+	if err := s.settleNames(entries); err != nil {
+		return "", Classify("assemble release", key.Short(), err)
+	}
 	if s.intact(key, entries) {
-		return final, nil
+		// A rename whose sync failed, or was cut short, may have made it visible.
+		return final, Classify("assemble release", key.Short(), SyncDir(filepath.Dir(final)))
 	}
 	tree := path.Join("staging", key.String(), "tree")
 	if err := s.root.RemoveAll(tree); err != nil {
@@ -222,6 +257,23 @@ func (s *Store) Assemble(key fleet.Digest, entries []Entry) (string, error) {
 		return "", Classify("assemble release", key.Short(), err)
 	}
 	return final, nil
+}
+
+// settleNames makes the names of a release's files durable. They are already, but for
+// those that a process which was killed adopted and did not come to sync.
+func (s *Store) settleNames(entries []Entry) error {
+	var synced []string
+	for _, e := range entries {
+		dir := filepath.Dir(s.FilePath(e.Digest))
+		if slices.Contains(synced, dir) {
+			continue
+		}
+		if err := SyncDir(dir); err != nil {
+			return err
+		}
+		synced = append(synced, dir)
+	}
+	return nil
 }
 
 // link fills tree with hard links and syncs every folder in it. Paths come from
