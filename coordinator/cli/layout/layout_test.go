@@ -14,7 +14,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/modelfleet/modelfleet/coordinator/layout"
+	"github.com/modelfleet/modelfleet/coordinator/cli/layout"
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 )
 
