@@ -1,25 +1,23 @@
 package oms
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
-	"unicode/utf8"
+	"sync/atomic"
 )
 
-// Options says how to hash a folder.
+// Options says how to hash a model.
 type Options struct {
 	Method    Method   // default Files
 	ShardSize int64    // default DefaultShardSize; only for Shards
-	Name      string   // default: base name of the folder
+	Name      string   // default: base name of the folder or file
 	Ignore    []string // relative paths left out with everything under them, besides the default ones
 	Workers   int      // default: the number of CPUs, at most 8
 	// Progress, when set, is told how many more bytes were hashed. It is
@@ -31,68 +29,64 @@ type Options struct {
 // workers whatever the model's size.
 const bufSize = 256 << 10
 
-// defaultIgnores are left out at the top level, as the specification says.
-var defaultIgnores = [...]string{".git", ".gitattributes", ".github", ".gitignore", ".gitmodules"}
-
-// Hash hashes the folder at dir into a manifest ready to be signed. It refuses
-// symbolic links, special files, names that are not UTF-8, a folder with
-// nothing in it and, with Shards, empty files. It hashes in parallel in bounded
-// memory and stops when ctx ends.
-func Hash(ctx context.Context, dir string, o Options) (Manifest, error) {
-	m, err := o.manifest(dir)
+// Hash hashes the model at path, a folder or one file, into a manifest ready to
+// be signed. It refuses symbolic links, special files, names that are not
+// UTF-8, a folder with nothing in it and, with Shards, empty files. It hashes in
+// parallel in bounded memory and stops when ctx ends.
+func Hash(ctx context.Context, path string, o Options) (Manifest, error) {
+	m, err := o.manifest(path)
 	if err != nil {
 		return Manifest{}, err
 	}
-	root, err := os.OpenRoot(dir)
+	f, err := openFolder(path)
 	if err != nil {
-		return Manifest{}, &Error{Class: Reading, Path: dir, Err: err}
+		return Manifest{}, err
 	}
-	defer root.Close()
-	files, err := walk(root, m.ignores())
+	defer f.close()
+	files, err := f.files(ctx, m.Ignored, false)
 	if err != nil {
 		return Manifest{}, err
 	}
 	if len(files) == 0 {
-		return Manifest{}, errf(Empty, dir, "no files in it")
+		return Manifest{}, errf(Empty, path, "no files in it")
 	}
-	for _, f := range files {
-		switch {
-		case m.Method == Files:
-			m.Resources = append(m.Resources, Resource{Path: f.path, End: f.size})
-		case f.size == 0:
-			return Manifest{}, errf(Empty, f.path, "an empty file cannot be signed in shards: use method files, or remove it")
-		default:
-			for at := int64(0); at < f.size; at += m.ShardSize {
-				m.Resources = append(m.Resources, Resource{Path: f.path, Start: at, End: min(at+m.ShardSize, f.size)})
-			}
+	var jobs []job
+	for _, e := range files {
+		if m.Method == Files {
+			jobs = append(jobs, job{Resource{Path: e.path, End: -1}, e.size})
+			continue
 		}
-		if len(m.Resources) > MaxResources {
-			return Manifest{}, errf(TooLarge, dir, "more than %d resources: use larger shards", MaxResources)
+		if e.size == 0 {
+			return Manifest{}, errf(Empty, e.path, "an empty file cannot be signed in shards: use method files, or remove it")
+		}
+		if (e.size-1)/m.ShardSize >= int64(MaxResources-len(jobs)) {
+			return Manifest{}, errf(TooLarge, path, "more than %d resources: use larger shards", MaxResources)
+		}
+		for at := int64(0); at < e.size; at += m.ShardSize {
+			jobs = append(jobs, job{Resource{Path: e.path, Start: at, End: min(at+m.ShardSize, e.size)}, e.size})
 		}
 	}
-	err = hashAll(ctx, root, m.Resources, o, func(r *Resource, sum Digest) error {
-		r.Digest = sum
-		return nil
-	})
-	if err != nil {
+	if len(jobs) > MaxResources {
+		return Manifest{}, errf(TooLarge, path, "more than %d resources", MaxResources)
+	}
+	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
+	if err := h.run(ctx, jobs, func(j *job, sum Digest) error { j.Digest = sum; return nil }); err != nil {
 		return Manifest{}, err
 	}
-	if m.Method == Files {
-		for i := range m.Resources {
-			m.Resources[i].End = -1
-		}
+	for _, j := range jobs {
+		m.Resources = append(m.Resources, j.Resource)
 	}
 	m.seal()
 	return m, nil
 }
 
 // manifest checks the options and begins a manifest with them.
-func (o Options) manifest(dir string) (Manifest, error) {
+func (o Options) manifest(path string) (Manifest, error) {
 	m := Manifest{Name: o.Name, Method: o.Method, ShardSize: o.ShardSize}
 	if m.Name == "" {
-		abs, err := filepath.Abs(dir)
+		abs, err := filepath.Abs(path)
 		if err != nil {
-			return m, &Error{Class: Reading, Path: dir, Err: err}
+			return m, &Error{Class: Reading, Path: path, Err: err}
 		}
 		m.Name = filepath.Base(abs)
 	}
@@ -106,92 +100,59 @@ func (o Options) manifest(dir string) (Manifest, error) {
 		if m.ShardSize == 0 {
 			m.ShardSize = DefaultShardSize
 		}
-		if m.ShardSize < 0 {
-			return m, errf(Unsupported, "", "shard size %d is not positive", m.ShardSize)
+		if m.ShardSize < 0 || m.ShardSize > 1<<53 {
+			return m, errf(Unsupported, "", "shard size %d is not between 1 and 2^53", m.ShardSize)
 		}
 	default:
 		return m, errf(Unsupported, "", "method %q", m.Method)
 	}
+	m.Ignored = append(m.Ignored, defaultIgnores[:]...)
 	for _, p := range o.Ignore {
 		p = filepath.ToSlash(filepath.Clean(p))
-		if !cleanPath(p) {
-			return m, errf(Irregular, p, "not a path inside the folder")
+		if !cleanIgnore(p) {
+			return m, errf(Irregular, p, "not a path inside the folder, or one with a glob character")
 		}
 		m.Ignored = append(m.Ignored, p)
 	}
 	slices.Sort(m.Ignored)
+	m.Ignored = slices.Compact(m.Ignored)
 	return m, nil
 }
 
-// ignores is everything to leave out: what the signer recorded and the defaults.
-func (m *Manifest) ignores() []string { return append(slices.Clone(m.Ignored), defaultIgnores[:]...) }
+// hasher hashes resources of a folder in parallel.
+type hasher struct {
+	folder   *folder
+	workers  int
+	progress func(int64)
+}
 
-// entry is one regular file of a folder.
-type entry struct {
-	path string
+// job is a resource to hash, of a file of the given size.
+type job struct {
+	Resource
 	size int64
 }
 
-// walk lists the regular files below root; anything that is neither a regular
-// file nor a folder is an error.
-func walk(root *os.Root, ignores []string) ([]entry, error) {
-	var files []entry
-	err := fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return &Error{Class: Reading, Path: path, Err: err}
-		case path == ".":
-			return nil
-		case slices.Contains(ignores, path):
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case !utf8.ValidString(path):
-			return errf(Irregular, path, "its name is not UTF-8")
-		case d.IsDir():
-			return nil
-		case d.Type()&fs.ModeSymlink != 0:
-			return errf(Irregular, path, "a symbolic link: put the file itself there")
-		case !d.Type().IsRegular():
-			return errf(Irregular, path, "neither a file nor a folder")
-		case !cleanPath(path):
-			return errf(Irregular, path, "not a name a model may have")
-		}
-		info, err := d.Info()
-		if err != nil {
-			return &Error{Class: Reading, Path: path, Err: err}
-		}
-		files = append(files, entry{path, info.Size()})
-		return nil
-	})
-	return files, err
-}
-
-// cleanPath reports whether p is a relative slash path without empty, "." or
-// ".." elements, backslashes or NULs.
-func cleanPath(p string) bool {
-	return fs.ValidPath(p) && p != "." && !strings.ContainsAny(p, "\\\x00")
-}
-
-// hashAll hashes the resources in parallel and hands each digest to done, which
-// is called from several goroutines but once for each resource.
-func hashAll(ctx context.Context, root *os.Root, rs []Resource, o Options, done func(*Resource, Digest) error) error {
-	workers := o.Workers
+// run hashes the resources and hands each digest to done, which is called from
+// several goroutines but once for each resource. Large files come first: the
+// last worker to end must not have begun with the largest. The shards of a file
+// keep their order, which is the disk's.
+func (h *hasher) run(ctx context.Context, jobs []job, done func(*job, Digest) error) error {
+	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(b.size, a.size) })
+	workers := h.workers
 	if workers <= 0 {
-		workers = min(runtime.NumCPU(), 8)
+		workers = min(runtime.GOMAXPROCS(0), 8)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	work := make(chan *Resource)
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(workers, len(rs)) {
+	for range min(workers, len(jobs)) {
 		wg.Go(func() {
 			buf := make([]byte, bufSize)
-			for r := range work {
-				sum, err := hashRange(ctx, root, *r, buf, o.Progress)
+			for i := next.Add(1) - 1; i < int64(len(jobs)) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				sum, err := h.hash(ctx, &jobs[i], buf)
 				if err == nil {
-					err = done(r, sum)
+					err = done(&jobs[i], sum)
 				}
 				if err != nil {
 					cancel(err)
@@ -199,13 +160,6 @@ func hashAll(ctx context.Context, root *os.Root, rs []Resource, o Options, done 
 			}
 		})
 	}
-	for i := range rs {
-		if ctx.Err() != nil {
-			break
-		}
-		work <- &rs[i]
-	}
-	close(work)
 	wg.Wait()
 	if err := context.Cause(ctx); err != nil {
 		if _, ok := errors.AsType[*Error](err); ok {
@@ -216,44 +170,42 @@ func hashAll(ctx context.Context, root *os.Root, rs []Resource, o Options, done 
 	return nil
 }
 
-// hashRange hashes one resource. The length read must be exactly the range, and
-// a file read to its end must end there: a file that changes while it is hashed
-// is found.
-func hashRange(ctx context.Context, root *os.Root, r Resource, buf []byte, progress func(int64)) (Digest, error) {
-	f, err := root.Open(filepath.FromSlash(r.Path))
+// hash hashes one resource. A file that is not as long as it was when the folder
+// was listed, or changes meanwhile, is refused: whoever signs must not sign
+// half of one version and half of another.
+func (h *hasher) hash(ctx context.Context, j *job, buf []byte) (Digest, error) {
+	f, before, err := h.folder.open(j.Path)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return Digest{}, errf(Missing, r.Path, "it is not there")
-		}
-		return Digest{}, &Error{Class: Reading, Path: r.Path, Err: err}
+		return Digest{}, err
 	}
 	defer f.Close()
-	h := sha256.New()
-	at := r.Start
-	for {
-		if err := ctx.Err(); err != nil {
-			return Digest{}, &Error{Class: Reading, Path: r.Path, Err: context.Cause(ctx)}
+	sum, end := sha256.New(), j.End
+	if end < 0 {
+		end = j.size
+	}
+	for at := j.Start; at < end; {
+		if ctx.Err() != nil {
+			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: context.Cause(ctx)}
 		}
-		want := buf
-		if r.End >= 0 {
-			want = buf[:min(int64(len(buf)), r.End-at)]
-		}
-		if len(want) == 0 {
-			return Digest(h.Sum(nil)), nil
-		}
-		n, err := f.ReadAt(want, at)
-		h.Write(want[:n])
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
+		sum.Write(buf[:n])
 		at += int64(n)
-		if progress != nil && n > 0 {
-			progress(int64(n))
+		if h.progress != nil && n > 0 {
+			h.progress(int64(n))
 		}
 		switch {
-		case err == io.EOF && (r.End < 0 || at == r.End):
-			return Digest(h.Sum(nil)), nil
-		case err == io.EOF:
-			return Digest{}, errf(Changed, r.Path, "it ends at byte %d of %d", at, r.End)
-		case err != nil:
-			return Digest{}, &Error{Class: Reading, Path: r.Path, Err: err}
+		case err == io.EOF && at < end:
+			return Digest{}, errf(Changed, j.Path, "it ends at byte %d of %d", at, end)
+		case err != nil && err != io.EOF:
+			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: err}
 		}
 	}
+	after, err := f.Stat()
+	switch {
+	case err != nil:
+		return Digest{}, &Error{Class: Reading, Path: j.Path, Err: err}
+	case after.Size() != j.size || !after.ModTime().Equal(before.ModTime()):
+		return Digest{}, errf(Changed, j.Path, "it changed while it was read")
+	}
+	return Digest(sum.Sum(nil)), nil
 }

@@ -3,22 +3,20 @@ package oms
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"strings"
 	"unicode"
 )
 
-// maxDepth bounds how deep strict JSON may nest.
-const maxDepth = 32
-
-// DecodeStrict reads one JSON value into v, as this package reads everything it
-// is given. It refuses what encoding/json lets
-// pass and two readers may understand differently: duplicate keys, keys that
-// differ by case only, unknown fields, and anything after the value.
+// DecodeStrict reads one JSON value into v, as strictly as this package reads
+// its own. It refuses what encoding/json lets pass and two readers may
+// understand differently: duplicate keys, keys that differ by case only, text
+// that is not Unicode, unknown fields, and anything after the value.
 func DecodeStrict(data []byte, v any) error {
-	if err := checkKeys(data); err != nil {
+	r := &reader{data: data}
+	if err := r.skip(); err != nil {
+		return err
+	}
+	if err := r.end(); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -26,65 +24,47 @@ func DecodeStrict(data []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// checkKeys walks the tokens of one JSON value. encoding/json matches keys
-// without regard to case and lets the last one win, so a key is refused when
-// its folded form was already there.
-func checkKeys(data []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	if err := checkValue(dec, 0); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
+// keys finds a key that stands twice in an object. encoding/json matches keys
+// without regard to case and lets the last one win, so keys that fold to the
+// same are the same.
+type keys struct {
+	few  [8][]byte
+	n    int
+	many map[string]bool
 }
 
-func checkValue(dec *json.Decoder, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("nested deeper than %d", maxDepth)
-	}
-	tok, err := dec.Token()
-	if err != nil {
-		return err
-	}
-	switch tok {
-	case json.Delim('['):
-		for dec.More() {
-			if err := checkValue(dec, depth+1); err != nil {
-				return err
+// add reports whether the key is new.
+func (k *keys) add(key []byte) bool {
+	if k.n < len(k.few) {
+		for _, old := range k.few[:k.n] {
+			if bytes.EqualFold(old, key) {
+				return false
 			}
 		}
-		_, err = dec.Token()
-	case json.Delim('{'):
-		seen := map[string]bool{}
-		for dec.More() {
-			tok, err := dec.Token()
-			if err != nil {
-				return err
-			}
-			key, _ := tok.(string)
-			if fold := strings.Map(foldRune, key); seen[fold] {
-				return fmt.Errorf("key %q twice, or twice but for case", key)
-			} else {
-				seen[fold] = true
-			}
-			if err := checkValue(dec, depth+1); err != nil {
-				return err
-			}
-		}
-		_, err = dec.Token()
+		k.few[k.n] = key
+		k.n++
+		return true
 	}
-	return err
+	if k.many == nil {
+		k.many = map[string]bool{}
+		for _, old := range k.few {
+			k.many[fold(old)] = true
+		}
+	}
+	f := fold(key)
+	isNew := !k.many[f]
+	k.many[f] = true
+	return isNew
 }
 
-// foldRune is the least of the runes that encoding/json takes for the same
-// letter: not only of "s" and "S" but of "\u017f", the long s, as well.
-func foldRune(r rune) rune {
-	least := r
-	for n := unicode.SimpleFold(r); n != r; n = unicode.SimpleFold(n) {
-		least = min(least, n)
-	}
-	return least
+// fold is the same for keys that encoding/json takes for the same: not only for
+// "s" and "S" but for "\u017f", the long s, as well.
+func fold(key []byte) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for n := unicode.SimpleFold(r); n != r; n = unicode.SimpleFold(n) {
+			least = min(least, n)
+		}
+		return least
+	}, string(key))
 }

@@ -1,6 +1,7 @@
 package oms
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -24,6 +25,8 @@ const DefaultShardSize = 4 << 20
 const (
 	MaxBundle    = 64 << 20 // bytes of a bundle
 	MaxResources = 1 << 20  // entries of a manifest
+	maxIgnores   = 4096     // ignored paths of a manifest
+	maxChain     = 16       // certificates of a chain
 )
 
 // Digest is a SHA-256 digest.
@@ -88,37 +91,39 @@ func (m Manifest) Size() int64 {
 
 // seal computes the root digest and sorts the resources for readers.
 func (m *Manifest) seal() {
-	m.Root = rootOf(m.named())
+	h := sha256.New()
+	for _, r := range m.named() {
+		h.Write(r.Digest[:])
+	}
+	m.Root = Digest(h.Sum(nil))
 	slices.SortFunc(m.Resources, compare)
 }
 
+// named is a resource with its name in the statement.
+type named struct {
+	Resource
+	name string
+}
+
 // named is the resources in the order of their names.
-func (m *Manifest) named() []Resource {
-	rs := slices.Clone(m.Resources)
-	slices.SortFunc(rs, func(a, b Resource) int { return strings.Compare(m.name(a), m.name(b)) })
+func (m *Manifest) named() []named {
+	rs := make([]named, 0, len(m.Resources))
+	for _, r := range m.Resources {
+		name := r.Path
+		if m.Method == Shards {
+			name = fmt.Sprintf("%s:%d:%d", r.Path, r.Start, r.End)
+		}
+		rs = append(rs, named{r, name})
+	}
+	slices.SortFunc(rs, func(a, b named) int { return strings.Compare(a.name, b.name) })
 	return rs
 }
 
-// name is how a resource is called in the statement.
-func (m *Manifest) name(r Resource) string {
-	if m.Method == Shards {
-		return fmt.Sprintf("%s:%d:%d", r.Path, r.Start, r.End)
-	}
-	return r.Path
+func compare(a, b Resource) int {
+	return cmp.Or(strings.Compare(a.Path, b.Path), cmp.Compare(a.Start, b.Start))
 }
 
-func compare(a, b Resource) int {
-	if c := strings.Compare(a.Path, b.Path); c != 0 {
-		return c
-	}
-	switch {
-	case a.Start < b.Start:
-		return -1
-	case a.Start > b.Start:
-		return 1
-	}
-	return 0
-}
+func comparePath(a, b Resource) int { return strings.Compare(a.Path, b.Path) }
 
 func rootOf(rs []Resource) Digest {
 	h := sha256.New()

@@ -2,13 +2,13 @@ package oms
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"math"
+	"hash"
+	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // The fixed strings of the format.
@@ -21,107 +21,65 @@ const (
 	hashType      = "sha256"
 )
 
-// statement is the in-toto statement in a bundle.
+// statement is the in-toto statement in a bundle, as far as it was read.
 type statement struct {
-	Type          string    `json:"_type"`
-	Subject       []subject `json:"subject"`
-	PredicateType string    `json:"predicateType"`
-	Predicate     predicate `json:"predicate"`
+	kind      string // _type
+	predicate string // predicateType
+	subjects  []subject
+	ser       serialization
+	resources resources
+	foreign   string // a key of the predicate that the format does not know
 }
 
+// subject is what a statement is about: the model, or before v1.0 a file.
 type subject struct {
-	Name   string            `json:"name"`
-	Digest map[string]string `json:"digest"`
+	name   string
+	sha256 string
+	others int // digests by other algorithms
 }
 
-type predicate struct {
-	Serialization serialization `json:"serialization"`
-	Resources     []resource    `json:"resources"`
-}
-
+// serialization is how the signer cut the folder up.
 type serialization struct {
-	Method        string      `json:"method"`
-	HashType      string      `json:"hash_type"`
-	AllowSymlinks *bool       `json:"allow_symlinks"`
-	ShardSize     json.Number `json:"shard_size,omitempty"`
-	IgnorePaths   []string    `json:"ignore_paths,omitempty"`
-}
-
-type resource struct {
-	Name      string `json:"name"`
-	Digest    string `json:"digest"`
-	Algorithm string `json:"algorithm"`
-}
-
-// encode is the statement's bytes.
-func (m Manifest) encode() ([]byte, error) {
-	s := statement{
-		Type:          statementType,
-		Subject:       []subject{{Name: m.Name, Digest: map[string]string{hashType: m.Root.String()}}},
-		PredicateType: predicateType,
-		Predicate: predicate{
-			Serialization: serialization{
-				Method: string(m.Method), HashType: hashType, AllowSymlinks: new(false), IgnorePaths: m.Ignored,
-			},
-		},
-	}
-	if m.Method == Shards {
-		s.Predicate.Serialization.ShardSize = json.Number(strconv.FormatInt(m.ShardSize, 10))
-	}
-	for _, r := range m.named() {
-		s.Predicate.Resources = append(s.Predicate.Resources,
-			resource{Name: m.name(r), Digest: r.Digest.String(), Algorithm: hashType})
-	}
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+	there     bool
+	method    Method
+	hashType  string
+	symlinks  *bool
+	shardSize *int64
+	ignored   []string
 }
 
 // parseStatement reads and checks a payload. Everything the format fixes is
-// checked here, after the signature: see the re-signed vectors in the tests.
-func parseStatement(payload []byte) (Manifest, error) {
-	if !utf8.Valid(payload) {
-		return Manifest{}, errf(Malformed, "", "the statement is not UTF-8")
-	}
+// checked here, after the signature: each check has a vector, signed with the
+// right key, that dies at it.
+func parseStatement(payload []byte, historical bool) (Manifest, error) {
 	var s statement
-	if err := DecodeStrict(payload, &s); err != nil {
-		return Manifest{}, errf(Malformed, "", "statement: %w", err)
+	r := &reader{data: payload}
+	if err := s.from(r); err != nil {
+		return Manifest{}, within(err, "statement")
 	}
-	sz := s.Predicate.Serialization
 	switch {
-	case s.Type != statementType:
-		return Manifest{}, errf(Malformed, "", "statement type %q", s.Type)
-	case s.PredicateType != predicateType:
-		return Manifest{}, errf(Unsupported, "", "predicate type %q", s.PredicateType)
-	case len(s.Subject) != 1:
-		return Manifest{}, errf(Malformed, "", "%d subjects, want 1", len(s.Subject))
-	case sz.HashType != hashType:
-		return Manifest{}, errf(Unsupported, "", "hash type %q, want sha256", sz.HashType)
-	case sz.AllowSymlinks == nil:
-		return Manifest{}, errf(Malformed, "", "allow_symlinks is missing")
-	case len(s.Predicate.Resources) == 0:
-		return Manifest{}, errf(Malformed, "", "no resources")
-	case len(s.Predicate.Resources) > MaxResources:
-		return Manifest{}, errf(TooLarge, "", "%d resources, at most %d", len(s.Predicate.Resources), MaxResources)
+	case s.kind != statementType:
+		return Manifest{}, errf(Malformed, "", "statement type %q", s.kind)
+	case s.predicate == oldPredicateType && historical:
+		return s.manifestBefore1()
+	case s.predicate != predicateType:
+		return Manifest{}, errf(Unsupported, "", "predicate type %q", s.predicate)
+	case len(s.subjects) != 1:
+		return Manifest{}, errf(Malformed, "", "%d subjects, want 1", len(s.subjects))
+	case s.subjects[0].name == "":
+		return Manifest{}, errf(Malformed, "", "the subject has no name")
+	case s.foreign != "":
+		return Manifest{}, errf(Malformed, "", "unknown key %q in the predicate", s.foreign)
 	}
-	m := Manifest{Name: s.Subject[0].Name, Method: Method(sz.Method), Ignored: sz.IgnorePaths}
-	for _, p := range m.Ignored {
-		if !cleanPath(p) {
-			return Manifest{}, errf(Irregular, p, "an ignored path that is not a clean relative path")
-		}
-	}
-	if err := m.readMethod(sz); err != nil {
+	m := Manifest{Name: s.subjects[0].name, Ignored: s.ser.ignored}
+	if err := s.ser.into(&m); err != nil {
 		return Manifest{}, err
 	}
-	if err := m.readResources(s.Predicate.Resources); err != nil {
+	if err := s.resources.into(&m, historical); err != nil {
 		return Manifest{}, err
 	}
-	signed, err := readDigest(s.Subject[0].Digest[hashType])
-	if err != nil || len(s.Subject[0].Digest) != 1 {
+	signed, err := readDigest([]byte(s.subjects[0].sha256))
+	if err != nil || s.subjects[0].others > 0 {
 		return Manifest{}, errf(Malformed, "", "the subject needs exactly one sha256 digest")
 	}
 	if signed != m.Root {
@@ -130,107 +88,298 @@ func parseStatement(payload []byte) (Manifest, error) {
 	return m, m.checkCoverage()
 }
 
-func (m *Manifest) readMethod(sz serialization) error {
-	switch m.Method {
+// within says where an error of the reader was; errors of a class stay.
+func within(err error, where string) error {
+	if ClassOf(err) != Unclassified {
+		return err
+	}
+	return errf(Malformed, "", "%s: %w", where, err)
+}
+
+func (s *statement) from(r *reader) error {
+	err := r.object(func(key string) error {
+		switch key {
+		case "_type":
+			return r.text(&s.kind)
+		case "predicateType":
+			return r.text(&s.predicate)
+		case "subject":
+			return r.array(func() error {
+				if len(s.subjects) == MaxResources {
+					return errf(TooLarge, "", "more than %d subjects", MaxResources)
+				}
+				var sub subject
+				err := sub.from(r)
+				s.subjects = append(s.subjects, sub)
+				return err
+			})
+		case "predicate":
+			return s.predicateFrom(r)
+		}
+		return r.unknown("the statement", key)
+	})
+	if err != nil {
+		return err
+	}
+	return r.end()
+}
+
+func (s *subject) from(r *reader) error {
+	return r.object(func(key string) error {
+		switch key {
+		case "name":
+			return r.text(&s.name)
+		case "digest":
+			return r.object(func(key string) error {
+				if key == hashType {
+					return r.text(&s.sha256)
+				}
+				s.others++
+				return r.skip()
+			})
+		}
+		return r.skip() // in-toto lets a subject say more
+	})
+}
+
+func (s *statement) predicateFrom(r *reader) error {
+	return r.object(func(key string) error {
+		switch key {
+		case "serialization":
+			s.ser.there = true
+			return s.ser.from(r)
+		case "resources":
+			return r.array(func() error { return s.resources.one(r) })
+		}
+		s.foreign = key
+		return r.skip()
+	})
+}
+
+func (s *serialization) from(r *reader) error {
+	return r.object(func(key string) error {
+		switch key {
+		case "method":
+			return r.text((*string)(&s.method))
+		case "hash_type":
+			return r.text(&s.hashType)
+		case "allow_symlinks":
+			v, err := r.boolean()
+			s.symlinks = &v
+			return err
+		case "shard_size":
+			v, err := r.wholeNumber()
+			s.shardSize = &v
+			return err
+		case "ignore_paths":
+			return r.array(func() error {
+				var p string
+				err := r.text(&p)
+				if err == nil && len(s.ignored) == maxIgnores {
+					return errf(TooLarge, "", "more than %d ignored paths", maxIgnores)
+				}
+				s.ignored = append(s.ignored, p)
+				return err
+			})
+		}
+		return r.unknown("the serialization", key)
+	})
+}
+
+// into checks the serialization and takes it into m.
+func (s *serialization) into(m *Manifest) error {
+	label := hashType
+	switch {
+	case !s.there:
+		return errf(Malformed, "", "no serialization")
+	case s.symlinks == nil:
+		return errf(Malformed, "", "allow_symlinks is missing")
+	}
+	switch s.method {
 	case Files:
-		if sz.ShardSize != "" {
+		if s.shardSize != nil {
 			return errf(Malformed, "", "shard_size with method files")
 		}
 	case Shards:
-		// The reference implementation writes the size through a protobuf
-		// Struct, as 1000000000.0.
-		v, err := strconv.ParseFloat(string(sz.ShardSize), 64)
-		if err != nil || v < 1 || v != math.Trunc(v) || v > 1<<53 {
-			return errf(Malformed, "", "shard_size %q", sz.ShardSize)
+		if s.shardSize == nil || *s.shardSize < 1 {
+			return errf(Malformed, "", "method shards without a positive shard_size")
 		}
-		m.ShardSize = int64(v)
+		m.ShardSize = *s.shardSize
+		label = shardLabel(m.ShardSize)
+	case "":
+		return errf(Malformed, "", "no serialization method")
 	default:
-		return errf(Unsupported, "", "serialization method %q", sz.Method)
+		return errf(Unsupported, "", "serialization method %q, want files or shards", s.method)
+	}
+	m.Method = s.method
+	if s.hashType != hashType && s.hashType != label {
+		return errf(Unsupported, "", "hash type %q, want sha256", s.hashType)
+	}
+	for _, p := range s.ignored {
+		if !cleanIgnore(p) {
+			return errf(Irregular, p, "an ignored path that is not a clean relative path")
+		}
 	}
 	return nil
 }
 
-// readResources fills Resources and computes Root in the order given.
-func (m *Manifest) readResources(rs []resource) error {
-	seen := make(map[string]bool, len(rs))
-	m.Resources = make([]Resource, 0, len(rs))
-	for _, r := range rs {
-		if seen[r.Name] {
-			return errf(Malformed, r.Name, "listed twice")
+// shardLabel is what the reference implementation calls the algorithm of a
+// shard; its first versions gave the hash type that name as well.
+func shardLabel(size int64) string { return fmt.Sprintf("%s-sharded-%d", hashType, size) }
+
+// resources are a predicate's resources as they are read: what they mean hangs
+// on the serialization, which may follow them.
+type resources struct {
+	list   []Resource // Path holds the name
+	labels []string   // the algorithms named, each once
+	root   hash.Hash  // over the digests in the order given
+}
+
+func (rs *resources) one(r *reader) error {
+	if len(rs.list) == MaxResources {
+		return errf(TooLarge, "", "more than %d resources", MaxResources)
+	}
+	var out Resource
+	var digest, label []byte
+	err := r.object(func(key string) (err error) {
+		switch key {
+		case "name":
+			return r.text(&out.Path)
+		case "digest":
+			digest, err = r.raw()
+			return err
+		case "algorithm":
+			label, err = r.raw()
+			return err
 		}
-		seen[r.Name] = true
-		// The reference implementation labels shards "sha256-sharded-SIZE".
-		if r.Algorithm != hashType && (m.Method != Shards || r.Algorithm != fmt.Sprintf("%s-sharded-%d", hashType, m.ShardSize)) {
-			return errf(Malformed, r.Name, "algorithm %q under hash type sha256", r.Algorithm)
+		return r.skip() // in-toto lets a resource say more, and wants it ignored
+	})
+	if err != nil {
+		return err
+	}
+	if out.Digest, err = readDigest(digest); err != nil {
+		return errf(Malformed, out.Path, "%w", err)
+	}
+	if !slices.ContainsFunc(rs.labels, func(l string) bool { return l == string(label) }) {
+		if len(rs.labels) == 2 {
+			return errf(Malformed, out.Path, "algorithm %.80q, a third one", label)
 		}
-		d, err := readDigest(r.Digest)
-		if err != nil {
-			return errf(Malformed, r.Name, "%w", err)
+		rs.labels = append(rs.labels, string(label))
+	}
+	if rs.root == nil {
+		rs.root = sha256.New()
+	}
+	rs.root.Write(out.Digest[:])
+	rs.list = append(rs.list, out)
+	return nil
+}
+
+// into checks the resources and takes them into m. The root digest is over them
+// in the order given.
+func (rs *resources) into(m *Manifest, historical bool) error {
+	if len(rs.list) == 0 {
+		return errf(Malformed, "", "no resources")
+	}
+	for _, label := range rs.labels {
+		if label != hashType && (m.Method != Shards || label != shardLabel(m.ShardSize)) {
+			return errf(Malformed, "", "algorithm %q of a resource, under hash type sha256", label)
 		}
-		out := Resource{Path: r.Name, End: -1, Digest: d}
+	}
+	m.Root = Digest(rs.root.Sum(nil))
+	for i := range rs.list {
+		r := &rs.list[i]
+		r.End = -1
 		if m.Method == Shards {
-			if out.Path, out.Start, out.End, err = splitShard(r.Name); err != nil {
+			var err error
+			if r.Path, r.Start, r.End, err = splitShard(r.Path); err != nil {
 				return err
 			}
 		}
-		if !cleanPath(out.Path) {
-			return errf(Irregular, out.Path, "not a clean relative path")
+		alone := historical && r.Path == selfPath && len(rs.list) == 1
+		if !cleanPath(r.Path) && !alone {
+			return errf(Irregular, r.Path, "not a clean relative path")
 		}
-		m.Resources = append(m.Resources, out)
 	}
-	root := rootOf(m.Resources)
-	m.seal()
-	m.Root = root
+	m.Resources = rs.list
+	slices.SortFunc(m.Resources, compare)
 	return nil
 }
 
 // checkCoverage wants each file once with Files, and with Shards each file from
 // its first byte on without gap or overlap in whole shards but for the last.
-// No path may be both a file and a folder.
+// No path may be both a file and a folder, or both signed and ignored.
 func (m *Manifest) checkCoverage() error {
-	var at int64
-	files := map[string]bool{}
+	var before *Resource
+	for i := range m.Resources {
+		r := &m.Resources[i]
+		same := before != nil && before.Path == r.Path
+		if m.Method == Shards {
+			at := int64(0)
+			if same {
+				at = before.End
+			}
+			last := i == len(m.Resources)-1 || m.Resources[i+1].Path != r.Path
+			n := r.End - r.Start
+			if r.Start != at || n <= 0 || n > m.ShardSize || !last && n != m.ShardSize {
+				return errf(Uncovered, r.Path, "shard %d:%d does not follow byte %d in shards of %d", r.Start, r.End, at, m.ShardSize)
+			}
+		} else if same {
+			return errf(Malformed, r.Path, "listed twice")
+		}
+		before = r
+	}
+	return m.checkTree()
+}
+
+func (m *Manifest) checkTree() error {
 	for i, r := range m.Resources {
-		files[r.Path] = true
-		if m.Method == Files {
+		if i > 0 && m.Resources[i-1].Path == r.Path {
 			continue
 		}
-		first := i == 0 || m.Resources[i-1].Path != r.Path
-		last := i == len(m.Resources)-1 || m.Resources[i+1].Path != r.Path
-		if first {
-			at = 0
-		}
-		n := r.End - r.Start
-		if r.Start != at || n <= 0 || n > m.ShardSize || (!last && n != m.ShardSize) {
-			return errf(Uncovered, r.Path, "shard %d:%d does not follow byte %d in shards of %d", r.Start, r.End, at, m.ShardSize)
-		}
-		at = r.End
-	}
-	for p := range files {
-		for i := range p {
-			if p[i] == '/' && files[p[:i]] {
-				return errf(Malformed, p[:i], "both a file and a folder")
+		for j := range r.Path {
+			if r.Path[j] == '/' && m.has(r.Path[:j]) {
+				return errf(Malformed, r.Path[:j], "both a file and a folder")
 			}
+		}
+	}
+	for _, p := range m.Ignored {
+		if m.signed(p) {
+			return errf(Malformed, p, "both signed and ignored")
 		}
 	}
 	return nil
 }
 
+// has reports whether the file at path is signed.
+func (m *Manifest) has(path string) bool {
+	_, ok := slices.BinarySearchFunc(m.Resources, Resource{Path: path}, comparePath)
+	return ok
+}
+
+// signed reports whether path, or anything below it, is signed.
+func (m *Manifest) signed(path string) bool {
+	if m.has(path) {
+		return true
+	}
+	i, _ := slices.BinarySearchFunc(m.Resources, Resource{Path: path + "/"}, comparePath)
+	return i < len(m.Resources) && inside(m.Resources[i].Path, path)
+}
+
 // splitShard reads "path:start:end"; the path may hold colons.
 func splitShard(name string) (path string, start, end int64, err error) {
-	bad := errf(Malformed, name, "not path:start:end")
+	bad := func() (string, int64, int64, error) { return "", 0, 0, errf(Malformed, name, "not path:start:end") }
 	j := strings.LastIndexByte(name, ':')
 	if j < 0 {
-		return "", 0, 0, bad
+		return bad()
 	}
 	i := strings.LastIndexByte(name[:j], ':')
 	if i < 0 {
-		return "", 0, 0, bad
+		return bad()
 	}
 	start, ok1 := readOffset(name[i+1 : j])
 	end, ok2 := readOffset(name[j+1:])
 	if !ok1 || !ok2 {
-		return "", 0, 0, bad
+		return bad()
 	}
 	return name[:i], start, end, nil
 }
@@ -238,16 +387,14 @@ func splitShard(name string) (path string, start, end int64, err error) {
 // readOffset reads a decimal number in its only form.
 func readOffset(s string) (int64, bool) {
 	v, err := strconv.ParseInt(s, 10, 64)
-	return v, err == nil && v >= 0 && strconv.FormatInt(v, 10) == s
+	return v, err == nil && v >= 0 && (s == "0" || s[0] != '0' && s[0] != '+')
 }
 
-func readDigest(s string) (Digest, error) {
+func readDigest(b []byte) (Digest, error) {
 	var d Digest
-	if len(s) != 2*len(d) || strings.ToLower(s) != s {
-		return d, fmt.Errorf("digest %q is not 64 lower-case hex digits", s)
-	}
-	if _, err := hex.Decode(d[:], []byte(s)); err != nil {
-		return d, fmt.Errorf("digest %q is not 64 lower-case hex digits", s)
+	upper := bytes.ContainsAny(b, "ABCDEF")
+	if n, err := hex.Decode(d[:min(len(d), len(b)/2)], b[:min(2*len(d), len(b))]); upper || err != nil || n != len(d) || len(b) != 2*len(d) {
+		return d, fmt.Errorf("digest %.80q is not 64 lower-case hex digits", b)
 	}
 	return d, nil
 }

@@ -53,7 +53,7 @@ func TestCommittedBundlesStillVerify(t *testing.T) {
 		if m.Root.String() != root {
 			t.Errorf("%s: root digest %s, want %s", name, m.Root, root)
 		}
-		if err := m.Check(t.Context(), model); err != nil {
+		if err := m.Check(t.Context(), model, oms.CheckOptions{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if fp, err := oms.Fingerprint(pub); err != nil || fp != b.Hint() {

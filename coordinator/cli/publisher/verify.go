@@ -29,7 +29,7 @@ func Folder(ctx context.Context, dir string, bundle []byte, keys ...*ecdsa.Publi
 	if err != nil {
 		return m, fault.New(fault.Untrusted, "verify bundle", "", err).WithHint("is this the publisher's key?")
 	}
-	if err := m.Check(ctx, dir); err != nil {
+	if err := m.Check(ctx, dir, oms.CheckOptions{}); err != nil {
 		return m, fault.New(fault.Untrusted, "verify model folder", dir, err).
 			WithHint("the folder is not what was signed: fetch it again from the bucket")
 	}
