@@ -24,13 +24,15 @@ const (
 	Revoked                       // no member may run Root any more
 	Lifted                        // an operator lifts the quarantine of Root
 	Restarted                     // the agent came up again; what was in flight is lost
+	Damaged                       // files of the release with Bundle are not what they were: the disk damaged them
+	Mended                        // they are again
 )
 
 // String is the event's name.
 func (k EventKind) String() string {
 	names := [...]string{
 		"tick", "assigned", "fetched", "fetch-failed", "probe-passed", "probe-failed",
-		"switched", "switch-failed", "sick", "revoked", "lifted", "restarted",
+		"switched", "switch-failed", "sick", "revoked", "lifted", "restarted", "damaged", "mended",
 	}
 	if int(k) < len(names) {
 		return names[k]
@@ -50,6 +52,7 @@ type Event struct {
 	Failed  []GateFailed // Assigned; the releases that rollouts' gates found failing
 	Failure Failure      // FetchFailed, ProbeFailed, SwitchFailed, Sick
 	Root    fleet.Digest // Sick, Revoked, Lifted
+	Bundle  fleet.Digest // Damaged, Mended
 	// Current is the bundle digest of the release that applications are given,
 	// read from the disk just now; it is looked at when Seen is set.
 	Current fleet.Digest // Tick, Restarted
@@ -76,11 +79,12 @@ const (
 	Probe                    // test Offer before it is served; answers ProbePassed or ProbeFailed
 	Switch                   // give applications Offer, or nothing when it is zero; answers Switched or SwitchFailed
 	Keep                     // files of all releases of the model may go, but Bundles and what applications are given
+	Mend                     // put the damaged files of Offer right where they are; answers Mended, or nothing
 )
 
 // String is the effect's name.
 func (k EffectKind) String() string {
-	names := [...]string{"fetch", "cancel", "probe", "switch", "keep"}
+	names := [...]string{"fetch", "cancel", "probe", "switch", "keep", "mend"}
 	if int(k) < len(names) {
 		return names[k]
 	}

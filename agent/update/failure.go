@@ -20,7 +20,7 @@ func (m *machine) leave() {
 
 // blame quarantines a release for a failure of its own.
 func (m *machine) blame(f Failure, o Offer) {
-	f.Class, f.Root, f.At, f.Rollout = fleet.ReleaseFailure, o.Root, m.ev.At, m.st.Terms.Rollout
+	f.Class, f.Root, f.At, f.Since, f.Rollout = fleet.ReleaseFailure, o.Root, m.ev.At, m.ev.At, m.st.Terms.Rollout
 	m.st.Failure = f
 	m.quarantine(f, o)
 }
@@ -63,7 +63,7 @@ func (m *machine) condemn() {
 			continue
 		}
 		f := Failure{
-			Class: fleet.ReleaseFailure, Code: CodeGate, Root: g.Root, At: m.ev.At, Rollout: g.Rollout,
+			Class: fleet.ReleaseFailure, Code: CodeGate, Root: g.Root, At: m.ev.At, Since: m.ev.At, Rollout: g.Rollout,
 			Text: "the gates of rollout " + string(g.Rollout) + " failed " + had.Ref + ": " + g.Text,
 		}
 		m.quarantine(f, had)
@@ -130,7 +130,10 @@ func (m *machine) missed(f Failure) {
 // terms' longest pause, longer for the device's own trouble, with jitter
 // over the upper half.
 func (m *machine) retry(f Failure) {
-	f.Root, f.At = m.st.Target.Root, m.ev.At
+	f.Root, f.At, f.Since = m.st.Target.Root, m.ev.At, m.ev.At
+	if old := m.st.Failure; m.st.Tries > 0 && old.Root == f.Root && !old.Since.IsZero() {
+		f.Since = old.Since
+	}
 	m.st.Failure = f
 	longest := m.st.Terms.Retry
 	if longest <= 0 {

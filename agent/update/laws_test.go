@@ -76,6 +76,8 @@ func (d *device) carry(e update.Effect) update.Event {
 	case update.Probe:
 		d.tested[e.Offer.Bundle] = true
 		return update.Event{Kind: update.ProbePassed, Key: e.Key}
+	case update.Mend:
+		return update.Event{Kind: update.Mended, Key: e.Key, Bundle: e.Offer.Bundle}
 	}
 	if !e.Offer.IsZero() && !d.files[e.Offer.Bundle] {
 		return update.Event{Kind: update.SwitchFailed, Key: e.Key, Failure: update.Failure{Class: fleet.MemberFailure, Code: update.CodeGone, Text: "gone"}}
@@ -140,7 +142,7 @@ func gateFailed(t *rapid.T) []update.GateFailed {
 // act is one random thing that happens to a device.
 func act(t *rapid.T, d *device) {
 	arms := []fleet.Arm{fleet.NoArm, fleet.Exposed, fleet.Control}
-	switch rapid.SampledFrom([]string{"assign", "answer", "answer", "answer", "fail", "stale", "tick", "tick", "restart", "sick", "revoke"}).Draw(t, "act") {
+	switch rapid.SampledFrom([]string{"assign", "answer", "answer", "answer", "fail", "stale", "tick", "tick", "restart", "sick", "revoke", "damage"}).Draw(t, "act") {
 	case "assign":
 		stable := offer(rapid.IntRange(0, 2).Draw(t, "stable"))
 		d.step(update.Event{Kind: update.Assigned, Offer: offer(rapid.IntRange(0, 4).Draw(t, "offer")), Stable: stable, Failed: gateFailed(t), Terms: update.Terms{
@@ -168,6 +170,8 @@ func act(t *rapid.T, d *device) {
 		d.restart(rapid.Bool().Draw(t, "reboot"))
 	case "sick":
 		d.step(update.Event{Kind: update.Sick, Root: d.st.Running.Root, Failure: update.Failure{Code: "crash-loop", Text: "crashed"}})
+	case "damage":
+		d.step(update.Event{Kind: update.Damaged, Bundle: offer(rapid.IntRange(1, 4).Draw(t, "damaged")).Bundle})
 	case "revoke":
 		if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
 			d.step(update.Event{Kind: update.Revoked, Root: offer(rapid.IntRange(1, 4).Draw(t, "root")).Root})
@@ -214,6 +218,34 @@ func TestQuarantinedIsNeverRetried(t *testing.T) {
 			if d.st.Attempting() && d.st.Target.Root == q.Root {
 				t.Fatalf("%s is tried again, phase %s", q.Ref, d.st.Phase)
 			}
+		}
+	})
+}
+
+// Whatever the disk damages, a model goes on where it stands; what is damaged and
+// kept is asked for again, until it is right.
+func TestDamageMovesNothing(t *testing.T) {
+	law(t, func(t *rapid.T, _ update.State, d *device) {
+		before := d.st
+		bundle := offer(rapid.IntRange(1, 4).Draw(t, "rots")).Bundle
+		st, effects := update.Step(before, stamp(d, update.Event{Kind: update.Damaged, Bundle: bundle}))
+		if st.Phase != before.Phase || st.Running.Offer != before.Running.Offer || st.Target != before.Target || len(st.Quarantined) != len(before.Quarantined) {
+			t.Fatalf("it moved: %s", cmp.Diff(before, st))
+		}
+		mends := slices.ContainsFunc(effects, func(e update.Effect) bool { return e.Kind == update.Mend && e.Offer.Bundle == bundle })
+		if slices.Contains(st.Whole(), bundle) != mends {
+			t.Fatalf("kept %v, mended %v", slices.Contains(st.Whole(), bundle), mends)
+		}
+		if st.Running.Bundle != bundle {
+			return
+		}
+		again, effects := update.Step(st, stamp(d, update.Event{Kind: update.Restarted, Current: d.current, Seen: true}))
+		if again.Running.Bundle == bundle && !slices.ContainsFunc(effects, func(e update.Effect) bool { return e.Kind == update.Mend }) {
+			t.Fatalf("a restart forgot the damage: %v", effects)
+		}
+		st, _ = update.Step(st, stamp(d, update.Event{Kind: update.Mended, Bundle: bundle}))
+		if st.Running.Damaged || !st.Running.Mended.Equal(d.now) {
+			t.Fatalf("not told that it was mended: %+v", st.Running)
 		}
 	})
 }

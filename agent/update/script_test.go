@@ -98,6 +98,8 @@ func command(t *testing.T, d *device, td *datadriven.TestData) string {
 		ev = update.Event{Kind: update.Sick, Root: d.st.Running.Root, Failure: update.Failure{Code: "crash-loop", Text: "applications lost it 3 times"}}
 	case "revoke":
 		ev = update.Event{Kind: update.Revoked, Root: offer(number(t, td, "v")).Root}
+	case "damage":
+		ev = update.Event{Kind: update.Damaged, Bundle: offer(number(t, td, "v")).Bundle}
 	case "lift":
 		ev = update.Event{Kind: update.Lifted, Root: offer(number(t, td, "v")).Root}
 	case "restart":
@@ -135,9 +137,9 @@ func (d *device) describe(effects []update.Effect) string {
 		case h.IsZero():
 			return "-"
 		case h.Good:
-			return h.Ref
+			return h.Ref + marks(h)
 		}
-		return h.Ref + "?"
+		return h.Ref + "?" + marks(h)
 	}
 	fmt.Fprintf(&b, "%s: %s\n", d.st.Phase, d.st.Why)
 	fmt.Fprintf(&b, "running %s, fallback %s", name(d.st.Running), name(d.st.Fallback))
@@ -156,6 +158,17 @@ func (d *device) describe(effects []update.Effect) string {
 		fmt.Fprintf(&b, "> %s\n", e)
 	}
 	return b.String()
+}
+
+// marks are what the disk did to a release.
+func marks(h update.Held) string {
+	switch {
+	case h.Damaged:
+		return "!"
+	case !h.Mended.IsZero():
+		return "*"
+	}
+	return ""
 }
 
 // The picture in the docs is the table that Step obeys.

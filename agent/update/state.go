@@ -68,7 +68,9 @@ type Terms struct {
 // Held is a release whose verified files are on this device.
 type Held struct {
 	Offer
-	Good bool `json:"good,omitempty"` // it soaked here and stayed healthy
+	Good    bool      `json:"good,omitempty"`    // it soaked here and stayed healthy
+	Damaged bool      `json:"damaged,omitempty"` // the disk damaged files of it; they are being put right
+	Mended  time.Time `json:"mended,omitzero"`   // when that was done last: what was read before may be wrong
 }
 
 // Failure says why an attempt was given up.
@@ -78,6 +80,7 @@ type Failure struct {
 	Text  string             `json:"text"` // with the numbers, for people
 	Root  fleet.Digest       `json:"root,omitzero"`
 	At    time.Time          `json:"at,omitzero"`
+	Since time.Time          `json:"since,omitzero"` // when the first of the tries failed that came to nothing since
 	// Rollout is the one it failed in; "": none.
 	Rollout fleet.RolloutID `json:"rollout,omitempty"`
 }
@@ -134,6 +137,16 @@ func (s State) Keep() []fleet.Digest {
 	}
 	slices.SortFunc(keep, func(a, b fleet.Digest) int { return slices.Compare(a[:], b[:]) })
 	return keep
+}
+
+// Whole is the bundle digests of the releases whose verified files are on this
+// device, and matter.
+func (s State) Whole() []fleet.Digest {
+	all := []fleet.Digest{s.Running.Bundle, s.Fallback.Bundle}
+	if s.Phase >= fleet.Verified && s.Phase <= fleet.Activating {
+		all = append(all, s.Target.Bundle)
+	}
+	return slices.DeleteFunc(all, fleet.Digest.IsZero)
 }
 
 // waits reports whether a failed attempt will be tried again by itself.

@@ -25,6 +25,7 @@ func Step(st State, ev Event) (State, []Effect) {
 		m.reconcile()
 	case Fetched:
 		if m.answers(fleet.Downloading) {
+			m.mended(m.st.Target.Bundle) // were they here, and damaged
 			m.verified("every byte is on disk and verified")
 		}
 	case FetchFailed:
@@ -57,6 +58,10 @@ func Step(st State, ev Event) (State, []Effect) {
 		m.reconcile()
 	case Restarted:
 		m.restart()
+	case Damaged:
+		m.damaged()
+	case Mended:
+		m.mended(ev.Bundle)
 	}
 	if keep := m.st.Keep(); ev.Kind == Restarted || dropped(st.Keep(), keep) {
 		m.do(Effect{Kind: Keep, Key: m.key("keep"), Bundles: keep})
@@ -227,7 +232,7 @@ func (m *machine) advance() {
 	case fleet.Offered:
 		switch {
 		case m.ev.At.Before(st.RetryAt):
-		case st.Target.Bundle == st.Fallback.Bundle:
+		case st.Target.Bundle == st.Fallback.Bundle && !st.Fallback.Damaged:
 			m.verified("its files are still on disk")
 		default:
 			m.enter(fleet.Downloading, "fetching %d bytes", st.Target.Size)
@@ -284,15 +289,15 @@ func (m *machine) switched() {
 		st.Leaving = false
 		m.settleBack()
 	case st.Return:
-		st.Running = Held{Offer: st.Target, Good: !st.Target.IsZero()}
+		st.Running = m.held(st.Target, !st.Target.IsZero())
 		st.Fallback = m.asFallback(old, Held{})
 		m.settleBack()
 	default:
-		st.Running = Held{Offer: st.Target, Good: false}
+		st.Running = m.held(st.Target, false)
 		st.Fallback = m.asFallback(old, st.Fallback)
 		m.soak()
 		if q, bad := st.quarantine(st.Running.Root); bad { // while the switch was in flight
-			st.Failure = Failure{Class: fleet.ReleaseFailure, Code: q.Code, Text: q.Text, Root: q.Root, At: q.At, Rollout: q.Rollout}
+			st.Failure = Failure{Class: fleet.ReleaseFailure, Code: q.Code, Text: q.Text, Root: q.Root, At: q.At, Since: q.At, Rollout: q.Rollout}
 		}
 	}
 	m.reconcile()
@@ -392,6 +397,7 @@ func (m *machine) restart() {
 			m.again()
 		}
 	}
+	m.mend()
 	m.reconcile()
 	m.repair()
 }
