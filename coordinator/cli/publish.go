@@ -24,6 +24,8 @@ type publish struct {
 	metrics                map[string]string
 	minAgent, card, series string
 	dryRun, noAdmit        bool
+	noDelta                bool
+	deltas                 deltaFlags
 }
 
 func (d *desk) publishCommand() *cobra.Command {
@@ -36,11 +38,16 @@ team's signed role, and ask the coordinator to admit it.
 Files whose content is in the bucket already are not sent again. Running it again
 does nothing, or finishes what was cut short. A published version never changes.
 
+Members that run another version fetch only the difference: deltas are made from
+the versions that most members run, as far as a coordinator can be asked, and from
+the one before.
+
 A release may hold one variant for each hardware class: --also adds further
 folders. All of a version's variants are published together.`,
 		Example: `  modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
   modelfleet publish ./detector-1.5 detector@1.5.0 --metric accuracy=0.962 --card ./detector-1.5/README.md
   modelfleet publish ./fp16 detector@1.5.0 --variant fp16 --classes jetson,rtx --also int8:cortex-a=./int8
+  modelfleet publish ./detector-1.5 detector@1.5.0 --delta-from 1.4.0,1.3.2
   modelfleet publish ./detector-1.5 detector@1.5.0 --dry-run`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0], args[1]) }),
 	}
@@ -55,6 +62,8 @@ folders. All of a version's variants are published together.`,
 	f.StringVar(&o.minAgent, "min-agent", "", "lowest agent `version` that may run it")
 	f.StringVar(&o.card, "card", "", "model card `file`, whose digest is signed with the release")
 	f.StringVar(&o.series, "baseline", "", "baseline statistics `file`, whose digest is signed with the release")
+	o.deltas.declare(f, "delta-from")
+	f.BoolVar(&o.noDelta, "no-delta", false, "make no deltas")
 	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check; write nothing")
 	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
 	return cmd
@@ -82,8 +91,16 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 	if err != nil {
 		return err
 	}
+	deltas := publisher.Deltas{Off: o.noDelta}
+	if !o.noDelta {
+		if deltas, err = o.deltas.of(ctx, o.desk, r.Model); err != nil {
+			return err
+		}
+	}
 	progress, stop := o.progress()
-	out, err := publisher.Publish(ctx, publisher.Options{Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Progress: progress}, r)
+	out, err := publisher.Publish(ctx, publisher.Options{
+		Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Deltas: deltas, Progress: progress,
+	}, r)
 	stop()
 	if err != nil {
 		return err
@@ -164,10 +181,10 @@ func parseAlso(text string) (publisher.Source, error) {
 }
 
 // progress shows publishing's steps as bars or lines.
-func (o *publish) progress() (p publisher.Progress, stop func()) {
+func (d *desk) progress() (p publisher.Progress, stop func()) {
 	var bar *console.Progress
 	return publisher.Progress{
-			Step: func(what string, total int64) { bar = o.Progress(what, total) },
+			Step: func(what string, total int64) { bar = d.Progress(what, total) },
 			At: func(done int64) {
 				if bar != nil {
 					bar.Set(done)

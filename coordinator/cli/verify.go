@@ -151,13 +151,9 @@ func (o *verify) runRelease(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	team := fleet.Team(o.team)
-	if team == "" {
-		teams := repo.Teams()
-		if len(teams) != 1 {
-			return fault.Newf(fault.Invalid, "verify", ref, "the fleet has %d teams: %v", len(teams), teams).WithHint("say which with --team")
-		}
-		team = teams[0]
+	team, err := onlyTeam(repo.Teams(), o.team, "verify", ref)
+	if err != nil {
+		return err
 	}
 	bar := o.Progress("verify", 0)
 	found, err := publisher.InBucket(ctx, store, repo, fleet.Release{Team: team, Model: model, Version: version}, bar.Set)

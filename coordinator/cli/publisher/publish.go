@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -50,7 +51,8 @@ type Release struct {
 
 // Progress is told how publishing goes.
 type Progress struct {
-	// Step says which part begins, of how many bytes: "hash" or "upload".
+	// Step says which part begins, of how many bytes: "hash", "upload" or "delta
+	// from VERSION".
 	Step func(what string, total int64)
 	// At says how many bytes of the step are done in all.
 	At func(done int64)
@@ -65,6 +67,7 @@ type Options struct {
 	Key        *signer.Signer
 	Now        time.Time
 	DryRun     bool // hash and sign, write nothing
+	Deltas     Deltas
 	Progress   Progress
 }
 
@@ -72,6 +75,7 @@ type Options struct {
 type Outcome struct {
 	Release   fleet.Release `json:"release"`
 	Upload    Upload        `json:"upload"`
+	Deltas    []Delta       `json:"deltas,omitempty"`
 	Published bool          `json:"published"` // now; false: it was published before, or a dry run
 	Role      string        `json:"role,omitempty"`
 	// Unsigned is how many more signatures the role needs before it counts.
@@ -84,7 +88,8 @@ type Upload struct {
 	Bytes   int64 `json:"bytes"`   // plain, of all files
 	Sent    int64 `json:"sent"`    // bytes of objects that were made
 	Objects int   `json:"objects"` // objects that were made
-	Reused  int   `json:"reused"`  // files whose content was in the bucket already
+	Reused  int   `json:"reused"`  // files whose content was in the bucket already, or is that of another one
+	Saved   int64 `json:"saved"`   // their plain bytes
 	Packed  int64 `json:"packed"`  // bytes a member fetches when it takes the smallest objects
 }
 
@@ -123,15 +128,12 @@ func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
 		a.Entry.Release.Variants = append(a.Entry.Release.Variants, p.variant)
 	}
 	out.Release = a.Entry.Release
-	if o.DryRun {
-		return out, nil
+	bases, err := o.Deltas.bases(draft.Role, out.Release)
+	if err != nil || o.DryRun {
+		return out, err
 	}
-	for _, p := range signed {
-		stats, err := o.upload(ctx, p)
-		if err != nil {
-			return out, err
-		}
-		out.add(stats)
+	if err := o.send(ctx, &out, draft, signed, bases); err != nil {
+		return out, err
 	}
 	for _, p := range signed {
 		if _, err := o.Store.Create(ctx, p.path, registry.BodyOf(p.bundle)); err != nil {
@@ -141,12 +143,32 @@ func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
 	return o.list(ctx, out, a)
 }
 
+// send uploads the files, and the deltas to them: they are there before anybody
+// hears of the release.
+func (o Options) send(ctx context.Context, out *Outcome, draft repository.Draft, signed []prepared, bases []fleet.Version) error {
+	for _, p := range signed {
+		stats, err := o.upload(ctx, p)
+		if err != nil {
+			return err
+		}
+		out.add(stats)
+	}
+	for _, p := range signed {
+		made, err := o.deltas(ctx, draft, out.Release, p.variant.Name, &side{o: o, files: p.files, dir: p.dir}, bases)
+		if out.Deltas = append(out.Deltas, made...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (o *Outcome) add(s artifact.UploadStats) {
 	o.Upload.Files += s.Files
 	o.Upload.Bytes += s.Bytes
 	o.Upload.Sent += s.Sent
 	o.Upload.Objects += s.Objects
 	o.Upload.Reused += s.Reused
+	o.Upload.Saved += s.Saved
 	o.Upload.Packed += s.Packed
 }
 
@@ -244,9 +266,10 @@ func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, 
 		return stats, err
 	}
 	if stats.Objects == 0 {
-		o.Progress.settled("everything is there already")
+		o.Progress.settled("everything is there already: %d files, %s", stats.Files, console.Bytes(stats.Saved))
 	} else {
-		o.Progress.settled("%d files in %d objects, %d known already", stats.Files, stats.Objects, stats.Reused)
+		o.Progress.settled("%d files in %d objects, %s sent; %d files known already, %s",
+			stats.Files, stats.Objects, console.Bytes(stats.Sent), stats.Reused, console.Bytes(stats.Saved))
 	}
 	return stats, nil
 }
