@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -28,13 +29,14 @@ type Options struct {
 	// Streams is how many ranges are fetched at once; default 5, 2 in the
 	// low-memory mode.
 	Streams int
-	// Memory bounds the frame buffers together; default 40 MiB, which keeps the
+	// Memory bounds the frame buffers of all installs together; default 40 MiB, which keeps the
 	// whole process under 64 MiB. LowMemory is 16 MiB instead.
 	Memory    int64
 	LowMemory bool
 	// Reserve is disk space that an install must leave free; default 64 MiB.
 	Reserve int64
-	// Rate caps what is taken from the network, in bytes a second; 0: no cap.
+	// Rate caps what is taken from the bucket, in bytes a second; 0: no cap.
+	// Neighbours are near: what they send is theirs to cap.
 	Rate int64
 	// Stall is how long a range may deliver nothing before it is given up and
 	// asked for again; default 15 s.
@@ -42,6 +44,12 @@ type Options struct {
 	// Patience is how long an install goes on without one new verified frame
 	// while every source fails; default 2 min. After it the error is Transient.
 	Patience time.Duration
+	// Windows are when releases are fetched, in the member's own local time; none:
+	// always. What is urgent does not wait for them.
+	Windows []fleet.Window
+	// Spare, when not nil, is called before a collection: whoever borrowed disk
+	// space gives it back.
+	Spare func()
 	// Keep lists the releases (by key) that making room must not remove, besides
 	// those that are pinned. When it is nil, making room removes no release, only
 	// what no release uses.
@@ -57,6 +65,10 @@ type Want struct {
 	Path     string       // the bundle's key in the bucket; neighbours name the release by it
 	Manifest oms.Manifest // believed: its signature was verified
 	Size     int64        // bytes of all files as signed beside it (fleet.Variant.Size); bounds what a lying index may reserve
+	// Bases are releases, by key, whose files are the likeliest bases of deltas: the
+	// running one first. Others that are here are tried after them.
+	Bases  []fleet.Digest
+	Urgent bool // does not wait for a download window
 }
 
 // Progress is how far an install is.
@@ -64,8 +76,14 @@ type Progress struct {
 	Total  int64          // plain bytes of the release
 	Done   int64          // plain bytes verified
 	From   map[Kind]int64 // plain bytes verified, by the kind of source they came from
-	Wire   int64          // bytes taken from the network, wrong ones and repeats too
+	Wire   int64          // bytes taken from the bucket, wrong ones and repeats too
 	Resume int64          // plain bytes found from an earlier, interrupted install
+	Waits  string         // what it waits for while nothing moves; "": it moves
+}
+
+func (p Progress) clone() Progress {
+	p.From = maps.Clone(p.From)
+	return p
 }
 
 // Result is a release that is here.
@@ -80,9 +98,13 @@ type Result struct {
 type Fetcher struct {
 	o     Options
 	meter *meter
+	shop  *workshop
 
 	mu    sync.Mutex
 	turns map[fleet.Digest]chan struct{} // one token each: whose turn it is, by key
+	jobs  map[fleet.Digest]*job          // installs that are fetching, by key
+	pulls map[fleet.Digest]*pull         // frames on their way for neighbours, by digest
+	known []*target                      // laid out for neighbours before
 }
 
 // New returns a fetcher.
@@ -98,7 +120,10 @@ func New(o Options) (*Fetcher, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Fetcher{o: o, meter: &meter{cap: o.Rate}, turns: map[fleet.Digest]chan struct{}{}}, nil
+	return &Fetcher{
+		o: o, meter: &meter{cap: o.Rate}, shop: newWorkshop(o.Memory),
+		turns: map[fleet.Digest]chan struct{}{}, jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
+	}, nil
 }
 
 func setDefault[T comparable](v *T, d T) {

@@ -5,19 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/guard"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 )
 
@@ -36,7 +31,7 @@ func (f *Fetcher) Install(ctx context.Context, w Want, progress func(Progress)) 
 		return Result{}, err
 	}
 	defer in.close()
-	for _, step := range []func(context.Context) error{in.survey, in.layOut, in.makeRoom, in.resume, in.fetch} {
+	for _, step := range []func(context.Context) error{in.survey, in.layOut, in.makeRoom, in.resume, in.fetchAll} {
 		if err := step(ctx); err != nil {
 			if f, ok := errors.AsType[*fatalError](err); ok {
 				err = f.error
@@ -53,22 +48,10 @@ func (f *Fetcher) Install(ctx context.Context, w Want, progress func(Progress)) 
 
 // install is one call of Install.
 type install struct {
-	*Fetcher
-	want    Want
+	*job
 	files   []artifact.File
 	staging string
-	workers int
-	bufs    []*buffers // one per worker; made when they are needed
 	unhold  func()
-	unpack  *artifact.Unpacker
-	report  func(Progress)
-	journal *journal
-
-	mu       sync.Mutex // guards what follows and the targets' state
-	targets  []*target  // distinct contents that are not here yet
-	damaged  map[fleet.Digest]string
-	progress Progress
-	lastGood time.Time // when a frame was verified last
 }
 
 func (f *Fetcher) begin(w Want, report func(Progress)) (*install, error) {
@@ -79,50 +62,34 @@ func (f *Fetcher) begin(w Want, report func(Progress)) (*install, error) {
 	if w.Key.IsZero() || len(files) == 0 {
 		return nil, fault.Newf(fault.Invalid, "install", w.Manifest.Name, "no key, or no files")
 	}
-	in := &install{
-		Fetcher: f, want: w, files: files, staging: f.o.Store.StagingDir(w.Key), report: report,
-		damaged: map[fleet.Digest]string{}, lastGood: time.Now(),
-	}
-	in.progress.From = map[Kind]int64{}
-	in.progress.Total = w.Size
-	frame := int64(artifact.FrameSize)
+	in := &install{job: f.job(w), files: files, staging: f.o.Store.StagingDir(w.Key)}
+	in.keep, in.asks, in.report, in.damaged = in.place, true, report, map[fleet.Digest]string{}
+	in.frame = artifact.FrameSize
 	digests := make([]fleet.Digest, 0, len(files))
 	for _, file := range files {
-		frame = max(frame, file.FrameSize)
+		in.frame = max(in.frame, file.FrameSize)
 		digests = append(digests, file.Digest)
 	}
-	// A worker holds a frame and its packed form.
-	in.workers = int(min(int64(f.o.Streams), f.o.Memory/(2*roundUp(frame))))
-	if in.workers == 0 {
-		return nil, fault.Newf(fault.Exhausted, "install", w.Manifest.Name, "frames of %d MiB do not fit into %d MiB of memory", frame>>20, f.o.Memory>>20).
-			WithHint("give the member more memory, or sign the release with smaller shards")
-	}
-	if in.unpack, err = artifact.NewUnpacker(in.workers); err != nil {
+	if err := f.shop.fits(w.Manifest.Name, in.frame); err != nil {
 		return nil, err
 	}
-	for range in.workers {
-		in.bufs = append(in.bufs, &buffers{size: frame})
+	if in.unpack, err = f.shop.enter(); err != nil {
+		return nil, err
 	}
 	in.unhold = f.o.Store.Hold(w.Key, digests)
 	return in, nil
 }
 
-// close lets go of everything; partial files and the journal stay for the next
-// attempt.
+// close lets go of everything; partial files stay for the next attempt.
 func (in *install) close() {
+	in.Fetcher.retire(in.job)
 	var errs []error
 	for _, t := range in.targets {
 		if t.sink != nil {
 			errs = append(errs, t.sink.f.Close())
 		}
 	}
-	if in.journal != nil {
-		errs = append(errs, in.journal.close())
-	}
-	for _, b := range in.bufs {
-		errs = append(errs, b.free())
-	}
-	in.unpack.Close()
+	errs = append(errs, in.shop.leave())
 	in.unhold()
 	if err := errors.Join(errs...); err != nil {
 		// Nothing depends on it: what matters was closed and checked before.
@@ -136,24 +103,24 @@ func (in *install) survey(ctx context.Context) error {
 	if _, err := in.o.Store.Stage(in.want.Key); err != nil {
 		return err
 	}
+	var distinct []artifact.File
 	seen := map[fleet.Digest]bool{}
-	err := in.parallel(ctx, len(in.files), func(ctx context.Context, i int, b *buffers) error {
-		file := in.files[i]
-		in.mu.Lock()
-		twice := seen[file.Digest]
-		seen[file.Digest] = true
-		in.mu.Unlock()
-		if twice {
-			return nil
+	for _, file := range in.files {
+		if !seen[file.Digest] {
+			distinct = append(distinct, file)
 		}
-		t := &target{file: file, part: partPath(in.staging, file.Digest)}
-		size, here := in.o.Store.FileSize(file.Digest)
-		if here {
-			good, err := in.recheck(ctx, t, b)
+		seen[file.Digest] = true
+	}
+	err := in.parallel(ctx, len(distinct), func(ctx context.Context, i int) error {
+		t := &target{file: distinct[i], part: PartPath(in.staging, distinct[i].Digest)}
+		if size, ok := in.o.Store.FileSize(t.file.Digest); ok {
+			good, err := in.recheck(ctx, t)
 			if err != nil {
 				return err
 			}
 			if good {
+				in.mu.Lock()
+				defer in.mu.Unlock()
 				in.credit(Copy, size)
 				return nil
 			}
@@ -179,12 +146,15 @@ func exists(path string) bool {
 }
 
 // recheck hashes a file of the store and takes it out when it is damaged.
-func (in *install) recheck(ctx context.Context, t *target, b *buffers) (bool, error) {
-	buf, err := b.plain()
-	if err != nil {
-		return false, err
-	}
-	_, good, err := t.check(ctx, in.o.Store.FilePath(t.file.Digest), buf)
+func (in *install) recheck(ctx context.Context, t *target) (good bool, err error) {
+	err = in.withBench(ctx, 1, func(b *bench) error {
+		buf, err := b.plain()
+		if err != nil {
+			return err
+		}
+		good, err = t.check(ctx, in.o.Store.FilePath(t.file.Digest), buf)
+		return err
+	})
 	if err != nil || good {
 		return good, err
 	}
@@ -192,66 +162,15 @@ func (in *install) recheck(ctx context.Context, t *target, b *buffers) (bool, er
 	return false, in.o.Store.Discard(t.file.Digest, in.want.Key)
 }
 
-// layOut learns the sizes and indexes of what must be fetched.
-func (in *install) layOut(ctx context.Context) error {
-	if p, ok := in.o.Source.(interface {
-		Prepare(ctx context.Context, keys []string) error
-	}); ok && len(in.targets) > 0 {
-		var keys []string
-		for _, t := range in.targets {
-			raw := artifact.RawKey(t.file.Digest)
-			keys = append(keys, raw, artifact.IndexKey(raw))
-		}
-		// Only to ask once instead of often; a failure shows when the keys are read.
-		if err := p.Prepare(ctx, keys); err != nil {
-			in.o.Logger.Debug("urls not prepared", "err", err)
-		}
-	}
-	err := in.parallel(ctx, len(in.targets), func(ctx context.Context, i int, _ *buffers) error {
-		return in.targets[i].layOut(ctx, in)
-	})
-	if err != nil {
-		return err
-	}
-	sum := in.progress.Done
-	for _, t := range in.targets {
-		sum += t.file.Size
-	}
-	in.progress.Total = max(sum, in.progress.Total)
-	return nil
-}
-
-// index reads an object's index, with the patience of every read.
-func (in *install) index(ctx context.Context, key string, kind artifact.Kind, t *target) (artifact.Index, error) {
-	var x artifact.Index
-	err := in.persist(ctx, func(ctx context.Context) error {
-		b, _, err := in.o.Source.Get(ctx, artifact.IndexKey(key), "")
-		if err != nil {
-			return err
-		}
-		if x, err = artifact.ParseIndex(b); err != nil {
-			return fault.New(fault.Untrusted, "read index", artifact.IndexKey(key), err)
-		}
-		return nil
-	})
-	if err != nil {
-		return x, err
-	}
-	f := t.file
-	if x.Kind != kind || x.File != f.Digest || (!f.Whole() && (x.Size != f.Size || x.FrameSize != f.FrameSize)) ||
-		x.FrameSize > in.bufs[0].size {
-		return x, fault.Newf(fault.Untrusted, "read index", artifact.IndexKey(key), "it is not of this file")
-	}
-	return x, nil
-}
-
 // makeRoom checks the disk budget, and collects what nothing uses when it is
 // short.
 func (in *install) makeRoom(ctx context.Context) error {
-	need := in.o.Reserve
+	sum, need := in.progress.Done, in.o.Reserve
 	for _, t := range in.targets {
+		sum += t.file.Size
 		need += max(0, roundUp(t.file.Size)-allocated(t.part))
 	}
+	in.progress.Total = max(sum, in.progress.Total)
 	if len(in.targets) == 0 {
 		return nil
 	}
@@ -265,6 +184,9 @@ func (in *install) makeRoom(ctx context.Context) error {
 	}
 	if in.o.Keep != nil {
 		keep = append(in.o.Keep(), in.want.Key)
+	}
+	if in.o.Spare != nil {
+		in.o.Spare()
 	}
 	got, err := in.o.Store.Collect(ctx, keep...)
 	if err != nil {
@@ -282,56 +204,72 @@ func (in *install) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-// resume hashes the frames that an earlier attempt wrote.
+// resume hashes the frames that an earlier attempt wrote: wherever a partial
+// file has data.
 func (in *install) resume(ctx context.Context) error {
-	path := filepath.Join(in.staging, "journal")
-	marked, err := readJournal(path)
-	if err != nil {
-		return err
-	}
-	err = in.parallel(ctx, len(in.targets), func(ctx context.Context, i int, b *buffers) error {
-		return in.resumeFile(ctx, in.targets[i], marked[keyOf(in.targets[i].file.Digest)], b)
+	return in.parallel(ctx, len(in.targets), func(ctx context.Context, i int) error {
+		t := in.targets[i]
+		f, err := os.Open(t.part)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return cas.Classify("resume", t.file.Path, err)
+		}
+		defer f.Close()
+		return in.withBench(ctx, 1, func(b *bench) error { return in.resumeFile(ctx, t, f, b) })
 	})
-	if err != nil {
-		return err
-	}
-	in.journal, err = openJournal(path)
-	return err
 }
 
-func (in *install) resumeFile(ctx context.Context, t *target, marked []int, b *buffers) error {
-	f, err := os.Open(t.part)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+func (in *install) resumeFile(ctx context.Context, t *target, f *os.File, b *bench) error {
+	buf, err := b.plain()
 	if err != nil {
-		return cas.Classify("resume", t.file.Path, err)
+		return err
 	}
-	defer f.Close()
-	for _, i := range marked {
-		if i >= len(t.have) || t.have[i] || t.digests[i].IsZero() {
-			continue
-		}
+	for at := nextData(f, 0); at < t.file.Size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		buf, err := b.plain()
-		if err != nil {
-			return err
+		i := int(at / t.file.FrameSize)
+		plain, off := buf[:t.frameLen(i)], int64(i)*t.file.FrameSize
+		// What did not survive, or cannot be verified by itself, is fetched again.
+		if _, err := f.ReadAt(plain, off); err == nil && !t.digests[i].IsZero() && t.verify(i, plain) == nil {
+			in.mu.Lock()
+			t.frames[i] = here
+			t.missing--
+			in.progress.Resume += int64(len(plain))
+			in.advance(int64(len(plain)))
+			in.mu.Unlock()
 		}
-		buf = buf[:t.frameLen(i)]
-		_, err = f.ReadAt(buf, int64(i)*t.file.FrameSize)
-		if err == nil {
-			_, err = t.verified(i, buf)
-		}
-		if err != nil {
-			continue // it did not survive: fetched again
-		}
-		t.have[i] = true
-		t.missing--
-		in.advance(int64(len(buf)), func(p *Progress) { p.Resume += int64(len(buf)) })
+		at = nextData(f, off+t.file.FrameSize)
 	}
 	return nil
+}
+
+// fetchAll fetches what is missing, when that is allowed, and keeps syncing what
+// came, so that a power cut costs moments of work.
+func (in *install) fetchAll(ctx context.Context) error {
+	missing := false
+	for _, t := range in.targets {
+		if t.missing > 0 {
+			missing = true
+			continue
+		}
+		// An empty file, or one that was found whole.
+		if err := in.withBench(ctx, 1, func(b *bench) error { return in.complete(ctx, t, b) }); err != nil {
+			return err
+		}
+		missing = missing || !t.done
+	}
+	if !missing {
+		return nil
+	}
+	in.Fetcher.enlist(in.job)
+	return in.whileOpen(ctx, func(ctx context.Context) error {
+		stop := in.checkpointing()
+		defer stop()
+		return in.fetch(ctx)
+	})
 }
 
 // finish makes the release visible: every file is whole and verified, and the
@@ -350,72 +288,6 @@ func (in *install) finish() (string, error) {
 		return "", err
 	}
 	return dir, in.o.Store.DropStaging(in.want.Key)
-}
-
-// parallel calls do for 0..n-1 by the workers, each with its own buffers. What
-// they read is foreign.
-func (in *install) parallel(ctx context.Context, n int, do func(ctx context.Context, i int, b *buffers) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	work := make(chan int)
-	g.Go(func() error {
-		defer close(work)
-		for i := range n {
-			select {
-			case work <- i:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	for w := range min(in.workers, n) {
-		g.Go(func() error {
-			for i := range work {
-				if err := in.guarded(func() error { return do(ctx, i, in.bufs[w]) }); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// guarded is for what runs in goroutines of the install's own.
-func (in *install) guarded(f func() error) error {
-	return guard.Do(in.o.Logger, "install", in.want.Manifest.Name, f)
-}
-
-// credit counts bytes that came from a kind of source.
-func (in *install) credit(k Kind, n int64) {
-	in.advance(n, func(p *Progress) { p.From[k] += n })
-}
-
-// advance counts bytes that are verified and here, and reports.
-func (in *install) advance(n int64, count func(*Progress)) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	count(&in.progress)
-	in.progress.Done += n
-	in.lastGood = time.Now()
-	if in.report != nil {
-		in.report(in.copyProgress())
-	}
-}
-
-func (in *install) snapshot() Progress {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.copyProgress()
-}
-
-func (in *install) copyProgress() Progress {
-	p := in.progress
-	p.From = map[Kind]int64{}
-	for k, n := range in.progress.From {
-		p.From[k] = n
-	}
-	return p
 }
 
 // Bundle reads a release's bundle and checks that it is the one that was

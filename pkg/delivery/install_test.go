@@ -42,7 +42,7 @@ func TestInstallGivesExactlyTheSignedFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.holds(res.Dir, m)
-			if err := want.Manifest.Check(t.Context(), res.Dir); err != nil {
+			if err := want.Manifest.Check(t.Context(), res.Dir, oms.CheckOptions{}); err != nil {
 				t.Errorf("the signed manifest refuses the folder: %v", err)
 			}
 			if last.Done != want.Size || last.Total != want.Size || last.From[delivery.Full] == 0 {

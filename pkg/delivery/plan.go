@@ -1,6 +1,10 @@
 package delivery
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/modelfleet/modelfleet/pkg/artifact"
+)
 
 // Kind is a kind of source, in the order of preference at equal price.
 type Kind uint8
@@ -42,6 +46,17 @@ type Offer struct {
 	File   int    // index into the needs
 	Name   string // object key, or path of a file that is here
 	Frames []Span // where each frame lies; Length 0: the source lacks it
+
+	index *artifact.Index // how the frames are packed; nil: they are plain
+	base  string          // path of the file that a delta is a difference to
+}
+
+// codec is how frame i is packed.
+func (o Offer) codec(i int) artifact.Codec {
+	if o.index == nil {
+		return artifact.Plain
+	}
+	return o.index.Frames[i].Codec
 }
 
 // Span is a range of bytes of a source.
@@ -52,7 +67,12 @@ type Rates struct {
 	Link   float64 // from the bucket, all streams together
 	Peer   float64 // from neighbours
 	Disk   float64 // copying here
-	Unpack float64 // plain bytes out of the decoders, all cores together
+	Unpack float64 // plain bytes out of full objects, all cores together
+	Apply  float64 // plain bytes out of deltas, all cores together
+	// Sharers is how many members of the site share the link to the bucket. For a
+	// frame that a neighbour offers it counts so many times: each of them would
+	// have to take it over the same link. Below 2: nobody does.
+	Sharers int
 }
 
 // Fetch is one range of one offer: whole frames, adjacent in the file and in
@@ -69,7 +89,8 @@ type FrameID struct{ File, Frame int }
 
 // Plan says where each wanted frame is taken from and in which ranges: for each
 // frame the source with the least time at the given rates, adjacent frames of
-// one source joined up to maxSpan bytes. Fetches come in the order to start
+// one source joined up to maxSpan bytes; neighbours are asked for one frame at a
+// time, since each has another owner. Fetches come in the order to start
 // them: copies first, they free the link; then by file and position. lacking
 // are the wanted frames that no source has. Plan is pure.
 func Plan(needs []Need, offers []Offer, r Rates, maxSpan int64) (fetches []Fetch, lacking []FrameID) {
@@ -90,8 +111,8 @@ func Plan(needs []Need, offers []Offer, r Rates, maxSpan int64) (fetches []Fetch
 				continue
 			}
 			s := offers[best].Frames[frame]
-			if last != nil && last.Offer == best && s.Offset == last.Span.Offset+last.Span.Length &&
-				last.Span.Length+s.Length <= maxSpan {
+			if last != nil && last.Offer == best && offers[best].Kind != Peer &&
+				s.Offset == last.Span.Offset+last.Span.Length && last.Span.Length+s.Length <= maxSpan {
 				last.Count++
 				last.Span.Length += s.Length
 				continue
@@ -116,10 +137,14 @@ func copyRank(k Kind) int {
 // cheapest is the offer with the least price for a frame; at equal price the
 // kind that comes first, then the offer that does. -1: none has it.
 func cheapest(offers []Offer, candidates []int, frame int, plain int64, r Rates) int {
+	has := func(o Offer) bool { return frame < len(o.Frames) && o.Frames[frame].Length > 0 }
+	if r.Sharers > 1 && slices.ContainsFunc(candidates, func(i int) bool { return offers[i].Kind == Peer && has(offers[i]) }) {
+		r.Link /= float64(r.Sharers)
+	}
 	best, price := -1, 0.0
 	for _, i := range candidates {
 		o := offers[i]
-		if frame >= len(o.Frames) || o.Frames[frame].Length <= 0 {
+		if !has(o) {
 			continue
 		}
 		p := r.price(o.Kind, o.Frames[frame].Length, plain)
@@ -133,14 +158,17 @@ func cheapest(offers []Offer, candidates []int, frame int, plain int64, r Rates)
 // price is the time a frame takes: transfer and decoding overlap, so the slower
 // of the two counts.
 func (r Rates) price(k Kind, packed, plain int64) float64 {
+	link := float64(packed) / r.Link
 	switch k {
 	case Copy:
 		return float64(packed) / r.Disk
 	case Peer:
 		return float64(packed) / r.Peer
-	case Raw:
-		return float64(packed) / r.Link
+	case Delta:
+		return max(link, float64(plain)/r.Apply)
+	case Full:
+		return max(link, float64(plain)/r.Unpack)
 	default:
-		return max(float64(packed)/r.Link, float64(plain)/r.Unpack)
+		return link
 	}
 }

@@ -39,7 +39,7 @@ func draw(t *rapid.T) drawn {
 		d.offers = append(d.offers, o)
 	}
 	rate := rapid.Float64Range(1, 1e9)
-	d.rates = delivery.Rates{Link: rate.Draw(t, "link"), Peer: rate.Draw(t, "peer"), Disk: rate.Draw(t, "disk"), Unpack: rate.Draw(t, "unpack")}
+	d.rates = delivery.Rates{Link: rate.Draw(t, "link"), Peer: rate.Draw(t, "peer"), Disk: rate.Draw(t, "disk"), Unpack: rate.Draw(t, "unpack"), Apply: rate.Draw(t, "apply"), Sharers: rapid.IntRange(0, 30).Draw(t, "sharers")}
 	return d
 }
 
@@ -50,15 +50,23 @@ func (d drawn) plan() ([]delivery.Fetch, []delivery.FrameID) {
 // price is what a frame costs from an offer, said anew from the documentation.
 func (d drawn) price(o delivery.Offer, file, frame int) float64 {
 	packed, plain := float64(o.Frames[frame].Length), float64(d.needs[file].FrameLen(frame))
+	link := d.rates.Link
+	for _, other := range d.offers {
+		if other.Kind == delivery.Peer && other.File == file && other.Frames[frame].Length > 0 && d.rates.Sharers > 1 {
+			link = d.rates.Link / float64(d.rates.Sharers) // the neighbours want it over the same link
+		}
+	}
 	switch o.Kind {
 	case delivery.Copy:
 		return packed / d.rates.Disk
 	case delivery.Peer:
 		return packed / d.rates.Peer
 	case delivery.Raw:
-		return packed / d.rates.Link
+		return packed / link
+	case delivery.Delta:
+		return max(packed/link, plain/d.rates.Apply)
 	default:
-		return max(packed/d.rates.Link, plain/d.rates.Unpack)
+		return max(packed/link, plain/d.rates.Unpack)
 	}
 }
 
@@ -111,6 +119,9 @@ func TestEveryFetchIsExactlyItsFrames(t *testing.T) {
 			if at != f.Span.Offset+f.Span.Length || o.File != f.File {
 				t.Fatalf("fetch %+v is not its frames", f)
 			}
+			if o.Kind == delivery.Peer && f.Count != 1 {
+				t.Fatalf("fetch %+v asks a neighbour for several frames", f)
+			}
 			if f.Span.Length > testSpan && f.Count > 1 {
 				t.Fatalf("fetch %+v is joined beyond %d bytes", f, testSpan)
 			}
@@ -152,6 +163,7 @@ func TestASourceMoreNeverMakesItDearer(t *testing.T) {
 		if len(d.offers) == 0 {
 			return
 		}
+		d.rates.Sharers = 0 // what neighbours offer does make the bucket dearer
 		cost := func(d drawn) (sum float64, lacking int) {
 			fetches, lack := d.plan()
 			for _, f := range fetches {
@@ -187,6 +199,47 @@ func TestTheLinkDecidesBetweenFullAndRaw(t *testing.T) {
 		fetches, _ := delivery.Plan(needs, offers, delivery.Rates{Link: c.link, Unpack: 600e6, Disk: 1e9, Peer: 1e8}, 16<<20)
 		if len(fetches) != 1 || offers[fetches[0].Offer].Kind != c.want {
 			t.Errorf("at %g B/s: %+v, want %v", c.link, fetches, c.want)
+		}
+	}
+}
+
+// What neighbours have is taken from them although the bucket is as near, since
+// all of them share its link; a delta that is small enough is not worth asking.
+func TestTheSharedLinkCountsForAll(t *testing.T) {
+	t.Parallel()
+	needs := []delivery.Need{{Size: 200, FrameSize: 100, Wanted: []bool{true, true}}}
+	both := func(n int64) []delivery.Span { return []delivery.Span{{Length: n}, {Offset: n, Length: n}} }
+	offers := []delivery.Offer{
+		{Kind: delivery.Delta, Frames: both(4)},
+		{Kind: delivery.Peer, Frames: []delivery.Span{{}, {Offset: 100, Length: 100}}}, // the first is this member's to bring in
+		{Kind: delivery.Full, Frames: both(66)},
+		{Kind: delivery.Raw, Frames: both(100)},
+	}
+	rates := delivery.Rates{Link: 1e8, Peer: 1e8, Disk: 1e9, Unpack: 6e8, Apply: 6e8}
+	for _, c := range []struct {
+		sharers int
+		deltas  bool
+		want    [2]delivery.Kind
+	}{
+		{10, true, [2]delivery.Kind{delivery.Delta, delivery.Delta}},
+		{30, true, [2]delivery.Kind{delivery.Delta, delivery.Peer}},
+		{2, false, [2]delivery.Kind{delivery.Full, delivery.Peer}},
+		{0, false, [2]delivery.Kind{delivery.Full, delivery.Full}},
+	} {
+		offers[0].Frames = both(4)
+		if !c.deltas {
+			offers[0].Frames = nil
+		}
+		rates.Sharers = c.sharers
+		var got [2]delivery.Kind
+		fetches, _ := delivery.Plan(needs, offers, rates, 16<<20)
+		for _, f := range fetches {
+			for i := range f.Count {
+				got[f.First+i] = offers[f.Offer].Kind
+			}
+		}
+		if got != c.want {
+			t.Errorf("%d sharers: %v, want %v", c.sharers, got, c.want)
 		}
 	}
 }

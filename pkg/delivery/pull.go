@@ -4,41 +4,48 @@ import (
 	"context"
 	"crypto/sha256"
 	"os"
+	"slices"
+	"sync"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // Read fills dst with a verified frame that is here, in the store or in an
 // install under way. One that is not here, or is damaged, is NotFound.
 func (f *Fetcher) Read(r FrameRef, dst []byte) error {
-	for _, path := range []string{f.o.Store.FilePath(r.File), partPath(f.o.Store.StagingDir(r.Release), r.File)} {
-		for _, length := range f.frameLengths(r) {
-			if readFrame(path, int64(r.Frame)*length, dst) == nil && r.Digest == sha256.Sum256(dst) {
-				return nil
-			}
+	lengths := []int64{int64(r.Length), artifact.FrameSize, 1 << 20} // all frames but the last are equally long
+	if fr, ok := f.o.Store.Frames(r.File); ok {
+		lengths = []int64{fr.Length}
+	}
+	for _, path := range []string{f.o.Store.FilePath(r.File), PartPath(f.o.Store.StagingDir(r.Release), r.File)} {
+		file, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		found := slices.ContainsFunc(lengths, func(length int64) bool { return readFrame(file, int64(r.Frame)*length, r, dst) })
+		_ = file.Close() // it was only read
+		if found {
+			return nil
 		}
 	}
 	return fault.Newf(fault.NotFound, "read frame", r.File.Short(), "frame %d is not here", r.Frame)
 }
 
-// frameLengths are the distances that frames of the file may lie apart.
-func (f *Fetcher) frameLengths(r FrameRef) []int64 {
-	if fr, ok := f.o.Store.Frames(r.File); ok {
-		return []int64{fr.Length}
+func readFrame(file *os.File, off int64, r FrameRef, dst []byte) bool {
+	if nextData(file, off) != off {
+		return false // a hole: not written yet
 	}
-	return []int64{artifact.FrameSize}
+	_, err := file.ReadAt(dst, off)
+	return err == nil && r.Digest == sha256.Sum256(dst)
 }
 
-func readFrame(path string, off int64, dst []byte) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	_, err = file.ReadAt(dst, off)
-	return err
+// pull is one frame on its way for neighbours.
+type pull struct {
+	done    chan struct{}
+	readers sync.WaitGroup // they copy from dst
+	dst     []byte
+	err     error
 }
 
 // Frame fills dst with one frame of a release, by the best plan of this member:
@@ -47,34 +54,203 @@ func readFrame(path string, off int64, dst []byte) error {
 // for one frame, it is fetched once; when the release is being installed here,
 // the frame becomes part of the install.
 func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) error {
-	if err := f.Read(r, dst); err == nil {
-		return nil
-	}
-	files, err := artifact.FilesOf(w.Manifest)
+	file, err := frameOf(w, r, len(dst))
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		if file.Digest != r.File || r.Frame < 0 || r.Frame >= len(file.Frames) || file.Frames[r.Frame] != r.Digest {
-			continue
+	for {
+		if err := f.Read(r, dst); err == nil {
+			return nil
 		}
-		off := int64(r.Frame) * file.FrameSize
-		if int64(len(dst)) != min(file.FrameSize, file.Size-off) {
-			break
+		f.mu.Lock()
+		p := f.pulls[r.Digest]
+		if p == nil {
+			p = &pull{done: make(chan struct{}), dst: dst}
+			f.pulls[r.Digest] = p
+			f.mu.Unlock()
+			p.err = f.pull(ctx, w, file, r.Frame, dst)
+			f.mu.Lock()
+			delete(f.pulls, r.Digest)
+			f.mu.Unlock()
+			close(p.done)
+			p.readers.Wait()
+			return p.err
 		}
-		body, err := f.o.Source.Range(ctx, artifact.RawKey(file.Digest), off, int64(len(dst)))
-		if err != nil {
+		p.readers.Add(1)
+		f.mu.Unlock()
+		err := p.read(ctx, dst)
+		if !fault.Is(err, fault.Canceled) || ctx.Err() != nil {
 			return err
-		}
-		defer body.Close()
-		if err := readFull(body, dst, artifact.RawKey(file.Digest)); err != nil {
-			return err
-		}
-		if fleet.DigestOf(dst) != r.Digest {
-			return fault.New(fault.Untrusted, "read frame", artifact.RawKey(file.Digest), errWrong)
-		}
-		return nil
+		} // who fetched it was cancelled: now it is our turn
 	}
-	return fault.Newf(fault.Invalid, "read frame", r.File.Short(), "the release has no such frame")
 }
 
+func (p *pull) read(ctx context.Context, dst []byte) error {
+	defer p.readers.Done()
+	select {
+	case <-p.done:
+		copy(dst, p.dst)
+		return p.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// frameOf finds the file of a frame in the manifest, which alone is believed.
+func frameOf(w Want, r FrameRef, length int) (artifact.File, error) {
+	files, err := artifact.FilesOf(w.Manifest)
+	if err != nil {
+		return artifact.File{}, err
+	}
+	for _, file := range files {
+		if file.Digest == r.File && r.Frame >= 0 && r.Frame < len(file.Frames) && file.Frames[r.Frame] == r.Digest &&
+			int64(length) == min(file.FrameSize, file.Size-int64(r.Frame)*file.FrameSize) {
+			return file, nil
+		}
+	}
+	return artifact.File{}, fault.Newf(fault.Invalid, "read frame", r.File.Short(), "the release has no such frame %d", r.Frame)
+}
+
+// pull fetches one frame, for the install under way too if there is one.
+func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame int, dst []byte) error {
+	host, t, err := f.host(ctx, w, file, frame)
+	if err != nil {
+		return err
+	}
+	if host != nil {
+		defer host.release(errand{Fetch: Fetch{First: frame, Count: 1}, t: t})
+	}
+	j := f.job(w)
+	j.frame = max(artifact.FrameSize, file.FrameSize)
+	if err := f.shop.fits(file.Path, j.frame); err != nil {
+		return err
+	}
+	if j.unpack, err = f.shop.enter(); err != nil {
+		return err
+	}
+	defer func() {
+		if err := f.shop.leave(); err != nil {
+			f.o.Logger.Debug("memory not given back", "err", err)
+		}
+	}()
+	mine, err := f.layOutFor(ctx, j, t, file)
+	if err != nil {
+		return err
+	}
+	for i := range mine.frames {
+		mine.frames[i] = here
+	}
+	mine.frames[frame], mine.missing = wanted, 1
+	j.targets = []*target{mine}
+	j.keep = func(ctx context.Context, k Kind, _ *target, i int, plain []byte, b *bench) error {
+		copy(dst, plain)
+		if host != nil {
+			if err := host.visit(func() error { return host.keep(ctx, k, t, i, plain, b) }); err != nil {
+				return err
+			}
+		}
+		j.landed(k, mine, i)
+		return nil
+	}
+	return j.fetch(ctx)
+}
+
+// host claims the frame in the install of its release that is under way; nil:
+// there is none. While the install itself is fetching the frame it waits; a
+// frame that is here by then is found by the next Read.
+func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame int) (*job, *target, error) {
+	f.mu.Lock()
+	j := f.jobs[w.Key]
+	f.mu.Unlock()
+	if j == nil {
+		return nil, nil, nil
+	}
+	i := slices.IndexFunc(j.targets, func(t *target) bool { return t.file.Digest == file.Digest })
+	if i < 0 {
+		return nil, nil, nil
+	}
+	t := j.targets[i]
+	for {
+		j.mu.Lock()
+		state, settled := t.frames[frame], j.settled
+		if state == wanted && !j.retired {
+			t.frames[frame] = claimed
+			t.busy++
+		}
+		retired := j.retired
+		j.mu.Unlock()
+		switch {
+		case retired || state == here:
+			return nil, t, nil
+		case state == wanted:
+			return j, t, nil
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+// maxKnown is how many laid-out files are remembered for neighbours.
+const maxKnown = 8
+
+// layOutFor is a target of the file with its sources known: the install's, one
+// of an earlier pull, or a new one.
+func (f *Fetcher) layOutFor(ctx context.Context, j *job, installed *target, file artifact.File) (*target, error) {
+	f.mu.Lock()
+	if i := slices.IndexFunc(f.known, func(t *target) bool { return t.file.Digest == file.Digest }); i >= 0 && installed == nil {
+		installed = f.known[i]
+	}
+	f.mu.Unlock()
+	t := &target{file: file}
+	if installed != nil {
+		t.digests, t.full, t.deltas = file.Frames, installed.full, installed.deltas
+		t.clear()
+		return t, nil
+	}
+	j.targets = []*target{t}
+	if err := j.layOut(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known = append(f.known, &target{file: file, full: t.full, deltas: t.deltas}); len(f.known) > maxKnown {
+		f.known = f.known[1:]
+	}
+	return t, nil
+}
+
+// enlist lets neighbours take part in an install; retire ends that.
+func (f *Fetcher) enlist(j *job) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.jobs[j.want.Key] = j
+}
+
+func (f *Fetcher) retire(j *job) {
+	f.mu.Lock()
+	if f.jobs[j.want.Key] == j {
+		delete(f.jobs, j.want.Key)
+	}
+	f.mu.Unlock()
+	j.visits.Lock() // waits for those that write
+	defer j.visits.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.retired = true
+}
+
+// visit calls do unless the job is over.
+func (j *job) visit(do func() error) error {
+	j.visits.RLock()
+	defer j.visits.RUnlock()
+	j.mu.Lock()
+	over := j.retired
+	j.mu.Unlock()
+	if over {
+		return nil
+	}
+	return do()
+}

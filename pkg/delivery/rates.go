@@ -7,39 +7,84 @@ import (
 	"time"
 )
 
-// meter measures the member's rates. What was measured in one install is the
-// next one's first guess.
-type meter struct {
-	cap int64 // bytes a second from the network; 0: none
-
-	mu             sync.Mutex
-	wire, unpacked int64         // bytes
-	reading        time.Duration // spent waiting for the wire, all streams together
-	unpacking      time.Duration // spent decoding, all workers together
-	next           time.Time     // when the cap allows the next byte
-}
-
 // The first guesses, before anything was measured: a 1 Gbit/s link, and the
 // rates of one slow core.
 const (
 	guessLink   = 125e6
-	guessPeer   = 125e6
+	guessPeer   = 100e6
 	guessDisk   = 1e9
 	guessUnpack = 300e6
+	guessApply  = 250e6
 	// enough is how much must have been seen before a measurement counts.
 	enough = 8 << 20
 )
 
-func (m *meter) rates(streams int) Rates {
+// meter measures the member's rates. What was measured in one install is the
+// next one's first guess.
+type meter struct {
+	cap int64 // bytes a second from the bucket; 0: none
+
+	mu            sync.Mutex
+	plain, packed gauge // the link, by what was read from it
+	peer          gauge
+	unpack, apply gauge
+	next          time.Time // when the cap allows the next byte
+}
+
+// gauge is bytes over the time that somebody waited for them.
+type gauge struct {
+	bytes   int64
+	took    time.Duration
+	waiting int // those who wait now
+	since   time.Time
+}
+
+func (g *gauge) begin() {
+	if g.waiting++; g.waiting == 1 {
+		g.since = time.Now()
+	}
+}
+
+func (g *gauge) end(n int) {
+	if g.waiting--; g.waiting == 0 {
+		g.took += time.Since(g.since)
+	}
+	g.add(n, 0)
+}
+
+func (g *gauge) add(n int, d time.Duration) {
+	g.bytes += int64(n)
+	g.took += d
+	if g.bytes > 16*enough { // forget the past by and by: links change
+		g.bytes /= 2
+		g.took /= 2
+	}
+}
+
+// rate is what was measured, or the guess.
+func (g *gauge) rate(guess float64) float64 {
+	if g.bytes < enough || g.took <= 0 {
+		return guess
+	}
+	return float64(g.bytes) / g.took.Seconds()
+}
+
+// rates are the best known. While frames are decoded the network fills buffers,
+// so packed frames make the link look faster than it is, never slower: plain
+// ones, which nothing holds up, correct it.
+func (m *meter) rates() Rates {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	cores := float64(min(streams, runtime.GOMAXPROCS(0)))
-	r := Rates{Link: guessLink, Peer: guessPeer, Disk: guessDisk, Unpack: guessUnpack * cores}
-	if m.wire >= enough {
-		r.Link = float64(m.wire) / m.reading.Seconds() * float64(streams)
+	cores := float64(runtime.GOMAXPROCS(0))
+	r := Rates{
+		Link:   m.plain.rate(m.packed.rate(guessLink)),
+		Peer:   m.peer.rate(guessPeer),
+		Disk:   guessDisk,
+		Unpack: cores * m.unpack.rate(guessUnpack),
+		Apply:  cores * m.apply.rate(guessApply),
 	}
-	if m.unpacked >= enough {
-		r.Unpack = float64(m.unpacked) / m.unpacking.Seconds() * cores
+	if m.packed.bytes >= enough {
+		r.Link = min(r.Link, m.packed.rate(r.Link))
 	}
 	if m.cap > 0 {
 		r.Link = min(r.Link, float64(m.cap))
@@ -47,37 +92,39 @@ func (m *meter) rates(streams int) Rates {
 	return r
 }
 
-// read counts n bytes that took d on one stream, and waits as the cap demands.
-func (m *meter) read(ctx context.Context, n int, d time.Duration) error {
+// timed calls read and counts the bytes it returns on a gauge of the meter.
+func (m *meter) timed(g *gauge, read func() (int, error)) (int, error) {
 	m.mu.Lock()
-	m.wire += int64(n)
-	m.reading += d
-	if m.wire > 16*enough { // forget the past by and by: links change
-		m.wire /= 2
-		m.reading /= 2
-	}
-	var wait time.Duration
-	if m.cap > 0 {
-		now := time.Now()
-		if m.next.Before(now) {
-			m.next = now
-		}
-		m.next = m.next.Add(time.Duration(float64(n) / float64(m.cap) * float64(time.Second)))
-		wait = m.next.Sub(now)
-	}
+	g.begin()
 	m.mu.Unlock()
-	return sleep(ctx, wait)
+	n, err := read()
+	m.mu.Lock()
+	g.end(n)
+	m.mu.Unlock()
+	return n, err
 }
 
-func (m *meter) unpack(n int, d time.Duration) {
+// decoded counts plain bytes that one core took d to make.
+func (m *meter) decoded(g *gauge, n int, d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.unpacked += int64(n)
-	m.unpacking += d
-	if m.unpacked > 16*enough {
-		m.unpacked /= 2
-		m.unpacking /= 2
+	g.add(n, d)
+}
+
+// hold waits as the cap demands after n bytes.
+func (m *meter) hold(ctx context.Context, n int) error {
+	if m.cap <= 0 {
+		return nil
 	}
+	m.mu.Lock()
+	now := time.Now()
+	if m.next.Before(now) {
+		m.next = now
+	}
+	m.next = m.next.Add(time.Duration(float64(n) / float64(m.cap) * float64(time.Second)))
+	wait := m.next.Sub(now)
+	m.mu.Unlock()
+	return sleep(ctx, wait)
 }
 
 // sleep waits for d or until ctx is done.

@@ -3,11 +3,9 @@ package delivery_test
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -111,32 +109,5 @@ func TestKilledInTheMiddleItGoesOn(t *testing.T) {
 	w.holds(res.Dir, m)
 	if again := res.Progress.Resume + res.Progress.From[delivery.Copy]; again < reached*95/100 {
 		t.Errorf("%d of %d verified bytes were used again, less than 95 %%", again, reached)
-	}
-}
-
-// lieInJournal adds records of frames that are not there, of a frame out of
-// range, and half a record.
-func lieInJournal(t *testing.T, path string, d fleet.Digest, frames int) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var lies []byte
-	for i := range frames + 3 {
-		r := make([]byte, 16)
-		copy(r, d[:8])
-		binary.LittleEndian.PutUint32(r[8:], uint32(i))
-		lies = append(lies, r...)
-	}
-	huge := append(append([]byte{}, d[:8]...), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
-	lies = append(append(lies, huge...), d[:7]...)
-	if _, err := f.Write(lies); err != nil {
-		t.Fatal(err)
-	}
-	part, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.part"))
-	if err != nil || len(part) == 0 {
-		t.Fatalf("no partial file: %v", err)
 	}
 }

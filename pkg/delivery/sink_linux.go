@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"errors"
+	"math"
 	"os"
 	"syscall"
 
@@ -21,6 +22,7 @@ type sink struct {
 	f      *os.File
 	size   int64
 	direct bool // f bypasses the page cache
+	checkpoints
 }
 
 // openSink opens path, reserves size bytes for it and says whether O_DIRECT is
@@ -97,6 +99,7 @@ func (s *sink) finish() error {
 	if err == nil {
 		err = s.f.Sync()
 	}
+	err = s.orFailed(err)
 	if cerr := s.f.Close(); err == nil {
 		err = cerr
 	}
@@ -113,6 +116,19 @@ func allocated(path string) int64 {
 		return st.Blocks * 512
 	}
 	return 0
+}
+
+// nextData is where f has data from off on; off itself where the file system
+// cannot tell. Reserved space that was not written to is none.
+func nextData(f *os.File, off int64) int64 {
+	at, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return math.MaxInt64
+	case err != nil:
+		return off
+	}
+	return at
 }
 
 // freeSpace is what an ordinary user may still write below dir.

@@ -14,6 +14,7 @@ const block = 4096
 type sink struct {
 	f    *os.File
 	size int64
+	checkpoints
 }
 
 func openSink(path string, size int64, _ bool) (*sink, error) {
@@ -34,7 +35,7 @@ func (s *sink) write(buf []byte, n int, off int64) error {
 }
 
 func (s *sink) finish() error {
-	err := s.f.Sync()
+	err := s.orFailed(s.f.Sync())
 	if cerr := s.f.Close(); err == nil {
 		err = cerr
 	}
@@ -48,6 +49,9 @@ func allocated(path string) int64 {
 	}
 	return fi.Size()
 }
+
+// nextData cannot tell here.
+func nextData(_ *os.File, off int64) int64 { return off }
 
 // freeSpace is not asked for here: a full disk is found by writing.
 func freeSpace(string) (int64, error) { return math.MaxInt64, nil }

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 var (
@@ -20,47 +18,54 @@ var (
 	errWrong   = errors.New("these are not the bytes that were signed")
 )
 
-// do carries out one fetch. An error is the end of the install; a source that
-// fails is noted and its frames are planned again.
-func (r *round) do(ctx context.Context, f Fetch, b *buffers) error {
-	r.mu.Lock()
-	o, t := r.offers[f.Offer], r.targets[f.File]
-	dead := r.dead[o.Name] != nil
-	r.mu.Unlock()
+// do carries out one errand. An error is the end of the job; a source that fails
+// is noted, and its frames are planned again.
+func (j *job) do(ctx context.Context, e errand) error {
+	defer j.release(e)
+	j.mu.Lock()
+	dead := j.dead[e.offer.Name] != nil
+	j.mu.Unlock()
 	if dead {
 		return nil
 	}
-	var err error
-	if o.Kind == Copy {
-		err = r.copy(ctx, o, t, f, b)
-	} else {
-		err = r.persist(ctx, func(ctx context.Context) error {
-			n, err := r.download(ctx, o, t, f, b)
-			f.First, f.Count = f.First+n, f.Count-n // the next try begins where this one ended
-			if f.Count > 0 {
-				s := o.Frames[f.First]
-				f.Span = Span{s.Offset, f.Span.Offset + f.Span.Length - s.Offset}
-			}
-			return err
-		})
-	}
+	err := j.withBench(ctx, e.offer.Kind.buffers(), func(b *bench) error { return j.carry(ctx, e, b) })
 	if _, fatal := errors.AsType[*fatalError](err); fatal || ctx.Err() != nil || err == nil {
 		return err
 	}
 	if fault.Is(err, fault.Transient) { // patience is at its end
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.dead == nil {
-		r.dead = map[string]error{}
-	}
-	r.dead[o.Name] = err
-	r.o.Logger.Debug("source given up", "source", o.Name, "err", err)
+	j.bury(e.offer.Name, err)
 	return nil
 }
 
-// fatalError ends an install: this member's disk failed, not a source.
+// buffers is how many frames of memory a fetch needs.
+func (k Kind) buffers() int {
+	switch k {
+	case Copy, Peer:
+		return 1
+	case Delta:
+		return 3 // packed, its base, plain
+	}
+	return 2 // packed and plain, or one being written and the next being read
+}
+
+func (j *job) carry(ctx context.Context, e errand, b *bench) error {
+	switch e.offer.Kind {
+	case Copy:
+		return j.copy(ctx, e, b)
+	case Peer:
+		return j.ask(ctx, e, b)
+	}
+	end := e.First + e.Count
+	return j.persist(ctx, func(ctx context.Context) error {
+		n, err := j.download(ctx, e, b)
+		e.Fetch = e.cut(e.offer, e.First+n, end) // the next try begins where this one ended
+		return err
+	})
+}
+
+// fatalError ends a job: this member's disk failed, not a source.
 type fatalError struct{ error }
 
 func (f *fatalError) Unwrap() error { return f.error }
@@ -74,48 +79,41 @@ func fatal(err error) error {
 
 // download reads one range and keeps the frames that are right. It returns how
 // many frames were settled, right or wrong.
-func (r *round) download(ctx context.Context, o Offer, t *target, f Fetch, b *buffers) (int, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := time.AfterFunc(r.o.Stall, func() { cancel(errStalled) })
-	defer watch.Stop()
-	stalled := func(err error) error {
-		if errors.Is(context.Cause(ctx), errStalled) {
-			return fault.New(fault.Transient, "read range", o.Name, errStalled)
-		}
-		return err
-	}
-	body, err := r.o.Source.Range(ctx, o.Name, f.Span.Offset, f.Span.Length)
+func (j *job) download(ctx context.Context, e errand, b *bench) (int, error) {
+	src := j.open(ctx, e.offer, e.Span)
+	defer src.close()
+	base, err := openBase(e.offer)
 	if err != nil {
-		return 0, stalled(err)
+		return 0, err
 	}
-	defer body.Close()
-	src := &wire{ctx: ctx, body: body, in: r.install, watch: watch}
+	defer base.close()
 	var w behind
 	defer w.wait() // for a panic: the write uses the buffers; every other way out waited
-	for n := range f.Count {
-		i := f.First + n
-		if o.Kind != Raw {
+	for n := range e.Count {
+		i := e.First + n
+		if e.offer.codec(i) != artifact.Plain {
 			if err := w.wait(); err != nil { // the other buffer is for the packed form
 				return n, err
 			}
 		}
-		plain, err := r.frame(src, o, t, i, b)
+		plain, err := j.read(src, base, e, i, b)
 		if errors.Is(err, errWrong) {
-			r.blame(o, t, i)
+			if err := j.blame(e, i); err != nil {
+				return n + 1, errors.Join(w.wait(), err)
+			}
 			continue
 		}
 		if err == nil {
 			b.swap()
-			err = w.start(func() error { return r.guarded(func() error { return r.place(ctx, o, t, i, plain, b) }) })
+			err = w.start(func() error { return j.guarded(func() error { return j.keep(ctx, e.offer.Kind, e.t, i, plain, b) }) })
 		} else {
-			err = errors.Join(w.wait(), stalled(err))
+			err = errors.Join(w.wait(), err)
 		}
 		if err != nil {
 			return n, err
 		}
 	}
-	return f.Count, w.wait()
+	return e.Count, w.wait()
 }
 
 // behind lets the write of one frame go on while the next one is read.
@@ -141,38 +139,80 @@ func (w *behind) wait() error {
 	return err
 }
 
-// frame reads, unpacks and verifies one frame in the worker's buffer. Bytes that
+// read reads, unpacks and verifies one frame in the bench's memory. Bytes that
 // do not unpack are errWrong, like those that were not signed.
-func (r *round) frame(src io.Reader, o Offer, t *target, i int, b *buffers) ([]byte, error) {
+func (j *job) read(src io.Reader, base *baseFile, e errand, i int, b *bench) ([]byte, error) {
 	plain, err := b.plain()
 	if err != nil {
 		return nil, fatal(err)
 	}
-	plain = plain[:t.frameLen(i)]
-	codec := artifact.Plain
-	if o.Kind == Full {
-		codec = t.full.Frames[i].Codec
-	}
+	plain = plain[:e.t.frameLen(i)]
+	codec := e.offer.codec(i)
 	if codec == artifact.Plain {
-		if err := readFull(src, plain, o.Name); err != nil {
+		if err := readFull(src, plain, e.offer.Name); err != nil {
 			return nil, err
 		}
-		return t.verified(i, plain)
+		return plain, e.t.verify(i, plain)
 	}
 	packed, err := b.packed()
 	if err != nil {
 		return nil, fatal(err)
 	}
-	packed = packed[:o.Frames[i].Length]
-	if err := readFull(src, packed, o.Name); err != nil {
+	packed = packed[:e.offer.Frames[i].Length]
+	if err := readFull(src, packed, e.offer.Name); err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	if err := r.unpack.Unpack(plain, packed, nil, codec); err != nil {
+	var old []byte
+	if codec == artifact.TensorBase {
+		if old, err = b.base(); err != nil {
+			return nil, fatal(err)
+		}
+		old = old[:len(plain)]
+		if err := base.read(e.offer.index.BaseSpans(i), old); err != nil {
+			return nil, errWrong // a damaged base gives no right frame
+		}
+	}
+	if err := j.unpack.Unpack(plain, packed, old, codec); err != nil {
 		return nil, errWrong
 	}
-	r.meter.unpack(len(plain), time.Since(start))
-	return t.verified(i, plain)
+	gauge := &j.meter.unpack
+	if e.offer.Kind == Delta {
+		gauge = &j.meter.apply
+	}
+	j.meter.decoded(gauge, len(plain), time.Since(start))
+	return plain, e.t.verify(i, plain)
+}
+
+// baseFile is the file that a delta is a difference to.
+type baseFile struct{ f *os.File }
+
+func openBase(o Offer) (*baseFile, error) {
+	if o.base == "" {
+		return &baseFile{}, nil
+	}
+	f, err := os.Open(o.base)
+	return &baseFile{f}, cas.Classify("read base", o.base, err)
+}
+
+func (b *baseFile) close() {
+	if b.f != nil {
+		_ = b.f.Close() // it was only read
+	}
+}
+
+// read fills dst with what a frame is a difference to.
+func (b *baseFile) read(spans []artifact.Region, dst []byte) error {
+	at := int64(0)
+	for _, s := range spans {
+		clear(dst[at:s.New])
+		at = s.New + s.Length
+		if _, err := b.f.ReadAt(dst[s.New:at], s.Base); err != nil {
+			return err
+		}
+	}
+	clear(dst[at:])
+	return nil
 }
 
 func readFull(src io.Reader, b []byte, name string) error {
@@ -188,140 +228,88 @@ func readFull(src io.Reader, b []byte, name string) error {
 
 // copy takes frames from a file that is here. Wrong ones, and files that are
 // gone meanwhile, are simply fetched.
-func (r *round) copy(ctx context.Context, o Offer, t *target, f Fetch, b *buffers) error {
-	file, err := os.Open(o.Name)
+func (j *job) copy(ctx context.Context, e errand, b *bench) error {
+	file, err := os.Open(e.offer.Name)
 	if err != nil {
-		return cas.Classify("copy from", o.Name, err)
+		return cas.Classify("copy from", e.offer.Name, err)
 	}
 	defer file.Close()
-	for i := f.First; i < f.First+f.Count; i++ {
+	buf, err := b.plain()
+	if err != nil {
+		return fatal(err)
+	}
+	for i := e.First; i < e.First+e.Count; i++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		buf, err := b.plain()
-		if err != nil {
-			return fatal(err)
-		}
-		buf = buf[:t.frameLen(i)]
-		_, err = file.ReadAt(buf, o.Frames[i].Offset)
+		plain := buf[:e.t.frameLen(i)]
+		_, err = file.ReadAt(plain, e.offer.Frames[i].Offset)
 		if err == nil {
-			_, err = t.verified(i, buf)
+			err = e.t.verify(i, plain)
 		}
 		if err != nil {
-			r.mark(o, t, i, tries)
+			j.mark(e, i, tries)
 			continue
 		}
-		if err := r.place(ctx, o, t, i, buf, b); err != nil {
+		if err := j.keep(ctx, Copy, e.t, i, plain, b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// place writes a verified frame where it belongs. When it was the last one, the
-// file is completed.
-func (r *round) place(ctx context.Context, o Offer, t *target, i int, plain []byte, b *buffers) error {
-	r.mu.Lock()
-	err := t.open()
-	s := t.sink
-	r.mu.Unlock()
+// ask takes a frame from a neighbour. What goes wrong is taken from elsewhere.
+func (j *job) ask(ctx context.Context, e errand, b *bench) error {
+	buf, err := b.plain()
 	if err != nil {
 		return fatal(err)
 	}
-	if err := s.write(plain[:cap(plain)], len(plain), int64(i)*t.file.FrameSize); err != nil {
-		return fatal(cas.Classify("write", t.file.Path, err))
-	}
-	if err := r.journal.add(t.file.Digest, i); err != nil {
-		return fatal(err)
-	}
-	r.credit(o.Kind, int64(len(plain)))
-	r.mu.Lock()
-	t.have[i] = true
-	t.missing--
-	last := t.missing == 0
-	r.mu.Unlock()
-	if last {
-		return fatal(r.complete(ctx, t, b))
-	}
-	return nil
-}
-
-// complete makes a file whose frames are all here durable and adopts it. A file
-// that can only be verified whole is, now.
-func (in *install) complete(ctx context.Context, t *target, b *buffers) error {
-	if err := t.open(); err != nil {
-		return err
-	}
-	s := t.sink
-	in.mu.Lock()
-	t.sink = nil
-	in.mu.Unlock()
-	if err := s.finish(); err != nil {
-		// What a failed sync left on the disk is unknown: begin the file again.
-		return cas.Classify("make durable", t.file.Path, errors.Join(err, os.Remove(t.part)))
-	}
-	frames := cas.Frames{Length: t.file.FrameSize, Digests: t.digests}
-	if !t.signedFrames() {
-		buf, err := b.plain()
+	plain, r := buf[:e.t.frameLen(e.First)], j.ref(e.t, e.First)
+	for range tries {
+		var from string
+		_, err := j.meter.timed(&j.meter.peer, func() (int, error) {
+			var err error
+			from, err = j.o.Peers.Frame(ctx, r, plain)
+			return len(plain), err
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return err
+			j.o.Logger.Debug("frame not had from a neighbour", "path", e.t.file.Path, "frame", e.First, "err", err)
+			break
 		}
-		_, right, err := t.check(ctx, t.part, buf)
-		if err != nil {
-			return err
+		if e.t.verify(e.First, plain) == nil {
+			return j.keep(ctx, Peer, e.t, e.First, plain, b)
 		}
-		if !right {
-			return in.wrongWhole(t)
-		}
+		j.o.Logger.Warn("frame is not what was signed", "path", e.t.file.Path, "frame", e.First, "source", from)
+		j.o.Peers.Lied(from, r)
 	}
-	if slices.Contains(frames.Digests, fleet.Digest{}) {
-		frames = cas.Frames{}
-	}
-	if err := in.o.Store.Adopt(t.part, t.file.Digest, frames); err != nil {
-		return err
-	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	t.done = true
+	j.mark(e, e.First, tries)
 	return nil
 }
 
-// wrongWhole takes back a file whose frames were all as hinted, or unknown, and
-// which as a whole is not what was signed.
-func (in *install) wrongWhole(t *target) error {
-	if err := os.Remove(t.part); err != nil {
-		return cas.Classify("remove", t.file.Path, err)
+// blame notes that a source delivered a wrong frame. The error says that the
+// source is wrong altogether.
+func (j *job) blame(e errand, i int) error {
+	j.o.Logger.Warn("frame is not what was signed", "path", e.t.file.Path, "frame", i, "source", e.offer.Name)
+	delta := e.offer.Kind == Delta
+	if delta {
+		j.mark(e, i, tries)
+	} else {
+		j.mark(e, i, 1)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.progress.Done -= t.file.Size
-	t.blame = untrusted(t, -1, "files/"+t.file.Digest.String()+"/")
-	if !t.again() {
-		return t.blame
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e.t.blame = untrusted(e.t, i, e.offer.Name)
+	if j.strikes[e.offer.Name]++; delta && j.strikes[e.offer.Name] >= lies {
+		return e.t.blame
 	}
 	return nil
-}
-
-// blame notes that a source delivered a wrong frame.
-func (r *round) blame(o Offer, t *target, i int) {
-	r.o.Logger.Warn("frame is not what was signed", "path", t.file.Path, "frame", i, "source", o.Name)
-	r.mark(o, t, i, 1)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t.blame = untrusted(t, i, o.Name)
-}
-
-func (r *round) mark(o Offer, t *target, i, n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.wrong == nil {
-		r.wrong = map[badKey]int{}
-	}
-	r.wrong[badKey{o.Name, i, t.doubt}] += n
 }
 
 func untrusted(t *target, frame int, source string) error {
-	what := fmt.Sprintf("frame %d of %d", frame+1, len(t.have)) // as people count
+	what := fmt.Sprintf("frame %d of %d", frame+1, len(t.frames)) // as people count
 	if frame < 0 {
 		what = "the file as a whole"
 	}

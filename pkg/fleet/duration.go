@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -38,6 +39,27 @@ type Window struct {
 	From ClockTime `json:"from"`
 	To   ClockTime `json:"to"`
 	Days []string  `json:"days,omitempty"` // "mon".."sun"; empty: every day
+}
+
+// String is the window as "22:00-05:00", after its days if it has any.
+func (w Window) String() string {
+	span := fmt.Sprintf("%02d:%02d-%02d:%02d", w.From/60, w.From%60, w.To/60, w.To%60)
+	if len(w.Days) == 0 {
+		return span
+	}
+	return strings.Join(w.Days, " ") + " " + span
+}
+
+// ParseWindow reads a window of every day as [Window.String] writes it.
+func ParseWindow(s string) (w Window, err error) {
+	from, to, _ := strings.Cut(s, "-")
+	if err = w.From.UnmarshalText([]byte(strings.TrimSpace(from))); err == nil {
+		err = w.To.UnmarshalText([]byte(strings.TrimSpace(to)))
+	}
+	if err != nil {
+		return w, fault.New(fault.Invalid, "read window", fmt.Sprintf("%q", s), err).WithHint("write for example 22:00-05:00")
+	}
+	return w, nil
 }
 
 // ClockTime is a time of day in minutes after midnight; its text form is "15:04".

@@ -1,0 +1,409 @@
+package delivery
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/modelfleet/modelfleet/pkg/artifact"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
+)
+
+const (
+	maxSpan = 16 << 20 // one ranged read
+	// replanAfter is how many bytes are fetched before the rest is planned anew:
+	// by then the rates are known better.
+	replanAfter = 32 << 20
+	// tries is how often one source may deliver a wrong frame: the first may
+	// have been the wire, the second is the source.
+	tries = 2
+	// lies is how many frames of a delta may be wrong before all of it is
+	// distrusted: then its base is not the one it was made from.
+	lies = 3
+)
+
+// job is the fetching of frames: for an install all that are missing, for a
+// neighbour one. Workers take errands until no frame is wanted any more.
+type job struct {
+	*Fetcher
+	want   Want
+	frame  int64 // longest frame
+	unpack *artifact.Unpacker
+	asks   bool // neighbours are asked
+	// keep takes a verified frame; the last one of a file completes it. The bytes
+	// are the caller's again when it returns.
+	keep   func(ctx context.Context, k Kind, t *target, i int, plain []byte, b *bench) error
+	report func(Progress)
+
+	targets []*target // distinct contents of which frames are wanted
+	damaged map[fleet.Digest]string
+
+	mu       sync.Mutex // guards what follows and the targets' state
+	offers   []Offer
+	wrong    map[lie]int
+	strikes  map[string]int   // wrong frames of a source
+	dead     map[string]error // sources that refused for good, by name
+	plan     []Fetch          // what is to be done next
+	stale    bool             // the plan is of the past
+	planned  int64            // Progress.Done when it was made
+	asking   int              // errands to neighbours under way
+	settled  chan struct{}    // closed when a frame is here or let go of
+	progress Progress
+	lastGood time.Time // when a frame was verified last
+	retired  bool      // nothing may be kept any more
+
+	visits sync.RWMutex // held by neighbours' pulls while they keep a frame
+}
+
+type lie struct {
+	source       string
+	file         fleet.Digest
+	frame, doubt int
+}
+
+// errand is one fetch, and what it needs to know.
+type errand struct {
+	Fetch
+	offer Offer
+	t     *target
+}
+
+func (f *Fetcher) job(w Want) *job {
+	return &job{
+		Fetcher: f, want: w, progress: Progress{Total: w.Size, From: map[Kind]int64{}}, lastGood: time.Now(),
+		wrong: map[lie]int{}, strikes: map[string]int{}, dead: map[string]error{}, settled: make(chan struct{}),
+	}
+}
+
+// fetch carries out errands until every frame is here.
+func (j *job) fetch(ctx context.Context) error {
+	j.mu.Lock()
+	j.offers, j.stale = nil, true
+	j.offerLocal()
+	for i := range j.targets {
+		j.offer(i)
+	}
+	j.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
+	for range j.o.Streams {
+		g.Go(func() error {
+			return j.guarded(func() error {
+				for {
+					e, err := j.next(ctx)
+					if e == nil || err != nil {
+						return err
+					}
+					if err := j.do(ctx, *e); err != nil {
+						return err
+					}
+				}
+			})
+		})
+	}
+	return g.Wait()
+}
+
+// next is what to do next; nil: nothing is left. It waits while all that is left
+// is being done by others, since they may fail.
+func (j *job) next(ctx context.Context) (*errand, error) {
+	for {
+		j.mu.Lock()
+		e, busy, err := j.take()
+		settled := j.settled
+		j.mu.Unlock()
+		if e != nil || err != nil || !busy {
+			return e, err
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// take claims the first frames of the plan. Errands to neighbours, who may let
+// one wait for long, never keep all workers.
+func (j *job) take() (e *errand, busy bool, err error) {
+	for {
+		if j.stale || len(j.plan) == 0 {
+			if busy, err = j.replan(); err != nil || len(j.plan) == 0 {
+				return nil, busy, err
+			}
+		}
+		i := 0
+		if j.asking >= max(1, j.o.Streams-1) {
+			i = slices.IndexFunc(j.plan, func(f Fetch) bool { return j.offers[f.Offer].Kind != Peer })
+		}
+		if i < 0 {
+			return nil, true, nil
+		}
+		f := j.plan[i]
+		j.plan = slices.Delete(j.plan, i, i+1)
+		if e := j.claim(f); e != nil {
+			return e, true, nil
+		}
+	}
+}
+
+// claim takes the frames of a fetch that are still wanted: the first of them in
+// a row, the others stay in the plan. nil: none.
+func (j *job) claim(f Fetch) *errand {
+	o, t := j.offers[f.Offer], j.targets[f.File]
+	is := func(i int) bool { return t.frames[i] == wanted }
+	end := f.First + f.Count
+	first := f.First
+	for first < end && !is(first) {
+		first++
+	}
+	last := first
+	for last < end && is(last) {
+		t.frames[last] = claimed
+		t.busy++
+		last++
+	}
+	if last < end {
+		j.plan = slices.Insert(j.plan, 0, f.cut(o, last, end))
+	}
+	if first == last {
+		return nil
+	}
+	if o.Kind == Peer {
+		j.asking++
+	}
+	return &errand{f.cut(o, first, last), o, t}
+}
+
+// cut is the part of a fetch from one frame to before another.
+func (f Fetch) cut(o Offer, first, end int) Fetch {
+	f.First, f.Count = first, end-first
+	f.Span = Span{}
+	if f.Count > 0 {
+		last := o.Frames[end-1]
+		f.Span = Span{o.Frames[first].Offset, last.Offset + last.Length - o.Frames[first].Offset}
+	}
+	return f
+}
+
+// release lets go of the frames of an errand that are not here, and tells who waits.
+func (j *job) release(e errand) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if e.offer.Kind == Peer {
+		j.asking--
+	}
+	for i := e.First; i < e.First+e.Count; i++ {
+		if e.t.frames[i] == claimed {
+			e.t.frames[i] = wanted
+			e.t.busy--
+			j.stale = true
+		}
+	}
+	j.tell()
+}
+
+func (j *job) tell() {
+	close(j.settled)
+	j.settled = make(chan struct{})
+}
+
+// replan plans what is wanted now. busy: somebody is fetching frames.
+func (j *job) replan() (busy bool, err error) {
+	needs := make([]Need, len(j.targets))
+	for i, t := range j.targets {
+		needs[i] = t.need()
+		busy = busy || t.busy > 0
+	}
+	rates := j.meter.rates()
+	if j.asks && j.o.Peers != nil {
+		rates.Sharers = j.o.Peers.Sharers(j.want.Key)
+	}
+	fetches, lacking := Plan(needs, j.offers, rates, j.span(needs))
+	for _, id := range lacking {
+		if t := j.targets[id.File]; t.busy == 0 { // else what is under way may still bring it about
+			if err := j.lacks(t, id); err != nil {
+				return busy, err
+			}
+			return j.replan()
+		}
+	}
+	j.plan, j.stale, j.planned = j.mixed(fetches), false, j.progress.Done
+	return busy, nil
+}
+
+// span is the length of one ranged read: shorter near the end of a release, so
+// that all streams have work.
+func (j *job) span(needs []Need) int64 {
+	var total int64
+	for _, n := range needs {
+		for i, w := range n.Wanted {
+			if w {
+				total += n.FrameLen(i)
+			}
+		}
+	}
+	return min(maxSpan, total/int64(2*j.o.Streams)+1)
+}
+
+// mixed spreads the errands to neighbours, in random order, evenly among the
+// others: the members of a site must not all want the same frame at once, and
+// both links are to be busy.
+func (j *job) mixed(fs []Fetch) []Fetch {
+	var peers, rest []Fetch
+	for _, f := range fs {
+		if j.offers[f.Offer].Kind == Peer {
+			peers = append(peers, f)
+		} else {
+			rest = append(rest, f)
+		}
+	}
+	if len(peers) == 0 || len(rest) == 0 {
+		rest = append(rest, peers...)
+	}
+	if len(peers) == 0 {
+		return rest
+	}
+	rand.Shuffle(len(peers), func(a, b int) { peers[a], peers[b] = peers[b], peers[a] })
+	if len(rest) == len(peers) && len(fs) == len(peers) {
+		return peers
+	}
+	out := make([]Fetch, 0, len(fs))
+	for i, f := range rest {
+		out = append(out, f)
+		out = append(out, peers[i*len(peers)/len(rest):(i+1)*len(peers)/len(rest)]...)
+	}
+	return out
+}
+
+// lacks decides what becomes of a frame that no source has (any more): another
+// way of fetching its file, or the end.
+func (j *job) lacks(t *target, id FrameID) error {
+	if t.blame != nil && t.again() {
+		j.renew(t)
+		return nil
+	}
+	if t.blame != nil {
+		return t.blame
+	}
+	for _, o := range []string{artifact.RawKey(t.file.Digest), artifact.FullKey(t.file.Digest)} {
+		if err := j.dead[o]; err != nil {
+			return err
+		}
+	}
+	return fault.Newf(fault.NotFound, "install", t.file.Path, "no source has frame %d of files/%s", id.Frame, t.file.Digest)
+}
+
+// renew offers anew what there is for a target that is fetched another way now.
+func (j *job) renew(t *target) {
+	file := slices.Index(j.targets, t)
+	for i := range j.offers {
+		if j.offers[i].File == file {
+			j.offers[i].Frames = nil
+		}
+	}
+	j.offer(file)
+	j.stale = true
+	j.tell()
+}
+
+// bury takes a source out of the plan for good.
+func (j *job) bury(name string, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.dead[name] = err
+	for i := range j.offers {
+		if j.offers[i].Name == name {
+			j.offers[i].Frames = nil
+		}
+	}
+	j.stale = true
+	j.o.Logger.Debug("source given up", "source", name, "err", err)
+}
+
+// mark notes that a source delivered a wrong frame n times; after a while it is
+// not asked for it any more.
+func (j *job) mark(e errand, i, n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	l := lie{e.offer.Name, e.t.file.Digest, i, e.t.doubt}
+	if j.wrong[l] += n; j.wrong[l] < tries || i >= len(j.offers[e.Offer].Frames) {
+		return
+	}
+	frames := slices.Clone(j.offers[e.Offer].Frames) // errands under way have the old ones
+	frames[i].Length = 0
+	j.offers[e.Offer].Frames = frames
+}
+
+// parallel calls do for 0..n-1, some at once. What they read is foreign.
+func (j *job) parallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(j.o.Streams)
+	for i := range n {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return j.guarded(func() error { return do(ctx, i) })
+		})
+	}
+	return g.Wait()
+}
+
+// withBench calls do with memory for so many frames.
+func (j *job) withBench(ctx context.Context, frames int, do func(b *bench) error) error {
+	b, err := j.shop.take(ctx, j.frame, frames)
+	if err != nil {
+		return err
+	}
+	defer b.giveBack()
+	return do(b)
+}
+
+// guarded is for what runs in goroutines of the job's own.
+func (j *job) guarded(f func() error) error {
+	return guard.Do(j.o.Logger, "install", j.want.Manifest.Name, f)
+}
+
+// landed notes that a frame is here. It reports whether it was the file's last.
+func (j *job) landed(k Kind, t *target, i int) (last bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if t.frames[i] == claimed {
+		t.busy--
+	}
+	t.frames[i] = here
+	t.missing--
+	j.credit(k, t.frameLen(i))
+	j.tell()
+	return t.missing == 0
+}
+
+// credit counts bytes that are verified and here by the kind of source they came
+// from, and reports. The caller holds mu.
+func (j *job) credit(k Kind, n int64) {
+	j.progress.From[k] += n
+	j.advance(n)
+}
+
+func (j *job) advance(n int64) {
+	j.progress.Done += n
+	j.lastGood = time.Now()
+	if j.progress.Done-j.planned > max(replanAfter, j.progress.Total/64) {
+		j.stale = true
+	}
+	if j.report != nil {
+		j.report(j.progress.clone())
+	}
+}
+
+func (j *job) snapshot() Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.progress.clone()
+}
