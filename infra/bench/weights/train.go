@@ -29,7 +29,7 @@ type Settings struct {
 // Standard is a model of 7.1 million parameters, half of them the embedding.
 func Standard() Settings {
 	return Settings{Vocab: 60000, Width: 64, Context: 12, Hidden: []int{1536, 1024, 512}, Classes: 16,
-		Batch: 16, Steps: 1500, Rate: 3e-4, Seed: 1}
+		Batch: 16, Steps: 2000, Rate: 3e-4, Seed: 1}
 }
 
 // Quick is about a quarter of it, trained for a minute.
