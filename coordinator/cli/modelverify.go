@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"context"
+	"crypto/x509"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/oms"
+)
+
+// verifyModel is `verify-model`.
+type verifyModel struct {
+	model
+	bundle, key        string
+	ignoreUnsigned     bool
+	identity, provider string
+}
+
+func (d *desk) verifyModelCommand() *cobra.Command {
+	o := &verifyModel{model: model{desk: d}}
+	cmd := &cobra.Command{
+		Use: "verify-model", Short: "Check a model folder or file against its OMS bundle, without a fleet", Args: cobra.NoArgs,
+		Long: `Check that a model folder or file is exactly what its OpenSSF Model Signing bundle
+says, and that the given key or an authority's certificate stands behind it. Bundles
+of the reference implementation's first releases are read too.
+
+It speaks the adapter protocol of the public OMS conformance suite. Exit code 6 says
+that the model is not to be trusted, and the message names what is wrong.`,
+		Example: `  modelfleet verify-model --method key --model-path ./detector --bundle detector.sig --public-key key.pub
+  modelfleet verify-model --method certificate --model-path ./detector --bundle detector.sig --cert-chain root.pem`,
+		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
+	}
+	o.declare(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.bundle, "bundle", "", "bundle `file`")
+	f.StringVar(&o.key, "public-key", "", "public EC key `file` in PEM, for the method key")
+	f.StringArrayVar(&o.chain, "cert-chain", nil, "trusted certificate `file`; may be repeated")
+	f.BoolVar(&o.ignoreUnsigned, "ignore-unsigned-files", false, "accept files that were not signed")
+	f.StringVar(&o.identity, "identity", "", "`name` for the method sigstore, which this build does not have")
+	f.StringVar(&o.provider, "identity-provider", "", "`URL` for the method sigstore, which this build does not have")
+	return cmd
+}
+
+func (o *verifyModel) run(ctx context.Context) error {
+	const op = "verify model"
+	switch {
+	case o.method != "key" && o.method != "certificate":
+		return noMethod(op, o.method)
+	case o.bundle == "":
+		return lacks(op, "--bundle")
+	case o.method == "key" && o.key == "":
+		return lacks(op, "--public-key")
+	case o.method == "certificate" && len(o.chain) == 0:
+		return lacks(op, "--cert-chain")
+	}
+	raw, err := readBundle(o.bundle)
+	if err != nil {
+		return err
+	}
+	b, err := oms.ParseHistorical(raw)
+	if err != nil {
+		return fault.New(fault.Untrusted, "read bundle", o.bundle, err)
+	}
+	m, err := o.signed(b)
+	if err != nil {
+		return err
+	}
+	err = m.Check(ctx, o.path, oms.CheckOptions{Ignore: o.inside(append(o.ignore, o.bundle)), IgnoreUnsigned: o.ignoreUnsigned})
+	switch {
+	case err != nil && oms.ClassOf(err) == oms.Reading:
+		return unsigned(op, o.path, err)
+	case err != nil:
+		return fault.New(fault.Untrusted, op, o.path, err).WithHint("the model is not what was signed: fetch it again from where it was published")
+	case o.json():
+		return o.JSON(map[string]any{"ok": true, "files": len(m.Files()), "identity": m.Root.String()})
+	}
+	o.Print("%s is what was signed: %d files, identity %s", console.Clean(o.path), len(m.Files()), m.Root)
+	return nil
+}
+
+// signed is what the bundle says when whom we trust stands behind it.
+func (o *verifyModel) signed(b *oms.Bundle) (oms.Manifest, error) {
+	if o.method == "key" {
+		pub, err := readPEM(o.key, "public key", publicKey)
+		if err != nil {
+			return oms.Manifest{}, err
+		}
+		m, err := b.VerifyKey(pub)
+		if err != nil {
+			return m, fault.New(fault.Untrusted, "verify bundle", o.bundle, err).WithHint("is this the signer's key, and the method the signer's?")
+		}
+		return m, nil
+	}
+	roots := x509.NewCertPool()
+	certs, err := readChain(o.chain)
+	if err != nil {
+		return oms.Manifest{}, err
+	}
+	for _, c := range certs {
+		roots.AddCert(c)
+	}
+	m, err := b.VerifyCertificate(roots, o.now())
+	if err != nil {
+		return m, fault.New(fault.Untrusted, "verify bundle", o.bundle, err).WithHint("is this the signer's authority, and the method the signer's?")
+	}
+	return m, nil
+}
