@@ -42,6 +42,9 @@ func NewPacker() (*Packer, error) {
 // shortest as zstd, weights as a tensor: for a long frame a piece of it decides.
 func (p *Packer) Pack(dst, plain []byte) ([]byte, Codec) {
 	start := len(dst)
+	if len(plain) == 0 {
+		return dst, Plain
+	}
 	codec, short := p.choose(plain)
 	if codec != Plain && short == nil {
 		dst = p.encode(dst, plain, codec)

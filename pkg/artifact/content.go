@@ -76,6 +76,35 @@ func OpenContent(ctx context.Context, src registry.Reader, f File, dir string) (
 	return c, nil
 }
 
+// FetchSize is how many bytes of the bucket hold a file in its shortest form but a
+// delta.
+func FetchSize(ctx context.Context, src Getter, f File) (int64, error) {
+	x, err := getIndex(ctx, src, RawKey(f.Digest), Raw, f)
+	return smaller(x), err
+}
+
+// Getter reads small objects whole; registry.Reader offers it.
+type Getter interface {
+	Get(ctx context.Context, key, ifNoneMatch string) (body []byte, etag string, err error)
+}
+
+// getIndex reads the index of an object of a file, and sees that it is one.
+func getIndex(ctx context.Context, src Getter, key string, kind Kind, f File) (Index, error) {
+	b, _, err := src.Get(ctx, IndexKey(key), "")
+	if err != nil {
+		return Index{}, err
+	}
+	x, err := ParseIndex(b)
+	if err != nil {
+		return Index{}, fault.New(fault.Untrusted, "read index", IndexKey(key), err)
+	}
+	if x.Kind != kind || x.File != f.Digest || (f.Size >= 0 && x.Size != f.Size) ||
+		(!f.Whole() && (x.FrameSize != f.FrameSize || len(x.Frames) != len(f.Frames))) {
+		return Index{}, fault.Newf(fault.Untrusted, "read index", IndexKey(key), "it is not of this file")
+	}
+	return x, nil
+}
+
 // File is the file, with its size.
 func (c *Content) File() File { return c.file }
 
@@ -119,18 +148,11 @@ func (r contentReader) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// index reads where the frames of an object lie.
 func (c *Content) index(ctx context.Context, key string, kind Kind) (object, error) {
-	b, _, err := c.src.Get(ctx, IndexKey(key), "")
+	x, err := getIndex(ctx, c.src, key, kind, c.file)
 	if err != nil {
 		return object{}, err
-	}
-	x, err := ParseIndex(b)
-	if err != nil {
-		return object{}, err
-	}
-	f := c.file
-	if x.Kind != kind || x.File != f.Digest || (f.Size >= 0 && x.Size != f.Size) || (!f.Whole() && (x.FrameSize != f.FrameSize || len(x.Frames) != len(f.Frames))) {
-		return object{}, fault.Newf(fault.Untrusted, "read index", IndexKey(key), "it is not of this file")
 	}
 	o := object{key: key, index: x}
 	var at int64
@@ -191,6 +213,9 @@ func (c *Content) fetchFrom(ctx context.Context, o object, i int) ([]byte, error
 	defer body.Close()
 	if _, err := io.ReadFull(body, packed); err != nil {
 		return nil, registry.TransportError(ctx, "read", o.key, err)
+	}
+	if c.file.Whole() && fleet.DigestOf(packed) != p.Digest { // no frame of it is signed; the whole is checked at its end
+		return nil, fault.Newf(fault.Untrusted, "verify frame", o.key, "frame %d is not what its index says", i)
 	}
 	plain := packed
 	if p.Codec != Plain {

@@ -66,13 +66,12 @@ func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (Del
 		return DeltaStats{}, err
 	}
 	s := DeltaStats{Full: full}
-	if b, _, err := st.Get(ctx, IndexKey(key), ""); err == nil {
-		x, err := ParseIndex(b)
-		if err == nil && x.Kind == Delta && x.File == j.File.Digest && x.Base == j.Base.Digest && x.Size == j.File.Size {
-			s.Size, s.Kept, s.Known = x.PackedSize(), true, true
-			return s, nil
-		}
-	} else if !fault.Is(err, fault.NotFound) {
+	x, err := getIndex(ctx, st, key, Delta, j.File)
+	switch {
+	case err == nil && x.Base == j.Base.Digest:
+		s.Size, s.Kept, s.Known = x.PackedSize(), true, true
+		return s, nil
+	case err != nil && !fault.Is(err, fault.NotFound):
 		return s, err
 	}
 	spool, err := os.CreateTemp(o.TempDir, "modelfleet-delta-*")
@@ -81,7 +80,8 @@ func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (Del
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
-	x, sum, err := m.pack(ctx, spool, int64(maxShare*float64(full)))
+	var sum [sha256.Size]byte
+	x, sum, err = m.pack(ctx, spool, int64(maxShare*float64(full)))
 	s.Size = x.PackedSize()
 	if errors.Is(err, errTooLong) {
 		return s, nil
@@ -125,22 +125,11 @@ type deltaMaker struct {
 
 // full learns the size of the smallest other object, and its frames.
 func (m *deltaMaker) full(ctx context.Context, st Store) (int64, error) {
-	get := func(key string, kind Kind) (Index, error) {
-		b, _, err := st.Get(ctx, IndexKey(key), "")
-		if err != nil {
-			return Index{}, err
-		}
-		x, err := ParseIndex(b)
-		if err == nil && (x.Kind != kind || x.File != m.job.File.Digest || x.Size != m.job.File.Size) {
-			err = fault.Newf(fault.Untrusted, "read index", IndexKey(key), "it is not of this file")
-		}
-		return x, err
-	}
-	raw, err := get(RawKey(m.job.File.Digest), Raw)
+	raw, err := getIndex(ctx, st, RawKey(m.job.File.Digest), Raw, m.job.File)
 	if err != nil || raw.FullSize == 0 {
 		return raw.Size, err
 	}
-	full, err := get(FullKey(m.job.File.Digest), Full)
+	full, err := getIndex(ctx, st, FullKey(m.job.File.Digest), Full, m.job.File)
 	m.frames = full.Frames
 	return raw.FullSize, err
 }

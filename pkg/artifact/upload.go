@@ -15,7 +15,7 @@ import (
 
 // Store is what an upload needs of a bucket; registry.Store offers it.
 type Store interface {
-	Get(ctx context.Context, key, ifNoneMatch string) (body []byte, etag string, err error)
+	Getter
 	Create(ctx context.Context, key string, body registry.Body) (created bool, err error)
 }
 
@@ -39,7 +39,8 @@ type UploadStats struct {
 	Bytes   int64 // plain, of all files
 	Sent    int64 // bytes of objects that were made
 	Objects int   // objects that were made
-	Reused  int   // files whose content was in the bucket already
+	Reused  int   // files whose content was in the bucket already, or is that of another one
+	Saved   int64 // their plain bytes
 	Packed  int64 // bytes a member fetches when it takes the smallest objects
 }
 
@@ -105,6 +106,7 @@ func (u *uploader) prepare(files []File) ([]File, error) {
 		u.stats.Bytes += f.Size
 		if seen[f.Digest] {
 			u.stats.Reused++
+			u.stats.Saved += f.Size
 			u.done.Done += f.Size
 			continue
 		}
@@ -120,7 +122,7 @@ func (u *uploader) prepare(files []File) ([]File, error) {
 func (u *uploader) file(ctx context.Context, f File) error {
 	rawKey, fullKey := RawKey(f.Digest), FullKey(f.Digest)
 	if x, ok := u.uploaded(ctx, f); ok {
-		u.note(func(s *UploadStats) { s.Reused++; s.Packed += smaller(x) })
+		u.note(func(s *UploadStats) { s.Reused++; s.Saved += f.Size; s.Packed += smaller(x) })
 		u.settle(f.Path, f.Size)
 		return nil
 	}
@@ -158,12 +160,8 @@ func (u *uploader) file(ctx context.Context, f File) error {
 // uploaded reports whether a file is in the bucket, whole. Any doubt means no:
 // making objects again is harmless.
 func (u *uploader) uploaded(ctx context.Context, f File) (Index, bool) {
-	b, _, err := u.st.Get(ctx, IndexKey(RawKey(f.Digest)), "")
-	if err != nil {
-		return Index{}, false
-	}
-	x, err := ParseIndex(b)
-	return x, err == nil && x.Kind == Raw && x.File == f.Digest && x.Size == f.Size
+	x, err := getIndex(ctx, u.st, RawKey(f.Digest), Raw, f)
+	return x, err == nil
 }
 
 func smaller(x Index) int64 {

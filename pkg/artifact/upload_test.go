@@ -2,7 +2,9 @@ package artifact_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -27,6 +29,25 @@ func weights(n int, seed byte) []byte {
 		b[i] = byte(rng.NormFloat64() * 12)
 	}
 	return b
+}
+
+// bfloats are n weights as bf16.
+func bfloats(n int, seed byte) []byte {
+	rng := rand.New(rand.NewChaCha8([32]byte{seed}))
+	b := make([]byte, 0, 2*n)
+	for range n {
+		b = binary.LittleEndian.AppendUint16(b, uint16(math.Float32bits(float32(rng.NormFloat64()*0.02))>>16))
+	}
+	return b
+}
+
+// nudged is bf16 weights after a little training: every fourth moved by one step.
+func nudged(w []byte) []byte {
+	w = slices.Clone(w)
+	for i := 0; i+2 <= len(w); i += 8 {
+		binary.LittleEndian.PutUint16(w[i:], binary.LittleEndian.Uint16(w[i:])+1)
+	}
+	return w
 }
 
 func noise(n int, seed byte) []byte {
