@@ -8,7 +8,6 @@
 package install
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,11 +15,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
+	"github.com/modelfleet/modelfleet/infra/bench/process"
 	"github.com/modelfleet/modelfleet/infra/devs3"
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -40,9 +39,6 @@ type Job struct {
 	Expires   time.Time
 	LowMemory bool
 }
-
-// run is one measured process.
-type run struct{ wall, cpu, rss float64 } // seconds, seconds, MiB
 
 // bench is one benchmark under way.
 type bench struct {
@@ -69,16 +65,16 @@ func Run(ctx context.Context, o figure.Options) (figures []figure.Figure, err er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.server.Stop()) }()
-	var ours, low, anchor, equal []run
+	var ours, low, anchor, equal []process.Run
 	for i := range rounds {
 		for _, m := range []struct {
-			to  *[]run
-			one func() (run, error)
+			to  *[]process.Run
+			one func() (process.Run, error)
 		}{
-			{&anchor, func() (run, error) { return b.copyAnchor(ctx, false) }},
-			{&ours, func() (run, error) { return b.install(ctx, b.job) }},
-			{&low, func() (run, error) { return b.install(ctx, b.jobLow) }},
-			{&equal, func() (run, error) { return b.copyAnchor(ctx, true) }},
+			{&anchor, func() (process.Run, error) { return b.copyAnchor(ctx, false) }},
+			{&ours, func() (process.Run, error) { return b.install(ctx, b.job) }},
+			{&low, func() (process.Run, error) { return b.install(ctx, b.jobLow) }},
+			{&equal, func() (process.Run, error) { return b.copyAnchor(ctx, true) }},
 		} {
 			if b.s5 == "" && (m.to == &anchor || m.to == &equal) {
 				continue
@@ -89,20 +85,20 @@ func Run(ctx context.Context, o figure.Options) (figures []figure.Figure, err er
 			}
 			*m.to = append(*m.to, r)
 		}
-		o.Logf("round %d of %d: install %.2f s", i+1, rounds, ours[i].wall)
+		o.Logf("round %d of %d: install %.2f s", i+1, rounds, ours[i].Wall)
 		if b.s5 != "" {
-			o.Logf("  s5cmd %.2f s, s5cmd + sync + sha256sum %.2f s", anchor[i].wall, equal[i].wall)
+			o.Logf("  s5cmd %.2f s, s5cmd + sync + sha256sum %.2f s", anchor[i].Wall, equal[i].Wall)
 		}
 	}
 	return b.figures(ours, low, anchor, equal), nil
 }
 
-func (b *bench) figures(ours, low, anchor, equal []run) []figure.Figure {
+func (b *bench) figures(ours, low, anchor, equal []process.Run) []figure.Figure {
 	size := fmt.Sprintf("%dMiB", b.mib)
 	name := "s5cmd " + s5cmdVersion + " cp"
-	wall := func(r run) float64 { return r.wall }
-	cpu := func(r run) float64 { return r.cpu }
-	rss := func(r run) float64 { return r.rss }
+	wall := func(r process.Run) float64 { return r.Wall }
+	cpu := func(r process.Run) float64 { return r.CPU }
+	rss := func(r process.Run) float64 { return r.RSS }
 	return []figure.Figure{
 		compare("install "+size+" wall", "s", ours, anchor, name, wall),
 		compare("install "+size+" wall, equal guarantees", "s", ours, equal, name+" && sync -d && sha256sum", wall),
@@ -114,7 +110,7 @@ func (b *bench) figures(ours, low, anchor, equal []run) []figure.Figure {
 }
 
 // compare gives the median of ours and the median of the ratios of each round.
-func compare(name, unit string, ours, anchor []run, anchorName string, of func(run) float64) figure.Figure {
+func compare(name, unit string, ours, anchor []process.Run, anchorName string, of func(process.Run) float64) figure.Figure {
 	f := figure.Figure{Name: name, Unit: unit}
 	var values, ratios []float64
 	for i, r := range ours {
@@ -131,19 +127,19 @@ func compare(name, unit string, ours, anchor []run, anchorName string, of func(r
 }
 
 // install runs the installer into an empty store.
-func (b *bench) install(ctx context.Context, job string) (run, error) {
+func (b *bench) install(ctx context.Context, job string) (process.Run, error) {
 	store := filepath.Join(b.o.Work, "store")
 	if err := os.RemoveAll(store); err != nil {
-		return run{}, err
+		return process.Run{}, err
 	}
 	return measure(exec.CommandContext(ctx, b.fetch, job, store))
 }
 
 // copyAnchor runs s5cmd, and with equal does what it leaves undone.
-func (b *bench) copyAnchor(ctx context.Context, equal bool) (run, error) {
+func (b *bench) copyAnchor(ctx context.Context, equal bool) (process.Run, error) {
 	out := filepath.Join(b.o.Work, "copy.bin")
 	if err := os.RemoveAll(out); err != nil {
-		return run{}, err
+		return process.Run{}, err
 	}
 	script := `"$0" --log error --endpoint-url "$1" cp "$2" "$3"`
 	if equal {
@@ -158,51 +154,10 @@ func (b *bench) copyAnchor(ctx context.Context, equal bool) (run, error) {
 }
 
 // measure runs a command when the disk has settled.
-func measure(cmd *exec.Cmd) (run, error) {
+func measure(cmd *exec.Cmd) (process.Run, error) {
 	syscall.Sync() // what the run before left in the page cache is not this one's to write
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return run{}, fmt.Errorf("run %s: %w", filepath.Base(cmd.Path), err)
-	}
-	ended := make(chan struct{})
-	peak := make(chan float64)
-	go func() { peak <- watchRSS(cmd.Process.Pid, ended) }()
-	err := cmd.Wait()
-	r := run{wall: time.Since(start).Seconds()}
-	close(ended)
-	r.rss = <-peak
-	if err != nil {
-		return r, fmt.Errorf("run %s: %w: %s", filepath.Base(cmd.Path), err, out.Bytes())
-	}
-	r.cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
-	return r, nil
-}
-
-// watchRSS is the greatest resident size, in MiB, that the kernel recorded for a
-// process, looked up until it ends. (The rusage of a child begins with its
-// parent's size, and so says nothing about a small child of a large parent.)
-func watchRSS(pid int, ended <-chan struct{}) float64 {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	var peak float64
-	for {
-		select {
-		case <-ended:
-			return peak
-		case <-tick.C:
-		}
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			continue // it ended between the tick and now
-		}
-		_, rest, _ := strings.Cut(string(status), "VmHWM:")
-		var kib float64
-		if n, _ := fmt.Sscan(rest, &kib); n == 1 {
-			peak = max(peak, kib/1024)
-		}
-	}
+	r, _, err := process.Measure(cmd)
+	return r, err
 }
 
 // prepare builds the programs, starts the server and publishes the model.
@@ -218,11 +173,11 @@ func (b *bench) prepare(ctx context.Context) error {
 	server := filepath.Join(work, "devs3")
 	b.fetch = filepath.Join(work, "fetch")
 	for out, pkg := range map[string]string{server: "./infra/devs3/cmd/devs3", b.fetch: "./infra/bench/install/cmd/fetch"} {
-		if err := build(ctx, b.o.Root, out, pkg); err != nil {
+		if err := process.Build(ctx, b.o.Root, out, pkg); err != nil {
 			return err
 		}
 	}
-	if b.s5, err = s5cmd(ctx); err != nil {
+	if b.s5, err = process.Foreign(ctx, "s5cmd", "github.com/peak/s5cmd/v2", s5cmdVersion); err != nil {
 		b.o.Logf("SKIPPED: no ratio, s5cmd cannot be had: %v", err)
 	}
 	b.o.Logf("making and publishing a model of %d MiB", b.mib)

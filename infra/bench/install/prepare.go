@@ -2,14 +2,11 @@ package install
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 )
 
@@ -33,42 +30,4 @@ func writeModel(dir string, mib int) error {
 		}
 	}
 	return errors.Join(w.Flush(), f.Close())
-}
-
-// build compiles a main package of the repository.
-func build(ctx context.Context, root, out, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
-	cmd.Dir = root
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w: %s", pkg, err, msg)
-	}
-	return nil
-}
-
-// s5cmd finds the anchor, or builds it once into the user's cache. It is built
-// in a module of its own: nothing of it becomes part of ours.
-func s5cmd(ctx context.Context) (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "modelfleet", "s5cmd-"+s5cmdVersion)
-	exe := filepath.Join(dir, "s5cmd")
-	if _, err := os.Stat(exe); err == nil {
-		return exe, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	mod := "module anchor\n\ngo 1.26.0\n\nrequire github.com/peak/s5cmd/v2 " + s5cmdVersion + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", exe, "github.com/peak/s5cmd/v2")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build it: %w: %s", err, msg)
-	}
-	return exe, nil
 }
