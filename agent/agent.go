@@ -13,6 +13,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/relay"
+	"github.com/modelfleet/modelfleet/agent/scrub"
 	"github.com/modelfleet/modelfleet/agent/slot"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/agent/uplink"
@@ -117,7 +118,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	facts.Agent = o.Version
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
-		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1),
+		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
 		times: make(chan time.Time, 1), clock: newClock(o.wall, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
@@ -131,13 +132,17 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	}
 	keep := func() []fleet.Digest { return append(slices.Clone(*l.keep.Load()), a.inUse()...) }
 	l.keep.Store(new([]fleet.Digest))
+	l.whole.Store(new([]fleet.Digest))
+	l.scrub = scrub.New(scrub.Options{
+		Store: store, Releases: func() []fleet.Digest { return *l.whole.Load() }, Found: l.found, Every: o.Scrub, Logger: o.Logger,
+	})
 	fetcher, err := delivery.New(delivery.Options{Store: store, Source: source, LowMemory: o.LowMemory, Rate: o.Rate, Keep: keep, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}
 	l.run = effect.New(effect.Options{
 		Store: store, Slots: slots, Source: source, Fetcher: fetcher, Probe: o.Probe,
-		Trusted: l.trusted.Load, Keep: keep, Answer: l.send, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
+		Trusted: l.trusted.Load, Keep: keep, Answer: l.send, Progress: l.progress.told, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
 	})
 	return a, a.telemetry()
 }
@@ -282,6 +287,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	wg.Go(func() { a.uplink.Run(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })
+	wg.Go(func() { a.loop.scrub.Run(ctx) })
 	a.o.Logger.Info("serving", "device", id.Facts.ID, "fleet", id.Fleet, "socket", a.o.Socket, "gossip", a.gossipAddr())
 	if a.o.Ready != nil {
 		a.o.Ready(Info{Member: id.Facts.ID, Fleet: id.Fleet, Socket: a.o.Socket, Gossip: a.gossipAddr()})

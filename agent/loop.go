@@ -13,6 +13,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/agent/effect"
 	"github.com/modelfleet/modelfleet/agent/host"
+	"github.com/modelfleet/modelfleet/agent/scrub"
 	"github.com/modelfleet/modelfleet/agent/slot"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -35,6 +36,9 @@ type loop struct {
 	run   *effect.Runner
 	host  *host.Host
 	rec   *telemetry.Recorder
+	scrub *scrub.Scrub
+	// progress of what the effects bring in
+	progress *progress
 	// changed wakes the applications that watch; announce tells the cell of a pack
 	// that was believed.
 	changed  func()
@@ -45,9 +49,11 @@ type loop struct {
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
+	rotten chan fleet.Digest    // releases, by bundle, that the disk damaged
 
 	trusted atomic.Pointer[trust.Trusted]  // read by the effects too
 	keep    atomic.Pointer[[]fleet.Digest] // bundles that no collection may touch
+	whole   atomic.Pointer[[]fleet.Digest] // bundles whose verified files should be here
 
 	// owned by the goroutine
 	mem      memory
@@ -159,6 +165,8 @@ func (l *loop) serve(ctx context.Context) error {
 			if !l.hear(at) {
 				continue
 			}
+		case bundle := <-l.rotten:
+			err = l.damaged(ctx, bundle)
 		case done := <-l.looks:
 			l.publish()
 			close(done)
@@ -203,8 +211,9 @@ func (l *loop) step(ctx context.Context, e event) error {
 	if err := l.fail("state " + next.Phase.String()); err != nil {
 		return err
 	}
-	keep := l.keeping()
+	keep, whole := l.keeping(), l.holding()
 	l.keep.Store(&keep)
+	l.whole.Store(&whole)
 	l.host.Moved(old, next, l.limits(next))
 	for _, eff := range effects {
 		l.run.Do(ctx, eff)
@@ -305,6 +314,9 @@ func (l *loop) held(st update.State) bool {
 	return st.Phase == fleet.Offered || st.Phase == fleet.Staged || st.Phase == fleet.Failed && !st.Leaving
 }
 
+// showEvery is how often those who watch see how far a fetch is.
+const showEvery = 2 * time.Second
+
 // next is how long until a model wants its tick.
 func (l *loop) next() time.Duration {
 	now := time.Now()
@@ -316,6 +328,9 @@ func (l *loop) next() time.Duration {
 		wait = writeAgain
 	}
 	for _, st := range l.mem.Models {
+		if st.Phase == fleet.Downloading {
+			wait = min(wait, showEvery)
+		}
 		if at := st.Next(); !at.IsZero() && !l.held(st) {
 			wait = min(wait, at.Sub(now))
 		}
@@ -349,6 +364,40 @@ func (l *loop) keeping() []fleet.Digest {
 	return keep
 }
 
+// holding is every bundle whose verified files should be on the disk.
+func (l *loop) holding() []fleet.Digest {
+	var all []fleet.Digest
+	for _, st := range l.mem.Models {
+		for _, b := range st.Whole() {
+			if !slices.Contains(all, b) {
+				all = append(all, b)
+			}
+		}
+	}
+	return all
+}
+
+// found tells the loop of a release that the disk damaged.
+func (l *loop) found(ctx context.Context, bundle fleet.Digest) {
+	select {
+	case l.rotten <- bundle:
+	case <-ctx.Done():
+	}
+}
+
+// damaged tells every model that has the release.
+func (l *loop) damaged(ctx context.Context, bundle fleet.Digest) error {
+	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
+		if !slices.Contains(l.mem.Models[m].Whole(), bundle) {
+			continue
+		}
+		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Damaged, Bundle: bundle}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l *loop) fail(point string) error {
 	if l.o.Failpoint == nil {
 		return nil
@@ -357,6 +406,12 @@ func (l *loop) fail(point string) error {
 }
 
 func (l *loop) log(old, next update.State) {
+	if next.Running.Damaged && !old.Running.Damaged {
+		l.o.Logger.Error("what is served is damaged on the disk; it is put right", "model", next.Model, "release", next.Running.Ref)
+	}
+	if next.Running.Mended.After(old.Running.Mended) {
+		l.o.Logger.Info("what is served was put right; applications are told to load it again", "model", next.Model, "release", next.Running.Ref)
+	}
 	if old.Phase == next.Phase && len(old.Quarantined) == len(next.Quarantined) {
 		return
 	}

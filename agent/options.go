@@ -39,6 +39,8 @@ type Options struct {
 
 	Retry time.Duration // longest pause before a failed install is tried again; default 10 min
 
+	Scrub time.Duration // between looks at the files that are kept; default 24 h, negative: none
+
 	Rate      int64 // bytes a second that model files are fetched at; 0: no cap
 	LowMemory bool
 	Version   string // of this program

@@ -8,7 +8,6 @@ import (
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/probe"
 	"github.com/modelfleet/modelfleet/agent/update"
-	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
@@ -23,7 +22,7 @@ func (l *loop) limits(st update.State) probe.Limits {
 func (l *loop) publish() {
 	out := local.Listing{
 		Member: l.facts.ID, Agent: l.o.Version, Directive: l.mem.Trust.Sequence,
-		Freshness: l.freshness().String(), Refused: l.refused, Models: []local.Model{},
+		Freshness: l.freshness().String(), Refused: l.refused, Damaged: l.scrub.Damaged(), Models: []local.Model{},
 	}
 	now := time.Now()
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
@@ -33,7 +32,9 @@ func (l *loop) publish() {
 			l.o.Logger.Debug("model not reported", "model", m, "kind", fault.KindOf(err).String(), "err", err)
 		}
 	}
-	l.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: telemetry.ResidentKiB()})
+	d := l.progress.delivered()
+	d.Damaged = l.scrub.Damaged()
+	l.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: telemetry.ResidentKiB(), Delivery: d})
 	l.host.Publish(out)
 	l.changed()
 }
@@ -49,20 +50,20 @@ func (l *loop) freshness() telemetry.Freshness {
 }
 
 func (l *loop) view(st update.State) local.Model {
-	p := l.run.Done(st.Model)
 	v := local.Model{
 		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model],
 		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
 		Failure: st.Failure.Class, FailureCode: st.Failure.Code, FailureText: st.Failure.Text,
+		Failing: st.Failure.Since, Damaged: st.Running.Damaged,
 	}
-	v.BytesReused = p.Resume + p.From[delivery.Copy]
-	if st.Phase == fleet.Downloading {
-		v.BytesDone, v.BytesTotal = p.Done, st.Target.Size
-	}
+	l.fetched(&v, st)
 	// What is served is what the disk says, not what was meant to be.
 	if d, ok := l.current(st.Model); ok && !d.IsZero() {
 		if h, known := heldAs(st, d); known {
 			v.Serving = &local.Release{Ref: h.Ref, Root: h.Root, Path: l.store.ReleaseDir(d)}
+			if d == st.Running.Bundle {
+				v.Serving.Mended = st.Running.Mended
+			}
 		}
 	}
 	if f := st.Fallback; !f.IsZero() {
@@ -72,6 +73,23 @@ func (l *loop) view(st update.State) local.Model {
 		v.Quarantined = append(v.Quarantined, local.Refused{Ref: q.Ref, Root: q.Root, Code: q.Code, Text: q.Text, At: q.At})
 	}
 	return v
+}
+
+// fetched adds how far the newest fetch is.
+func (l *loop) fetched(v *local.Model, st update.State) {
+	f := l.progress.of(st.Model)
+	from := fetchedOf(f.Progress)
+	v.BytesReused, v.BytesFrom, v.BytesWire = int64(from.Copy), sources(from), f.Wire
+	if st.Phase != fleet.Downloading {
+		return
+	}
+	v.BytesDone, v.BytesTotal, v.Waits = f.Done, st.Target.Size, f.Waits
+	if rate, ok := f.pace.Rate(); ok {
+		v.Rate = int64(rate)
+	}
+	if left, ok := f.pace.Left(uint64(max(v.BytesTotal-v.BytesDone, 0))); ok {
+		v.Left = fleet.Duration(left)
+	}
 }
 
 // heldAs names the release that a folder on the disk holds.
@@ -89,15 +107,15 @@ func heldAs(st update.State, bundle fleet.Digest) (update.Offer, bool) {
 func (l *loop) report(st update.State) telemetry.ModelState {
 	r := telemetry.ModelState{
 		Target: st.Target.Root, Rollout: st.Terms.Rollout, Arm: st.Terms.Arm, Phase: st.Phase,
-		Failure: st.Failure.Class, Code: codeOf(st.Failure.Code), Total: uint64(max(st.Target.Size, 0)),
+		Failure: st.Failure.Class, Code: codeOf(st.Failure.Code), Failing: st.Failure.Since, Total: uint64(max(st.Target.Size, 0)),
 	}
 	if d, ok := l.current(st.Model); ok && !d.IsZero() {
 		if o, known := heldAs(st, d); known {
 			r.Running = o.Root
 		}
 	}
-	if p := l.run.Done(st.Model); st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
-		r.Fetched = fetchedOf(p)
+	if st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
+		r.Fetched = fetchedOf(l.progress.of(st.Model).Progress)
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
 		r.Target = st.Failure.Root
@@ -114,15 +132,6 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 		r.Target = st.Failure.Root
 	}
 	return r
-}
-
-// fetchedOf is an install's progress as rows tell it.
-func fetchedOf(p delivery.Progress) telemetry.Fetched {
-	n := func(v int64) uint64 { return uint64(max(v, 0)) }
-	return telemetry.Fetched{
-		Copy: n(p.From[delivery.Copy] + p.Resume), Delta: n(p.From[delivery.Delta]), Peer: n(p.From[delivery.Peer]),
-		Bucket: n(p.From[delivery.Full] + p.From[delivery.Raw]),
-	}
 }
 
 // codeOf is a failure's code on the wire; those that only the device tells apart

@@ -136,6 +136,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 		o.Rate, err = parseBytes(text)
 		return err
 	})
+	f.DurationVar(&o.Scrub, "scrub", 0, "time between looks at whether files on the disk were damaged (default 24h; negative: never)")
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&showVersion, "version", false, "print the version and exit")

@@ -39,6 +39,9 @@ type Options struct {
 	Keep    func() []fleet.Digest // bundles that no collection may take
 	// Answer is given the event that ends an effect, unless its context is over.
 	Answer func(context.Context, fleet.ModelName, update.Event)
+	// Progress is told how far the fetch or the mending of a release is, first of
+	// all that nothing was done yet. It must not block.
+	Progress func(update.Effect, delivery.Progress)
 	// Failpoint is called before and after each effect; its error goes to Dead,
 	// and the effect is then cut short there.
 	Failpoint func(point string) error
@@ -56,13 +59,12 @@ type Runner struct {
 
 	mu       sync.Mutex
 	underway map[key]context.CancelFunc
-	progress map[fleet.ModelName]delivery.Progress
 	dirty    bool // a collection waits for the installs to end
 }
 
 // New makes a runner with nothing to do.
 func New(o Options) *Runner {
-	return &Runner{o: o, underway: map[key]context.CancelFunc{}, progress: map[fleet.ModelName]delivery.Progress{}}
+	return &Runner{o: o, underway: map[key]context.CancelFunc{}}
 }
 
 type key struct {
@@ -131,6 +133,11 @@ func (r *Runner) carry(ctx context.Context, e update.Effect) (update.Event, erro
 		if err != nil {
 			ev.Kind, ev.Failure = update.SwitchFailed, switchFailure(err)
 		}
+	case update.Mend:
+		ev.Kind, ev.Bundle, err = update.Mended, e.Offer.Bundle, do(func() error { return r.fetch(ctx, e) })
+		if err != nil {
+			ev.Key = "" // the next look at the disk finds the damage again
+		}
 	case update.Keep:
 		ev.Key = ""
 		err = do(func() error { r.collect(ctx); return nil })
@@ -160,7 +167,7 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 		return fault.Newf(fault.Untrusted, "fetch release", o.Ref, "the bundle has root %s, the directive says %s", root.Short(), o.Root.Short())
 	}
 	w.Size = o.Size
-	err = r.install(ctx, e.Model, w)
+	err = r.install(ctx, e, w)
 	debug.FreeOSMemory() // the buffers of an install are not needed again soon
 	r.mu.Lock()
 	dirty := r.dirty
@@ -194,14 +201,11 @@ func (r *Runner) Want(ctx context.Context, path string, bundle fleet.Digest) (de
 }
 
 // install brings the files in, with no collection beside it.
-func (r *Runner) install(ctx context.Context, m fleet.ModelName, w delivery.Want) error {
+func (r *Runner) install(ctx context.Context, e update.Effect, w delivery.Want) error {
 	r.gate.RLock()
 	defer r.gate.RUnlock()
-	_, err := r.o.Fetcher.Install(ctx, w, func(p delivery.Progress) {
-		r.mu.Lock()
-		r.progress[m] = p
-		r.mu.Unlock()
-	})
+	r.o.Progress(e, delivery.Progress{})
+	_, err := r.o.Fetcher.Install(ctx, w, func(p delivery.Progress) { r.o.Progress(e, p) })
 	return err
 }
 
@@ -214,13 +218,6 @@ func (r *Runner) bundle(ctx context.Context, path string) ([]byte, error) {
 	defer cancel()
 	b, _, err := r.o.Source.Get(ctx, path, "")
 	return b, err
-}
-
-// Done is how far the newest fetch of a model is.
-func (r *Runner) Done(m fleet.ModelName) delivery.Progress {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.progress[m]
 }
 
 func (r *Runner) test(ctx context.Context, e update.Effect) error {

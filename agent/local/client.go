@@ -246,7 +246,9 @@ func (f *follower) hold(l Loaded) {
 	f.lease.Store(&l)
 }
 
-func same(r Release, l Loaded) bool { return r.Root == l.Root && r.Path == l.Path }
+func same(r Release, l Loaded) bool {
+	return r.Root == l.Root && r.Path == l.Path && r.Mended.Equal(l.Mended)
+}
 
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

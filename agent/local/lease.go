@@ -18,6 +18,7 @@ type lease struct {
 	model   fleet.ModelName
 	root    fleet.Digest
 	path    string
+	mended  time.Time
 	expires time.Time
 	watches int // connections that carry it
 }
@@ -40,7 +41,7 @@ func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Tim
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, old := range l.byID {
-		if old.app == app && old.model == model && old.root == r.Root {
+		if old.app == app && old.model == model && old.root == r.Root && old.mended.Equal(r.Mended) {
 			delete(l.byID, id)
 			reloaded = true
 		}
@@ -49,7 +50,7 @@ func (l *leases) take(app string, model fleet.ModelName, r Release, now time.Tim
 		return lease{}, reloaded, fault.Newf(fault.Exhausted, "load model", string(model), "%d leases are out", len(l.byID)).
 			WithHint("give leases back with unload; those nobody renews end by themselves")
 	}
-	n := &lease{id: rand.Text(), app: app, model: model, root: r.Root, path: r.Path, expires: now.Add(l.ttl)}
+	n := &lease{id: rand.Text(), app: app, model: model, root: r.Root, path: r.Path, mended: r.Mended, expires: now.Add(l.ttl)}
 	l.byID[n.id] = n
 	return *n, reloaded, nil
 }

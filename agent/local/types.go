@@ -38,10 +38,12 @@ type Model struct {
 	BytesTotal  int64              `json:"bytesTotal,omitempty"`
 	BytesReused int64              `json:"bytesReused,omitempty"` // of the newest install: that were on the disk already
 	BytesFrom   *api.Sources       `json:"bytesFrom,omitempty"`   // of the newest install: where verified bytes came from
-	BytesWire   int64              `json:"bytesWire,omitempty"`   // of the newest install: taken from the network
+	BytesWire   int64              `json:"bytesWire,omitempty"`   // of the newest install: taken from the bucket
 	Rate        int64              `json:"rate,omitempty"`        // bytes a second that arrive; 0: not known, or none do
 	Left        fleet.Duration     `json:"left,omitempty"`        // until BytesTotal at this rate; 0: not known
+	Waits       string             `json:"waits,omitempty"`       // what the fetch waits for while nothing moves
 	Failing     time.Time          `json:"failing,omitzero"`      // since when it fails so, however often it tried again
+	Damaged     bool               `json:"damaged,omitempty"`     // the disk damaged files of Serving; they are being put right
 	Counts                         // what applications observed of Serving since the agent started
 }
 
@@ -58,6 +60,9 @@ type Release struct {
 	Ref  string       `json:"ref"`  // "detector@1.5.0"
 	Root fleet.Digest `json:"root"` // names exactly these bytes
 	Path string       `json:"path"` // folder, absolute, read-only
+	// Mended is when damaged files in it were put right last: an application that
+	// read them before is to load it again.
+	Mended time.Time `json:"mended,omitzero"`
 }
 
 // Refused is a release that failed on this device.

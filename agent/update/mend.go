@@ -27,8 +27,8 @@ func (m *machine) damaged() {
 	m.mend()
 }
 
-// mend asks for what is damaged to be put right. It may be asked for again: the
-// next look at the disk, and the next start, do.
+// mend asks for what is damaged to be put right. It is asked for again by the
+// next look at the disk, the next directive and the next start.
 func (m *machine) mend() {
 	for _, h := range []Held{m.st.Running, m.st.Fallback} {
 		if h.Damaged {

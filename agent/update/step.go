@@ -22,6 +22,7 @@ func Step(st State, ev Event) (State, []Effect) {
 		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
 		m.lift()
 		m.condemn()
+		m.mend()
 		m.reconcile()
 	case Fetched:
 		if m.answers(fleet.Downloading) {

@@ -47,7 +47,7 @@ func (s Sources) Text(size func(int64) string) string {
 // wrong with it.
 type DeliveryInfo struct {
 	From    Sources        `json:"from"`
-	Wire    int64          `json:"wire,omitempty"`    // bytes taken from the network, wrong ones and repeats too
+	Wire    int64          `json:"wire,omitempty"`    // bytes taken from the bucket, wrong ones and repeats too
 	Damaged int            `json:"damaged,omitempty"` // files that were found damaged on its disk, and fetched again
 	Liars   int            `json:"liars,omitempty"`   // neighbours it left out since they delivered what was not signed
 	Liar    fleet.MemberID `json:"liar,omitempty"`    // the last of them, when it is known

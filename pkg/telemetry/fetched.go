@@ -29,7 +29,7 @@ func (f *Fetched) Add(d Fetched) {
 // epoch began. It only grows within an epoch.
 type Delivery struct {
 	Fetched
-	Wire    uint64 // bytes taken from the network, wrong ones and repeats too
+	Wire    uint64 // bytes taken from the bucket, wrong ones and repeats too
 	Liars   uint64 // neighbours that were left out since they delivered what was not signed
 	Damaged uint64 // files that were found damaged on the disk
 	Liar    Prefix // the neighbour left out last; zero when Liars is

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/modelfleet/modelfleet/agent/update"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+// progress follows the fetches of the agent: how far each model's newest one is
+// and how fast it goes, and what all of them brought since the agent started.
+type progress struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	newest map[fleet.ModelName]fetching
+	latest map[install]telemetry.Delivery // counted in total already
+	total  telemetry.Delivery
+}
+
+// install is what an effect brings in; there is one at a time.
+type install struct {
+	model  fleet.ModelName
+	kind   update.EffectKind
+	bundle fleet.Digest
+}
+
+// fetching is how far a fetch is.
+type fetching struct {
+	delivery.Progress
+	pace telemetry.Pace // of what arrives from elsewhere
+}
+
+func newProgress() *progress {
+	return &progress{now: time.Now, newest: map[fleet.ModelName]fetching{}, latest: map[install]telemetry.Delivery{}}
+}
+
+// told takes note of how far an effect is. A fetch begins with nothing done.
+func (g *progress) told(e update.Effect, p delivery.Progress) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k, d := install{e.Model, e.Kind, e.Offer.Bundle}, telemetry.Delivery{Fetched: fetchedOf(p), Wire: uint64(max(p.Wire, 0))}
+	g.total.Add(d.Since(g.latest[k]))
+	g.latest[k] = d
+	if e.Kind != update.Fetch {
+		return // what is put right is not on its way to being served
+	}
+	f := fetching{Progress: p}
+	if p.Total > 0 {
+		f.pace = g.newest[e.Model].pace.At(g.now(), fetchedOf(p).Arrived())
+	}
+	g.newest[e.Model] = f
+}
+
+// of is how far a model's newest fetch is, as of now.
+func (g *progress) of(m fleet.ModelName) fetching {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.newest[m]
+	if f.Total > 0 {
+		f.pace = f.pace.At(g.now(), fetchedOf(f.Progress).Arrived())
+		g.newest[m] = f
+	}
+	return f
+}
+
+// delivered is what was fetched since the agent started.
+func (g *progress) delivered() telemetry.Delivery {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.total
+}
+
+// fetchedOf is an install's progress as rows tell it.
+func fetchedOf(p delivery.Progress) telemetry.Fetched {
+	n := func(v int64) uint64 { return uint64(max(v, 0)) }
+	return telemetry.Fetched{
+		Copy: n(p.From[delivery.Copy] + p.Resume), Delta: n(p.From[delivery.Delta]), Peer: n(p.From[delivery.Peer]),
+		Bucket: n(p.From[delivery.Full] + p.From[delivery.Raw]),
+	}
+}
+
+// sources is where bytes came from, for people.
+func sources(f telemetry.Fetched) *api.Sources {
+	if f == (telemetry.Fetched{}) {
+		return nil
+	}
+	return &api.Sources{Copy: int64(f.Copy), Delta: int64(f.Delta), Peer: int64(f.Peer), Bucket: int64(f.Bucket)}
+}
