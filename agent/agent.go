@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -225,12 +226,22 @@ func (a *agent) telemetry() error {
 func (a *agent) source() (delivery.Source, error) {
 	switch s := a.o.Source; {
 	case s == "":
-		return web.Open(web.Options{Sign: a.uplink.Presign})
+		return web.Open(web.Options{Sign: a.presign})
 	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
 		return web.Open(web.Options{BaseURL: s})
 	default:
 		return dir.Open(strings.TrimPrefix(s, "dir:")) // as a bucket is written
 	}
+}
+
+// presign asks the coordinator for URLs. One whose bucket has none says that it
+// will never have.
+func (a *agent) presign(ctx context.Context, keys []string) ([]string, time.Time, error) {
+	urls, until, err := a.uplink.Presign(ctx, keys)
+	if fault.Is(err, fault.Invalid) {
+		err = fmt.Errorf("%w: %w", effect.ErrNoSource, err)
+	}
+	return urls, until, err
 }
 
 func (a *agent) inUse() []fleet.Digest {

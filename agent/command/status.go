@@ -40,6 +40,9 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 	if l.Refused != "" {
 		fmt.Fprintf(stdout, "refused trust pack from %s\n", l.Refused)
 	}
+	if l.Damaged > 0 {
+		fmt.Fprintf(stdout, "%d files were found damaged on the disk since the agent started\n", l.Damaged)
+	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MODEL\tSERVES\tWANTS\tSTATE\tWHY")
 	for _, m := range l.Models {
@@ -48,11 +51,68 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 			serves = m.Serving.Ref
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, serves, cmp.Or(m.Want, "-"), m.Phase, m.Why)
+		for _, line := range asides(m) {
+			fmt.Fprintf(w, "\t\t\t\t%s\n", line)
+		}
 		for _, q := range m.Quarantined {
 			fmt.Fprintf(w, "\t\t\trefuses %s\t%s: %s\n", q.Ref, q.Code, q.Text)
 		}
 	}
 	return w.Flush()
+}
+
+// asides are the lines about a model that it mostly has none of: how far a fetch
+// is, since when it fails, damage.
+func asides(m local.Model) []string {
+	var lines []string
+	if m.Phase == fleet.Downloading {
+		lines = append(lines, fetchText(m))
+	}
+	if !m.Failing.IsZero() && m.Failure != fleet.ReleaseFailure && m.Phase <= fleet.Failed {
+		lines = append(lines, fmt.Sprintf("%s since %s", m.FailureCode, m.Failing.UTC().Format("2006-01-02 15:04:05Z")))
+	}
+	switch {
+	case m.Damaged:
+		lines = append(lines, "the disk damaged files of what is served; they are being put right")
+	case m.Serving != nil && !m.Serving.Mended.IsZero():
+		lines = append(lines, "damaged files were put right at "+m.Serving.Mended.UTC().Format("2006-01-02 15:04:05Z"))
+	}
+	return lines
+}
+
+// fetchText is how far a fetch is: "4.0 MiB of 18.0 MiB, 1.0 MiB/s, about 14s
+// left: 4.0 MiB from the bucket". What is not known is a dash.
+func fetchText(m local.Model) string {
+	rate, left := "-", "-"
+	if m.Rate > 0 {
+		rate = sizeText(m.Rate) + "/s"
+	}
+	if m.Left > 0 {
+		left = "about " + m.Left.String()
+	}
+	text := fmt.Sprintf("%s of %s, %s, %s left", sizeText(m.BytesDone), sizeText(m.BytesTotal), rate, left)
+	if m.BytesFrom != nil {
+		text += ": " + m.BytesFrom.Text(sizeText)
+	}
+	if m.Waits != "" {
+		text += "; waits: " + m.Waits
+	}
+	return text
+}
+
+// sizeText is a number of bytes for people.
+func sizeText(n int64) string {
+	v, unit := float64(n), "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if v < 1024 {
+			break
+		}
+		v, unit = v/1024, next
+	}
+	if unit == "B" {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
 // lift lets a release that failed here be tried again.

@@ -3,6 +3,7 @@ package effect_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
@@ -66,6 +67,7 @@ func newWorld(t *testing.T, s source) *world {
 		Trusted:   func() *trust.Trusted { return &trust.Trusted{Releases: map[string]trust.Backing{"models/x.oms": {}}} },
 		Keep:      func() []fleet.Digest { return nil },
 		Answer:    func(_ context.Context, _ fleet.ModelName, ev update.Event) { w.answers <- ev },
+		Progress:  func(update.Effect, delivery.Progress) {},
 		Failpoint: func(point string) error { return w.fail(point) },
 	})
 	t.Cleanup(func() { w.Await(10 * time.Second) })
@@ -101,6 +103,8 @@ func TestAFailedEffectSaysWhoIsToBlame(t *testing.T) {
 		{update.Fetch, fault.Newf(fault.Untrusted, "get", "x", "bits"), update.FetchFailed, fleet.TransportFailure, "corrupt"},
 		{update.Fetch, fault.Newf(fault.Exhausted, "get", "x", "full"), update.FetchFailed, fleet.MemberFailure, "disk-full"},
 		{update.Fetch, fault.Newf(fault.Internal, "get", "x", "EIO"), update.FetchFailed, fleet.MemberFailure, "io"},
+		{update.Fetch, fault.Newf(fault.Invalid, "get", "x", "too new"), update.FetchFailed, fleet.MemberFailure, "incompatible"},
+		{update.Fetch, fmt.Errorf("sign: %w: %w", effect.ErrNoSource, fault.Newf(fault.Invalid, "presign", "", "a folder")), update.FetchFailed, fleet.MemberFailure, "no-source"},
 		{update.Probe, nil, update.ProbeFailed, fleet.MemberFailure, "self-test"},       // its files are gone
 		{update.Switch, nil, update.SwitchFailed, fleet.MemberFailure, update.CodeGone}, // likewise
 	} {

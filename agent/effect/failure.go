@@ -1,12 +1,18 @@
 package effect
 
 import (
+	"errors"
+
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
+
+// ErrNoSource marks a failure to fetch that lasts until a person gives the agent
+// a way to the bucket.
+var ErrNoSource = errors.New("the agent has no way to the bucket")
 
 // fetchFailure says who is to blame for a fetch that failed; never the release:
 // whatever was delivered, what was signed is as good as before.
@@ -24,6 +30,9 @@ func fetchFailure(err error) update.Failure {
 		f.Class, f.Code = fleet.MemberFailure, "io"
 	case fault.Invalid:
 		f.Class, f.Code = fleet.MemberFailure, "incompatible"
+		if errors.Is(err, ErrNoSource) {
+			f.Code = "no-source"
+		}
 	case fault.Transient:
 		if _, busy := registry.RetryAfter(err); busy {
 			f.Code = "throttled"
