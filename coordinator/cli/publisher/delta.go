@@ -42,6 +42,14 @@ type Delta struct {
 	Err   error  `json:"-"`
 }
 
+// name is what the delta is called while it is made.
+func (d Delta) name() string {
+	if d.Variant != fleet.DefaultVariant {
+		return fmt.Sprintf("delta from %s, %s", d.From, d.Variant)
+	}
+	return "delta from " + string(d.From)
+}
+
 // String is how the delta compares with what is fetched without it.
 func (d Delta) String() string {
 	switch {

@@ -79,6 +79,7 @@ func (o Options) deltas(ctx context.Context, draft repository.Draft, to fleet.Re
 			return out, errors.Join(fault.New(fault.Canceled, "make delta", base.Ref(), ctx.Err()), now.close())
 		}
 		if err != nil {
+			o.Progress.step(d.name(), 0)
 			d.Err, d.Error = err, err.Error()
 		}
 		o.Progress.settled("%s", d)
@@ -126,7 +127,7 @@ func (o Options) difference(ctx context.Context, d *Delta, now, old *side) error
 		total += c.file.Size
 		differ = append(differ, c)
 	}
-	o.Progress.step("delta from "+string(d.From), total)
+	o.Progress.step(d.name(), total)
 	d.Files = len(differ)
 	var done int64
 	for _, c := range differ {
