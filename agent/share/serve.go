@@ -1,0 +1,410 @@
+package share
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/guard"
+)
+
+// What neighbours may have open at once.
+const (
+	maxConns     = 256
+	maxQuestions = 128
+	maxPerGuest  = 8
+	idleConn     = time.Minute
+)
+
+// Serve answers neighbours on ln, which it closes, until ctx ends, and returns
+// when nothing of it runs any more. It is called once.
+func (s *Site) Serve(ctx context.Context, ln net.Listener, fetch Fetch) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		err := guard.Do(s.o.Logger, "answer neighbour", r.RemoteAddr, func() error { return s.answer(ctx, fetch, w, r) })
+		if err != nil {
+			s.o.Logger.Debug("neighbour not served", "from", r.RemoteAddr, "kind", fault.KindOf(err).String(), "err", err)
+		}
+	})
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	srv := &http.Server{
+		Handler: mux, TLSConfig: s.serverTLS(), Protocols: protocols, ReadHeaderTimeout: s.o.Timing.Head, IdleTimeout: idleConn,
+		MaxHeaderBytes: 4 << 10, ErrorLog: slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.ServeTLS(&limited{Listener: ln, left: maxConns}, "", "") }()
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	var err error
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-ended:
+		case now := <-tick.C:
+			s.cache.trim(now)
+		}
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	closed := srv.Close()
+	s.work.Wait()
+	if ctx.Err() == nil {
+		return fault.New(fault.Internal, "serve neighbours", ln.Addr().String(), err)
+	}
+	if closed != nil {
+		s.o.Logger.Debug("neighbours' listener not closed in good order", "err", closed)
+	}
+	return nil
+}
+
+// answer answers one question. The error says why it was not given what it
+// asked for.
+func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength != 0 { // nothing of a body is waited for
+		w.Header().Set("Connection", "close")
+		return refuse(w, fault.Newf(fault.Invalid, "read question", "", "it has a body"), http.NewResponseController(w).SetReadDeadline(time.Now()))
+	}
+	guest, err := s.guest(r.TLS)
+	if err != nil {
+		s.count.refused.Add(1)
+		return refuse(w, err)
+	}
+	leave, err := s.admit(guest)
+	if err != nil {
+		s.count.busy.Add(1)
+		return refuse(w, err)
+	}
+	defer leave()
+	q, err := questionOf(r)
+	if err != nil {
+		return refuse(w, err)
+	}
+	frame, err := s.look(r.Context(), q)
+	if err != nil {
+		s.count.refused.Add(1)
+		return refuse(w, err)
+	}
+	body, err := s.find(life, fetch, frame, q.hop, w, r)
+	if err != nil {
+		return refuse(w, err)
+	}
+	return errors.Join(s.send(w, r, body, frame.Length), body.Close())
+}
+
+// maxKnown is how many releases' manifests are kept in memory.
+const maxKnown = 4
+
+// look finds what is asked for in what the trust pack backs now.
+func (s *Site) look(ctx context.Context, q question) (wanted, error) {
+	path, ok := s.o.Backed(q.release)
+	if !ok {
+		return wanted{}, fault.Newf(fault.Denied, "look up release", q.release.Short(), "no trust pack backs it")
+	}
+	s.mu.Lock()
+	i := slices.IndexFunc(s.known, func(w delivery.Want) bool { return w.Key == q.release })
+	if i >= 0 {
+		w := s.known[i]
+		s.mu.Unlock()
+		return q.in(w)
+	}
+	s.mu.Unlock()
+	w, err := s.o.Want(ctx, path, q.release)
+	if err != nil {
+		return wanted{}, err
+	}
+	s.mu.Lock()
+	if s.known = append(s.known, w); len(s.known) > maxKnown {
+		s.known = s.known[1:]
+	}
+	s.mu.Unlock()
+	return q.in(w)
+}
+
+// refuse tells by the status; what else there is to say is for this member's log.
+func refuse(w http.ResponseWriter, err error, more ...error) error {
+	status := fault.KindOf(err).Status()
+	if fault.KindOf(err).Retry() || fault.Is(err, fault.Canceled) {
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, http.StatusText(status), status)
+	return errors.Join(append(more, err)...)
+}
+
+// admit counts a question in, within the limits.
+func (s *Site) admit(guest fleet.MemberID) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	total := 0
+	for _, n := range s.guests {
+		total += n
+	}
+	if s.closed || total >= maxQuestions || s.guests[guest] >= maxPerGuest {
+		return nil, fault.Newf(fault.Transient, "answer neighbour", string(guest), "too many questions at once")
+	}
+	s.guests[guest]++
+	s.work.Add(1)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.guests[guest]--; s.guests[guest] == 0 {
+			delete(s.guests, guest)
+		}
+		s.work.Done()
+	}, nil
+}
+
+// find gets hold of a frame: from here, from a better owner, or out of the
+// bucket, showing signs of life meanwhile.
+func (s *Site) find(life context.Context, fetch Fetch, f wanted, hop int, w http.ResponseWriter, r *http.Request) (io.ReadCloser, error) {
+	if body, err := s.open(f); err == nil {
+		return body, nil
+	}
+	line := s.line(f.Digest, owners)
+	if hop == 0 && len(line) > 0 && line[0] != s.o.Self {
+		passed := s.fly(flightKey{f.Digest, true}, func() ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
+		if err := s.await(passed, w, r); err == nil {
+			return io.NopCloser(bytes.NewReader(passed.data)), nil
+		}
+		line = s.line(f.Digest, owners)
+	}
+	if !slices.Contains(line, s.o.Self) {
+		return nil, fault.Newf(fault.NotFound, "find frame", f.Digest.Short(), "it is not this member's to fetch")
+	}
+	pulled := s.fly(flightKey{f.Digest, false}, func() ([]byte, error) { return s.pull(life, fetch, f) })
+	if err := s.await(pulled, w, r); err != nil {
+		return nil, err
+	}
+	if pulled.data != nil {
+		return io.NopCloser(bytes.NewReader(pulled.data)), nil
+	}
+	body, err := s.open(f)
+	if err != nil { // collected between
+		return nil, fault.New(fault.Transient, "find frame", f.Digest.Short(), err)
+	}
+	return body, nil
+}
+
+// open gives a frame that is here: in an installed file, in one that is being
+// installed, or kept for neighbours.
+func (s *Site) open(f wanted) (io.ReadCloser, error) {
+	for _, path := range []string{s.o.Store.FilePath(f.File), delivery.PartPath(s.o.Store.StagingDir(f.Release), f.File)} {
+		if body, err := openFrame(path, f.offset, f.Digest, f.Length); err == nil {
+			return body, nil
+		}
+	}
+	return s.cache.open(f.Digest, f.Length)
+}
+
+// flight is one fetch that any number of neighbours wait for.
+type flight struct {
+	done chan struct{}
+	data []byte // nil: the frame is on the disk
+	err  error
+}
+
+// flightKey keeps what is fetched from what is asked of a better owner apart:
+// two members that take each other for the better owner must not wait for each
+// other.
+type flightKey struct {
+	frame  fleet.Digest
+	passed bool
+}
+
+// fly begins a flight, or joins the one of its key. It ends by itself, whoever
+// goes away.
+func (s *Site) fly(k flightKey, fetch func() ([]byte, error)) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flights[k]
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		s.flights[k] = f
+		s.work.Go(func() { // a question is under way: work is not waited for yet
+			err := guard.Do(s.o.Logger, "fetch for neighbour", k.frame.Short(), func() (err error) {
+				f.data, err = fetch()
+				return err
+			})
+			s.mu.Lock()
+			delete(s.flights, k)
+			s.mu.Unlock()
+			f.err = err
+			close(f.done)
+		})
+	}
+	return f
+}
+
+// await waits for a flight, telling the asker now and then that it goes on.
+func (s *Site) await(f *flight, w http.ResponseWriter, r *http.Request) error {
+	pulse := time.NewTicker(s.o.Timing.Pulse)
+	defer pulse.Stop()
+	for {
+		select {
+		case <-f.done:
+			return f.err
+		case <-r.Context().Done():
+			return r.Context().Err()
+		case <-pulse.C:
+			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timing.Stall)); err != nil {
+				return err
+			}
+			w.WriteHeader(http.StatusProcessing)
+		}
+	}
+}
+
+// pull fetches a frame for neighbours. It stays in memory only when the disk has
+// no room for it.
+func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted) ([]byte, error) {
+	done, err := take(ctx, s.pulls)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timing.Wait)
+	defer cancel()
+	data := make([]byte, f.Length)
+	if err := fetch(ctx, f.release, f.FrameRef, data); err != nil {
+		return nil, err
+	}
+	s.count.pulled.Add(1)
+	if body, err := s.open(f); err == nil { // it became part of an install
+		return nil, body.Close()
+	}
+	if err := s.cache.put(f.Digest, data); err != nil {
+		s.o.Logger.Debug("frame not kept", "err", err)
+		return data, nil
+	}
+	return nil, nil
+}
+
+// pass asks the better owner.
+func (s *Site) pass(ctx context.Context, owner fleet.MemberID, ref delivery.FrameRef) ([]byte, error) {
+	done, err := take(ctx, s.passes)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	data := make([]byte, ref.Length)
+	if err := s.ask(ctx, owner, ref, 1, data); err != nil {
+		return nil, err
+	}
+	if fleet.DigestOf(data) != ref.Digest {
+		s.Lied(string(owner), ref)
+		return nil, fault.New(fault.Untrusted, "pass on", ref.Digest.Short(), errWrong)
+	}
+	s.count.forwarded.Add(1)
+	return data, nil
+}
+
+// take waits for one of the tokens.
+func take(ctx context.Context, tokens chan struct{}) (giveBack func(), err error) {
+	select {
+	case tokens <- struct{}{}:
+		return func() { <-tokens }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// send sends a frame at the member's rate, to an asker that takes it.
+func (s *Site) send(w http.ResponseWriter, r *http.Request, body io.Reader, length int) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.o.Timing.Queue)
+	done, err := take(ctx, s.sends)
+	cancel()
+	if err != nil {
+		s.count.busy.Add(1)
+		return refuse(w, fault.New(fault.Transient, "answer neighbour", r.RemoteAddr, err))
+	}
+	defer done()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.Itoa(length))
+	ctl, end := http.NewResponseController(w), time.Now().Add(s.o.Timing.Age)
+	buf := make([]byte, step(s.o.Rate))
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			if err := s.upload.WaitN(r.Context(), n); err != nil {
+				return err
+			}
+			by := time.Now().Add(s.o.Timing.Stall)
+			if by.After(end) {
+				by = end
+			}
+			if err := ctl.SetWriteDeadline(by); err != nil {
+				return err
+			}
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
+			}
+			if err := ctl.Flush(); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			s.count.served.Add(1)
+			return nil
+		}
+		if err != nil {
+			return err // what was promised does not come: the connection is cut
+		}
+	}
+}
+
+// limited is a listener of which at most left connections are open.
+type limited struct {
+	net.Listener
+	mu   sync.Mutex
+	left int
+}
+
+// Accept closes what is too much.
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		ok := l.left > 0
+		if ok {
+			l.left--
+		}
+		l.mu.Unlock()
+		if ok {
+			return &counted{Conn: c, l: l}, nil
+		}
+		_ = c.Close() // it was not begun
+	}
+}
+
+// counted gives its place back when it is closed.
+type counted struct {
+	net.Conn
+	l    *limited
+	once sync.Once
+}
+
+// Close closes the connection.
+func (c *counted) Close() error {
+	c.once.Do(func() {
+		c.l.mu.Lock()
+		c.l.left++
+		c.l.mu.Unlock()
+	})
+	return c.Conn.Close()
+}
