@@ -33,7 +33,7 @@ type frameBuf struct {
 
 // pack reads the file in batches of frames; the frames of a batch are hashed
 // and packed in parallel, then written in order.
-func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.Writer) (packed, error) {
+func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.Writer, m *fileMeter) (packed, error) {
 	p := packed{
 		raw:  Index{Kind: Raw, File: f.Digest, Size: f.Size, FrameSize: f.FrameSize},
 		full: Index{Kind: Full, File: f.Digest, Size: f.Size, FrameSize: f.FrameSize},
@@ -63,15 +63,14 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 		p.raw.Frames = append(p.raw.Frames, raws...)
 		p.full.Frames = append(p.full.Frames, fulls...)
 		for _, b := range bufs {
+			m.packed(int64(len(b.plain)))
 			if !packing {
-				u.settle(f.Path, int64(len(b.plain)))
 				continue
 			}
 			fullSum.Write(b.packed)
 			if _, err := spool.Write(b.packed); err != nil {
 				return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint("free space in the temporary folder")
 			}
-			u.settle(f.Path, int64(len(b.plain)))
 		}
 	}
 	p.rawSum, p.fullSum = [sha256.Size]byte(rawSum.Sum(nil)), [sha256.Size]byte(fullSum.Sum(nil))

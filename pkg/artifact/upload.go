@@ -137,15 +137,21 @@ func (u *uploader) file(ctx context.Context, f File) error {
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
-	p, err := u.pack(ctx, f, src, spool)
+	m := &fileMeter{u: u, file: f}
+	p, err := u.pack(ctx, f, src, spool, m)
 	if err != nil {
 		return err
 	}
-	if err := u.create(ctx, rawKey, registry.Body{Reader: src, Size: f.Size, SHA256: p.rawSum}); err != nil {
+	n := p.full.PackedSize()
+	if n == 0 || !worthIt(n, f.Size) {
+		n = 0
+	}
+	m.sends = f.Size + n
+	if err := u.create(ctx, rawKey, registry.Body{Reader: m.reading(src, f.Size), Size: f.Size, SHA256: p.rawSum}); err != nil {
 		return err
 	}
-	if n := p.full.PackedSize(); n > 0 && worthIt(n, f.Size) {
-		if err := u.create(ctx, fullKey, registry.Body{Reader: spool, Size: n, SHA256: p.fullSum}); err != nil {
+	if n > 0 {
+		if err := u.create(ctx, fullKey, registry.Body{Reader: m.reading(spool, n), Size: n, SHA256: p.fullSum}); err != nil {
 			return leftover(err)
 		}
 		if err := u.create(ctx, IndexKey(fullKey), registry.BodyOf(p.full.Encode())); err != nil {
@@ -154,7 +160,11 @@ func (u *uploader) file(ctx context.Context, f File) error {
 		p.raw.FullSize = n
 	}
 	u.note(func(s *UploadStats) { s.Packed += smaller(p.raw) })
-	return u.create(ctx, IndexKey(rawKey), registry.BodyOf(p.raw.Encode()))
+	if err := u.create(ctx, IndexKey(rawKey), registry.BodyOf(p.raw.Encode())); err != nil {
+		return err
+	}
+	m.whole()
+	return nil
 }
 
 // uploaded reports whether a file is in the bucket, whole. Any doubt means no:

@@ -65,7 +65,24 @@ func TestProgressOnATerminalRedrawsItsLine(t *testing.T) {
 		if n := strings.Count(text, "\r"); n < 8 || n > 12 {
 			t.Errorf("%d redraws in a second", n)
 		}
+		if strings.Contains(text, "left") {
+			t.Errorf("it foretells from nothing: %q", text)
+		}
 		if !strings.Contains(text, "[###############.............]  55%  110.0 MiB of 200.0 MiB  200.0 MiB/s") || !strings.HasSuffix(text, "\r\x1b[Kupload: 3 files\n") {
+			t.Errorf("drew %q", text)
+		}
+	})
+}
+
+func TestProgressSaysHowLongItTakesYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, err := streams(true)
+		p := s.Progress("upload", 100<<20)
+		for range 10 {
+			time.Sleep(10 * time.Second)
+			p.Add(10 << 20)
+		}
+		if text := err.String(); !strings.Contains(text, "1.0 MiB/s") || !strings.Contains(text, "50s left") || !strings.Contains(text, "1m left") {
 			t.Errorf("drew %q", text)
 		}
 	})

@@ -74,19 +74,22 @@ func (p *Progress) set(done int64) {
 	}
 }
 
-// line is the bar as drawn: "upload  [####....]  42%  1.1 of 2.6 GiB  80.1 MiB/s".
+// line is the bar as drawn: "upload  [####....]  42%  1.1 of 2.6 GiB  80.1 MiB/s  19s left".
 func (p *Progress) line() string {
 	share := 1.0
 	if p.total > 0 {
 		share = min(1, float64(p.done)/float64(p.total))
 	}
 	full := int(share * barWidth)
-	rate := ""
-	if d := p.now().Sub(p.begun); d > 0 {
+	rate, left := "", ""
+	if d := p.now().Sub(p.begun); d > 0 && p.done > 0 {
 		rate = Bytes(int64(float64(p.done)/d.Seconds())) + "/s"
+		if share < 1 && d >= time.Second { // the first moments tell nothing
+			left = Span(time.Duration(float64(d)*(1-share)/share)) + " left"
+		}
 	}
-	return fmt.Sprintf("%-8s [%s%s] %3.0f%%  %s of %s  %-12s", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full),
-		100*share, Bytes(p.done), Bytes(p.total), rate)
+	return fmt.Sprintf("%-8s [%s%s] %3.0f%%  %s of %s  %-12s %-10s", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full),
+		100*share, Bytes(p.done), Bytes(p.total), rate, left)
 }
 
 // Done ends the bar's line, with what came of it.
