@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -43,6 +44,32 @@ func TransportError(ctx context.Context, op, key string, err error) error {
 		return fault.New(fault.Canceled, op, key, err)
 	}
 	return fault.New(fault.Transient, op, key, err)
+}
+
+// CheckRange is the error for an answer to a request for length bytes from
+// offset that is not just those: a server that ignores ranges, or sends others.
+// total is the Content-Length, -1 when it is not known.
+func CheckRange(key string, offset, length int64, status int, contentRange string, total int64) error {
+	if status == http.StatusOK && contentRange == "" && offset == 0 && total == length {
+		return nil // the whole object was asked for
+	}
+	if contentRange == "" {
+		return fault.Newf(fault.Invalid, "read range", key, "the server ignores ranges")
+	}
+	if from, n, ok := parseContentRange(contentRange); !ok || from != offset || n != length || (total >= 0 && total != length) {
+		return fault.Newf(fault.Invalid, "read range", key, "asked for %d bytes from %d, answered %q", length, offset, contentRange)
+	}
+	return nil
+}
+
+// parseContentRange reads "bytes FROM-TO/SIZE".
+func parseContentRange(v string) (from, n int64, ok bool) {
+	rest, ok := strings.CutPrefix(v, "bytes ")
+	span, _, ok2 := strings.Cut(rest, "/")
+	a, b, ok3 := strings.Cut(span, "-")
+	first, err1 := strconv.ParseInt(a, 10, 64)
+	last, err2 := strconv.ParseInt(b, 10, 64)
+	return first, last - first + 1, ok && ok2 && ok3 && err1 == nil && err2 == nil && last >= first
 }
 
 // parseRetryAfter reads the header's seconds; the date form, which no object

@@ -171,6 +171,17 @@ func TestPrepareSignsInBatches(t *testing.T) {
 	}
 }
 
+func TestAnswersMapToKinds(t *testing.T) {
+	t.Parallel()
+	registrytest.AnswerSuite(t, func(t *testing.T, url string) registry.Reader {
+		r, err := web.Open(web.Options{BaseURL: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+}
+
 // A server that does not do ranges, or does others, must not be taken for one that does.
 func TestWrongRangesAreInvalid(t *testing.T) {
 	t.Parallel()
