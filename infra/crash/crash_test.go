@@ -2,6 +2,8 @@ package crash_test
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -10,9 +12,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/modelfleet/modelfleet/agent/command"
 	"github.com/modelfleet/modelfleet/infra/crash"
+	"github.com/modelfleet/modelfleet/infra/crash/powercut"
 	"github.com/modelfleet/modelfleet/infra/crash/trace"
 )
 
@@ -139,5 +143,113 @@ func TestASyncLeftOutIsSeen(t *testing.T) {
 			t.Errorf("%s: none of %d disks is bad", what, tally.Tried)
 		}
 		t.Logf("%s: %d of %d disks are bad", what, tally.Bad, tally.Tried)
+	}
+}
+
+// A kill, or an error, at system calls spread over an update: whatever happens the
+// disk is good and the next start gets on; an error does not even end the agent.
+func TestSystemCallsMayFailOrBeTheLast(t *testing.T) {
+	t.Parallel()
+	needStrace(t)
+	dir := folder(t)
+	m := enrol(t, dir, 16<<10, 160<<10)
+	hits := 0
+	for i, in := range []crash.Injection{
+		{"openat", "signal=SIGKILL", "90"}, {"fsync", "signal=SIGKILL", "4"}, {"fsync", "signal=SIGKILL", "12"},
+		{"renameat", "signal=SIGKILL", "3"}, {"renameat", "signal=SIGKILL", "8"}, {"linkat", "signal=SIGKILL", "2"},
+		{"pwrite64", "signal=SIGKILL", "2"}, {"symlinkat", "signal=SIGKILL", "1"}, {"unlinkat", "signal=SIGKILL", "2"},
+		{"mkdirat", "signal=SIGKILL", "1"}, {"fallocate", "signal=SIGKILL", "1"}, {"ftruncate", "signal=SIGKILL", "1"},
+		{"fallocate", "error=ENOSPC", "1"}, {"pwrite64", "error=ENOSPC", "1..3"}, {"pwrite64", "error=EIO", "2"},
+		{"linkat", "error=ENOSPC", "1"}, {"mkdirat", "error=EROFS", "1..2"}, {"symlinkat", "error=EROFS", "1"},
+	} {
+		c, err := m.Copy(filepath.Join(dir, fmt.Sprint("injected-", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := c.Inject(t.Context(), 2, in, 15*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out.Hit {
+			hits++
+		}
+		if !out.Updated && !(in.Kills() && out.Ended) {
+			t.Errorf("%s: ended %t, hit %t: %s", in, out.Ended, out.Hit, out.Said)
+		}
+		if _, err := c.AfterInjection(t.Context()); err != nil {
+			t.Errorf("%s: %v", in, err)
+		}
+		if err := os.RemoveAll(c.State); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if t.Logf("%d injections came to pass", hits); hits < 9 {
+		t.Errorf("only %d injections came to pass", hits)
+	}
+}
+
+// A kill at a random moment of a download costs the frames in flight.
+func TestAKillCostsWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m := enrol(t, dir, 128<<10, 16<<20)
+	s, err := m.World.Serve(16 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	clean, takes, err := m.Undisturbed(t.Context(), s, filepath.Join(dir, "clean"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range 5 {
+		got, err := m.KillOnce(t.Context(), s, filepath.Join(dir, fmt.Sprint("killed-", i)), clean, takes, rng)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("killed after %d of %d bytes: %.1f %% fetched again", got.Before, got.Needed, 100*got.Share())
+		if inFlight := int64(10 * 128 << 10); got.Fetched-got.Needed > inFlight {
+			t.Errorf("killed after %d of %d bytes, %d were fetched again", got.Before, got.Needed, got.Fetched-got.Needed)
+		}
+	}
+}
+
+// The power of a real file system is cut while an agent updates on it.
+func TestPowerCuts(t *testing.T) {
+	t.Parallel()
+	if err := powercut.Lacking("ext4"); err != nil {
+		t.Skipf("SKIPPED: power cannot be cut here: %v", err)
+	}
+	dir := t.TempDir()
+	m := enrol(t, dir, 128<<10, 16<<20)
+	rig, err := powercut.New(t.Context(), powercut.Options{Dir: filepath.Join(dir, "rig"), FS: "ext4", MiB: 256})
+	if err != nil {
+		t.Skipf("SKIPPED: power cannot be cut here: %v", err)
+	}
+	defer func() {
+		if err := rig.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s, err := m.World.Serve(5 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, takes, err := m.Undisturbed(t.Context(), s, filepath.Join(dir, "clean"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := m.CutUpdate(t.Context(), rig, s, 12, takes, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range after {
+		if a.Wrong != nil {
+			t.Errorf("power cut after %s: %v", a.At, a.Wrong)
+		}
+		share, _ := a.Reused()
+		t.Logf("after %5.2f s: %8d bytes verified, %8d fetched again of %d: %.1f %% reused", a.At.Seconds(), a.Verified, a.Fetched, a.Needed, 100*share)
 	}
 }

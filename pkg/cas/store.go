@@ -45,7 +45,10 @@ func Open(dir string) (*Store, error) {
 		return nil, Classify("open store", dir, err)
 	}
 	for _, d := range []string{"files", "releases", "staging", "pins"} {
-		if err := root.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if fi, err := root.Stat(d); err == nil && fi.IsDir() {
+			continue
+		}
+		if err := root.Mkdir(d, 0o755); err != nil {
 			return nil, Classify("open store", dir, errors.Join(err, root.Close()))
 		}
 	}
