@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -63,6 +64,7 @@ func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
 	if heard {
 		out.Seen, out.Via = rep.Received.UTC(), rep.Via
 		out.Directive, out.Freshness, out.RSS = rep.Row.Directive, rep.Row.Freshness.String(), int64(rep.Row.RSS)<<10
+		out.Delivery = d.delivery(rep.Row.Delivery)
 	}
 	for _, p := range dir.Models {
 		a := p.Assign(m.Facts)
@@ -78,6 +80,16 @@ func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
 		}
 		out.Models = append(out.Models, st)
 	}
+	return out
+}
+
+// delivery is what a member fetched; nil when it fetched nothing.
+func (d *Desk) delivery(r telemetry.Delivery) *api.DeliveryInfo {
+	if r == (telemetry.Delivery{}) {
+		return nil
+	}
+	out := &api.DeliveryInfo{From: intake.SourcesOf(r.Fetched), Wire: int64(r.Wire), Damaged: int(r.Damaged), Liars: int(r.Liars)}
+	out.Liar, _ = d.o.Inventory.Named(r.Liar)
 	return out
 }
 
@@ -99,8 +111,21 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 		st.Quarantined = []fleet.Digest{d.catalog[s.Target].root}
 	}
 	d.mu.RUnlock()
+	if s.Failure != fleet.NoFailure {
+		st.Failing = rep.FailingSince(s)
+	}
 	if s.Phase.InProgress() {
 		st.BytesDone, st.BytesTotal = int64(s.Fetched.Done()), int64(s.Total)
+		if st.BytesDone > 0 {
+			st.BytesFrom = new(intake.SourcesOf(s.Fetched))
+		}
+		pace := d.o.Intake.Pace(key, model, d.o.Now())
+		if rate, ok := pace.Rate(); ok {
+			st.Rate = int64(rate)
+		}
+		if left, ok := pace.Left(s.Total - min(s.Total, s.Fetched.Done())); ok {
+			st.Left = fleet.Duration(left)
+		}
 	}
 	c, p50, p95 := d.o.Intake.Totals(key, model, s.Running)
 	st.Requests, st.Errors, st.Right, st.Wrong, st.P50, st.P95 = c.Requests, c.Errors, c.Right, c.Wrong, p50, p95
@@ -160,7 +185,7 @@ func (d *Desk) Explain(ctx context.Context, id fleet.MemberID) (api.Explanation,
 	say("%s is a %s of group %s, labels %s, enrolled %s by token %s", id, m.Facts.Kind, m.Facts.Group, m.Facts.Labels, m.Facts.Enrolled.Format(time.RFC3339), m.Token)
 	d.explainContact(say, m, info, dir)
 	for _, st := range info.Models {
-		explainModel(say, st, dir, m.Facts)
+		explainModel(say, st, dir, m.Facts, d.o.Now())
 	}
 	for _, p := range dir.Models { // and why it has nothing to do with the others
 		if !slices.ContainsFunc(info.Models, func(st api.ModelStatus) bool { return st.Model == p.Model }) {
@@ -190,6 +215,12 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 		state = "is silent"
 	}
 	say("it %s: last heard %s ago by %s, trust pack %s", state, now.Sub(info.Seen).Round(time.Second), info.Via, info.Freshness)
+	if x := info.Delivery; x != nil && x.Damaged > 0 {
+		say("its disk damaged files, %d since its agent started; what is damaged is fetched again", x.Damaged)
+	}
+	if x := info.Delivery; x != nil && x.Liars > 0 {
+		say("it left out %d neighbours that delivered other bytes than were signed, the last of them %s", x.Liars, cmp.Or(string(x.Liar), "of another fleet"))
+	}
 	switch {
 	case info.Directive < dir.Sequence:
 		say("it acted on directive %d; the newest is %d, so it will change its mind when that arrives", info.Directive, dir.Sequence)
@@ -200,7 +231,7 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 	}
 }
 
-func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Directive, f fleet.Facts) {
+func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Directive, f fleet.Facts, now time.Time) {
 	running, target := st.Running, st.Target
 	if running == "" {
 		running = "nothing"
@@ -218,7 +249,7 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 			}
 		}
 	}
-	if why := whyNotYet(st); why != "" {
+	if why := whyNotYet(st, now); why != "" {
 		say("  %s", why)
 	}
 	if st.Requests > 0 {
@@ -233,18 +264,37 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 	}
 }
 
+// fetchText is how far a download is. What is not known is not said.
+func fetchText(st api.ModelStatus) string {
+	size := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+	text := fmt.Sprintf("it fetched %s of %s", size(st.BytesDone), size(st.BytesTotal))
+	if st.BytesFrom != nil {
+		text += ": " + st.BytesFrom.Text(size)
+	}
+	if st.Rate > 0 {
+		text += fmt.Sprintf("; %s a second", size(st.Rate))
+	}
+	if st.Left > 0 {
+		text += fmt.Sprintf(", about %s left", st.Left)
+	}
+	return text
+}
+
 // whyNotYet says what stands between a member and its target.
-func whyNotYet(st api.ModelStatus) string {
+func whyNotYet(st api.ModelStatus, now time.Time) string {
 	failed := string(st.FailureCode)
 	if failed == "" {
 		failed = "a failure"
+	}
+	if st.Stuck() && st.Rate == 0 {
+		return "it " + st.StuckText(now) + "; it tries again by itself, and this does not count against the release"
 	}
 	switch st.Phase {
 	case fleet.Offered:
 		return "it knows the release and has not begun"
 	case fleet.Downloading:
 		if st.BytesTotal > 0 {
-			return fmt.Sprintf("it fetched %d of %d bytes", st.BytesDone, st.BytesTotal)
+			return fetchText(st)
 		}
 		return "it fetches the release"
 	case fleet.Verified, fleet.Staged:

@@ -250,6 +250,7 @@ func (d *Desk) Rollouts(ctx context.Context) ([]api.RolloutInfo, error) {
 				v.Evidence = nil
 			}
 		}
+		d.fetching(&info)
 		out = append(out, info)
 	}
 	return out, nil
@@ -265,8 +266,16 @@ func (d *Desk) Rollout(ctx context.Context, id fleet.RolloutID) (api.RolloutInfo
 	if err != nil {
 		return info, err
 	}
+	d.fetching(&info)
 	info.History, err = d.o.Store.Samples(ctx, id)
 	return info, err
+}
+
+// fetching adds who downloads the release now, and who cannot.
+func (d *Desk) fetching(info *api.RolloutInfo) {
+	if info.Ended.IsZero() {
+		info.Fetching, info.Stuck = d.o.Intake.Fetching(info.ID, info.Release.Model, d.o.Now())
+	}
 }
 
 func decodeInfo(r store.Rollout) (api.RolloutInfo, error) {
@@ -282,7 +291,7 @@ func decodeInfo(r store.Rollout) (api.RolloutInfo, error) {
 func Info(rec store.Rollout, spec fleet.Spec, st rollout.Status) api.RolloutInfo {
 	info := api.RolloutInfo{
 		ID: rec.ID, Release: rec.Release, From: rec.From, Group: rec.Group, Author: rec.Author, Started: rec.Started, Ended: rec.Ended,
-		State: st.State.String(), Reason: st.Reason.String(), Stage: st.Stage, Approvals: st.Approvals,
+		State: st.State.String(), Hold: st.Hold, Reason: st.Reason.String(), Stage: st.Stage, Approvals: st.Approvals,
 	}
 	for i, s := range spec.Stages {
 		stage := api.StageInfo{Name: s.Name, State: rollout.Waiting.String(), Soak: s.Soak}

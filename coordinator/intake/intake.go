@@ -78,6 +78,8 @@ type Intake struct {
 	epochs   map[telemetry.KeyID][]uint64
 	windows  map[telemetry.KeyID][]*telemetry.Window // in order of arrival
 	sketches map[sketchKey]*telemetry.Sketch         // merged over members
+	fetches  map[fetchKey]fetch                      // under way
+	counted  telemetry.Delivery                      // by all members, since the start
 	pending  []store.Message
 }
 
@@ -112,6 +114,7 @@ func New(ctx context.Context, o Options) (*Intake, error) {
 		o: o, table: telemetry.NewTable(),
 		newest: map[telemetry.KeyID]latest{}, recent: map[telemetry.KeyID]*recent{}, epochs: map[telemetry.KeyID][]uint64{},
 		windows: map[telemetry.KeyID][]*telemetry.Window{}, sketches: map[sketchKey]*telemetry.Sketch{},
+		fetches: map[fetchKey]fetch{},
 	}
 	kept, err := o.Store.Messages(ctx)
 	if err != nil {
@@ -125,7 +128,7 @@ func New(ctx context.Context, o Options) (*Intake, error) {
 		}
 		in.insert(m, k.Received, k.Via)
 	}
-	in.pending = nil
+	in.pending, in.counted = nil, telemetry.Delivery{}
 	return in, nil
 }
 
@@ -319,6 +322,7 @@ func (in *Intake) insert(m telemetry.Message, received time.Time, via string) bo
 	}
 	r.ids[r.next] = recentID(m.Raw)
 	r.next = (r.next + 1) % len(r.ids)
+	before, _ := in.table.Row(key, m.Epoch())
 	if !in.room(m) || !in.table.Insert(m) {
 		return false
 	}
@@ -332,11 +336,14 @@ func (in *Intake) insert(m telemetry.Message, received time.Time, via string) bo
 		in.sketches[k].Merge(w.Sketch)
 		return true
 	}
+	after, _ := in.table.Row(key, m.Row.Epoch)
+	in.counted.Add(after.Delivery.Since(before.Delivery))
 	if i, ok := slices.BinarySearch(in.epochs[key], m.Row.Epoch); !ok {
 		in.epochs[key] = slices.Insert(in.epochs[key], i, m.Row.Epoch)
 	}
 	if l, ok := in.newest[key]; !ok || m.Row.Epoch > l.row.Epoch || (m.Row.Epoch == l.row.Epoch && m.Row.Seq >= l.row.Seq) {
 		in.newest[key] = latest{row: m.Row, raw: m.Raw, received: received, via: via}
+		in.follow(m.Row)
 	}
 	return true
 }

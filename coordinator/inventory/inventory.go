@@ -55,6 +55,7 @@ type Inventory struct {
 	mu      sync.RWMutex // guards the following
 	members map[fleet.MemberID]store.Member
 	keys    map[telemetry.KeyID]known
+	named   map[telemetry.Prefix]fleet.MemberID // as rows name other members
 	cells   map[string]store.Cell
 	seeds   map[string][]string // by cell, besides the members'
 	version uint64
@@ -71,7 +72,7 @@ type known struct {
 func New(ctx context.Context, o Options) (*Inventory, error) {
 	v := &Inventory{
 		store: o.Store, ca: o.CA, log: o.Logger,
-		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
+		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, named: map[telemetry.Prefix]fleet.MemberID{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
 		changed: func(store.Member) {},
 	}
 	members, err := o.Store.Members(ctx)
@@ -107,6 +108,7 @@ func (v *Inventory) put(m store.Member) error {
 	v.mu.Lock()
 	v.members[m.Facts.ID] = m
 	v.keys[m.KeyID] = known{m.Facts.ID, key}
+	v.named[telemetry.MemberPrefix(m.Facts.ID)] = m.Facts.ID
 	v.version++
 	v.mu.Unlock()
 	return nil
@@ -155,6 +157,14 @@ func (v *Inventory) ByKey(k telemetry.KeyID) (store.Member, *ecdsa.PublicKey, bo
 		return store.Member{}, nil, false
 	}
 	return v.members[n.id], n.pub, true
+}
+
+// Named is the member that a row of another one names.
+func (v *Inventory) Named(p telemetry.Prefix) (fleet.MemberID, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	id, ok := v.named[p]
+	return id, ok
 }
 
 // Enrolled is what a member gets when it joins or renews.

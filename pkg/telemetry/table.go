@@ -153,6 +153,15 @@ func (t *Table) Newest(key KeyID) (Message, bool) {
 	return *best, true
 }
 
+// Row is the newest row of one boot epoch of a member.
+func (t *Table) Row(key KeyID, epoch uint64) (Row, bool) {
+	e := t.rows[Slot{Key: key, Epoch: epoch}]
+	if e == nil {
+		return Row{}, false
+	}
+	return *e.newest.Row, true
+}
+
 // Total is the sum of everything counted under a model's series, over all
 // members and epochs.
 func (t *Table) Total(model Prefix, key SeriesKey) Counters {
