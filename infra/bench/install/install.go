@@ -1,13 +1,16 @@
 // Package install measures what installing a large model costs: verified,
-// durable and whole, from S3 on loopback, against s5cmd copying the same bytes,
-// which neither verifies nor syncs.
+// durable and whole, from S3 on loopback and through links of 1 Gbit/s and
+// 100 Mbit/s, as a first release and as a fine-tune of the one that is there,
+// against s5cmd copying the same bytes, which neither verifies nor syncs.
 //
 // Both run as processes of their own, one after the other, round by round, so
 // that a busy machine is as unfair to the one as to the other. The installer
-// reads by presigned URLs, as a device does.
+// reads by presigned URLs, as a device does, and chooses among the plain, the
+// packed and the delta object by what it measures.
 package install
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,7 +28,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
-	"github.com/modelfleet/modelfleet/pkg/registry/s3"
 )
 
 // s5cmdVersion is the anchor.
@@ -32,7 +35,7 @@ const s5cmdVersion = "v2.3.0"
 
 // Job is what the fetch program is told: a release, and where its objects are.
 type Job struct {
-	Key       fleet.Digest
+	Key, Base fleet.Digest // the release, and the one it may be a difference to
 	Manifest  oms.Manifest
 	Size      int64
 	URLs      map[string]string
@@ -40,14 +43,53 @@ type Job struct {
 	LowMemory bool
 }
 
+// Report is what the fetch program says: bytes by the kind of source they came
+// from, and bytes that were sent for them.
+type Report struct {
+	From map[string]int64
+	Wire int64
+}
+
+// link is a way to the server.
+type link struct {
+	name        string
+	mbit        int64 // 0: as fast as the machine
+	rounds      int
+	cases       []string
+	endpoint    string
+	job, jobLow string // paths of the job files
+}
+
+// The cases: what is run in each round.
+const (
+	copied    = "s5cmd"
+	equal     = "s5cmd + sync + sha256sum"
+	first     = "install"
+	firstLow  = "install, low-memory"
+	update    = "update"
+	updateLow = "update, low-memory"
+)
+
+func links(quick bool) []link {
+	ls := []link{
+		{name: "", rounds: 5, cases: []string{copied, first, firstLow, equal, update, updateLow}},
+		{name: " at 1 Gbit/s", mbit: 1000, rounds: 3, cases: []string{copied, first, firstLow, update, updateLow}},
+		{name: " at 100 Mbit/s", mbit: 100, rounds: 1, cases: []string{copied, first, update, updateLow}},
+	}
+	if quick {
+		ls[0].rounds, ls[1].rounds = 3, 2
+		ls[2].cases = []string{copied, update}
+	}
+	return ls
+}
+
 // bench is one benchmark under way.
 type bench struct {
-	o           figure.Options
-	server      *devs3.Process
-	fetch, s5   string // programs; s5 is "" when it cannot be had
-	job, jobLow string // paths of the job files
-	raw         string // s3:// URL of the plain object
-	mib         int
+	o          figure.Options
+	server     *devs3.Process
+	fetch, s5  string // programs; s5 is "" when it cannot be had
+	base, next release
+	mib        int
 }
 
 // Run measures and returns the figures. When s5cmd cannot be had it says so and
@@ -57,61 +99,90 @@ func Run(ctx context.Context, o figure.Options) (figures []figure.Figure, err er
 		o.Logf = func(string, ...any) {}
 	}
 	b := &bench{o: o, mib: 1024}
-	rounds := 7
 	if o.Quick {
-		b.mib, rounds = 256, 3
+		b.mib = 256
 	}
+	if b.o.Work, err = filepath.Abs(o.Work); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if b.server != nil {
+			err = errors.Join(err, b.server.Stop())
+		}
+	}()
 	if err := b.prepare(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.server.Stop()) }()
-	var ours, low, anchor, equal []process.Run
-	for i := range rounds {
-		for _, m := range []struct {
-			to  *[]process.Run
-			one func() (process.Run, error)
-		}{
-			{&anchor, func() (process.Run, error) { return b.copyAnchor(ctx, false) }},
-			{&ours, func() (process.Run, error) { return b.install(ctx, b.job) }},
-			{&low, func() (process.Run, error) { return b.install(ctx, b.jobLow) }},
-			{&equal, func() (process.Run, error) { return b.copyAnchor(ctx, true) }},
-		} {
-			if b.s5 == "" && (m.to == &anchor || m.to == &equal) {
-				continue
-			}
-			r, err := m.one()
-			if err != nil {
-				return nil, err
-			}
-			*m.to = append(*m.to, r)
+	for _, l := range links(o.Quick) {
+		runs, wire, err := b.measureLink(ctx, l)
+		if err != nil {
+			return nil, err
 		}
-		o.Logf("round %d of %d: install %.2f s", i+1, rounds, ours[i].Wall)
-		if b.s5 != "" {
-			o.Logf("  s5cmd %.2f s, s5cmd + sync + sha256sum %.2f s", anchor[i].Wall, equal[i].Wall)
-		}
+		figures = append(figures, b.figures(l, runs, wire)...)
 	}
-	return b.figures(ours, low, anchor, equal), nil
+	return figures, nil
 }
 
-func (b *bench) figures(ours, low, anchor, equal []process.Run) []figure.Figure {
-	size := fmt.Sprintf("%dMiB", b.mib)
-	name := "s5cmd " + s5cmdVersion + " cp"
+// measureLink runs every case of a link, round by round.
+func (b *bench) measureLink(ctx context.Context, l link) (runs map[string][]process.Run, wire float64, err error) {
+	closed, err := b.connect(ctx, &l)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, closed()) }()
+	runs = map[string][]process.Run{}
+	for round := range l.rounds {
+		for _, name := range l.cases {
+			var r process.Run
+			var report Report
+			switch name {
+			case copied, equal:
+				if b.s5 == "" {
+					continue
+				}
+				r, err = b.copyAnchor(ctx, l, name == equal)
+			case first, update:
+				r, report, err = b.fetchOnce(ctx, l.job, name == update)
+			case firstLow, updateLow:
+				r, report, err = b.fetchOnce(ctx, l.jobLow, name == updateLow)
+			}
+			if err != nil {
+				return nil, 0, fmt.Errorf("%s%s: %w", name, l.name, err)
+			}
+			if name == update {
+				wire = float64(report.Wire)
+			}
+			runs[name] = append(runs[name], r)
+			b.o.Logf("round %d of %d%s: %s %.2f s, CPU %.2f s, %.0f MiB %v", round+1, l.rounds, l.name, name, r.Wall, r.CPU, r.RSS, report.From)
+		}
+	}
+	return runs, wire, nil
+}
+
+// figures are those of one link.
+func (b *bench) figures(l link, runs map[string][]process.Run, wire float64) []figure.Figure {
+	anchor := "s5cmd " + s5cmdVersion + " cp"
 	wall := func(r process.Run) float64 { return r.Wall }
 	cpu := func(r process.Run) float64 { return r.CPU }
-	rss := func(r process.Run) float64 { return r.RSS }
-	return []figure.Figure{
-		compare("install "+size+" wall", "s", ours, anchor, name, wall),
-		compare("install "+size+" wall, equal guarantees", "s", ours, equal, name+" && sync -d && sha256sum", wall),
-		compare("install "+size+" CPU", "s", ours, anchor, name, cpu),
-		compare("install "+size+" peak RSS", "MiB", ours, anchor, name, rss),
-		compare("install "+size+" low-memory wall", "s", low, anchor, name, wall),
-		compare("install "+size+" low-memory peak RSS", "MiB", low, anchor, name, rss),
+	name := func(what, value string) string { return fmt.Sprintf("%s %d MiB%s: %s", what, b.mib, l.name, value) }
+	var out []figure.Figure
+	for _, what := range []string{first, firstLow, update, updateLow} {
+		ours := runs[what]
+		if len(ours) == 0 {
+			continue
+		}
+		out = append(out, compare(name(what, "wall"), ours, runs[copied], anchor, wall))
+		if eq := runs[equal]; what == first && len(eq) > 0 {
+			out = append(out, compare(name(what, "wall, equal guarantees"), ours, eq, anchor+" && sync -d && sha256sum", wall))
+		}
+		out = append(out, compare(name(what, "CPU"), ours, runs[copied], anchor, cpu), peak(name(what, "peak RSS"), ours))
 	}
+	return append(out, figure.Figure{Name: name(update, "bytes taken, of the file"), Value: 100 * wire / float64(b.next.man.Size()), Unit: "%"})
 }
 
 // compare gives the median of ours and the median of the ratios of each round.
-func compare(name, unit string, ours, anchor []process.Run, anchorName string, of func(process.Run) float64) figure.Figure {
-	f := figure.Figure{Name: name, Unit: unit}
+func compare(name string, ours, anchor []process.Run, anchorName string, of func(process.Run) float64) figure.Figure {
+	f := figure.Figure{Name: name, Unit: "s"}
 	var values, ratios []float64
 	for i, r := range ours {
 		values = append(values, of(r))
@@ -126,17 +197,38 @@ func compare(name, unit string, ours, anchor []process.Run, anchorName string, o
 	return f
 }
 
-// install runs the installer into an empty store.
-func (b *bench) install(ctx context.Context, job string) (process.Run, error) {
+// peak is the most memory of any round.
+func peak(name string, runs []process.Run) figure.Figure {
+	most := slices.MaxFunc(runs, func(a, b process.Run) int { return cmp.Compare(a.RSS, b.RSS) })
+	return figure.Figure{Name: name, Value: most.RSS, Unit: "MiB"}
+}
+
+// fetchOnce installs the new version, into an empty store or into one that has
+// the base.
+func (b *bench) fetchOnce(ctx context.Context, job string, overBase bool) (process.Run, Report, error) {
 	store := filepath.Join(b.o.Work, "store")
 	if err := os.RemoveAll(store); err != nil {
-		return process.Run{}, err
+		return process.Run{}, Report{}, err
 	}
-	return measure(exec.CommandContext(ctx, b.fetch, job, store))
+	if overBase {
+		if err := linkTree(filepath.Join(b.o.Work, "base"), store); err != nil {
+			return process.Run{}, Report{}, err
+		}
+	}
+	return b.install(ctx, job, "store")
+}
+
+// install runs the installer.
+func (b *bench) install(ctx context.Context, job, store string) (r process.Run, report Report, err error) {
+	r, out, err := measure(exec.CommandContext(ctx, b.fetch, job, filepath.Join(b.o.Work, store)))
+	if err != nil {
+		return r, report, err
+	}
+	return r, report, json.Unmarshal(out, &report)
 }
 
 // copyAnchor runs s5cmd, and with equal does what it leaves undone.
-func (b *bench) copyAnchor(ctx context.Context, equal bool) (process.Run, error) {
+func (b *bench) copyAnchor(ctx context.Context, l link, equal bool) (process.Run, error) {
 	out := filepath.Join(b.o.Work, "copy.bin")
 	if err := os.RemoveAll(out); err != nil {
 		return process.Run{}, err
@@ -147,96 +239,16 @@ func (b *bench) copyAnchor(ctx context.Context, equal bool) (process.Run, error)
 	} else {
 		script = "exec " + script
 	}
-	cmd := exec.CommandContext(ctx, "sh", "-c", script, b.s5, b.server.Endpoint, b.raw, out)
+	raw := "s3://" + b.server.Bucket + "/" + artifact.RawKey(b.next.files[0].Digest)
+	cmd := exec.CommandContext(ctx, "sh", "-c", script, b.s5, l.endpoint, raw, out)
 	cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID="+b.server.AccessKey,
 		"AWS_SECRET_ACCESS_KEY="+b.server.SecretKey, "AWS_REGION="+b.server.Region)
-	return measure(cmd)
-}
-
-// measure runs a command when the disk has settled.
-func measure(cmd *exec.Cmd) (process.Run, error) {
-	syscall.Sync() // what the run before left in the page cache is not this one's to write
-	r, _, err := process.Measure(cmd)
+	r, _, err := measure(cmd)
 	return r, err
 }
 
-// prepare builds the programs, starts the server and publishes the model.
-func (b *bench) prepare(ctx context.Context) error {
-	if err := os.MkdirAll(b.o.Work, 0o755); err != nil {
-		return err
-	}
-	work, err := filepath.Abs(b.o.Work)
-	if err != nil {
-		return err
-	}
-	b.o.Work = work
-	server := filepath.Join(work, "devs3")
-	b.fetch = filepath.Join(work, "fetch")
-	for out, pkg := range map[string]string{server: "./infra/devs3/cmd/devs3", b.fetch: "./infra/bench/install/cmd/fetch"} {
-		if err := process.Build(ctx, b.o.Root, out, pkg); err != nil {
-			return err
-		}
-	}
-	if b.s5, err = process.Foreign(ctx, "s5cmd", "github.com/peak/s5cmd/v2", s5cmdVersion); err != nil {
-		b.o.Logf("SKIPPED: no ratio, s5cmd cannot be had: %v", err)
-	}
-	b.o.Logf("making and publishing a model of %d MiB", b.mib)
-	model := filepath.Join(work, "model")
-	if err := writeModel(model, b.mib); err != nil {
-		return err
-	}
-	if b.server, err = devs3.Start(ctx, server, devs3.Options{Dir: filepath.Join(work, "s3")}); err != nil {
-		return err
-	}
-	if err := b.publish(ctx, model); err != nil {
-		return errors.Join(err, b.server.Stop())
-	}
-	return nil
-}
-
-func (b *bench) publish(ctx context.Context, model string) error {
-	p := b.server
-	store, err := s3.Open(ctx, s3.Options{Bucket: p.Bucket, Endpoint: p.Endpoint, Region: p.Region, AccessKey: p.AccessKey, SecretKey: p.SecretKey})
-	if err != nil {
-		return err
-	}
-	man, err := oms.Hash(ctx, model, oms.Options{Method: oms.Shards})
-	if err != nil {
-		return err
-	}
-	files, err := artifact.FilesOf(man)
-	if err != nil {
-		return err
-	}
-	if _, err := artifact.Upload(ctx, store, model, files, artifact.UploadOptions{TempDir: b.o.Work}); err != nil {
-		return err
-	}
-	job := Job{Key: fleet.Digest(man.Root), Manifest: man, Size: man.Size(), URLs: map[string]string{}}
-	for _, f := range files {
-		for _, k := range []string{artifact.RawKey(f.Digest), artifact.FullKey(f.Digest)} {
-			for _, key := range []string{k, artifact.IndexKey(k)} {
-				u, expires, err := store.Presign(ctx, key, 12*time.Hour)
-				if err != nil {
-					return err
-				}
-				job.URLs[key], job.Expires = u, expires
-			}
-		}
-	}
-	b.raw = "s3://" + p.Bucket + "/" + artifact.RawKey(files[0].Digest)
-	if b.job, err = b.writeJob("job.json", job); err != nil {
-		return err
-	}
-	job.LowMemory = true
-	b.jobLow, err = b.writeJob("job-low-memory.json", job)
-	return err
-}
-
-func (b *bench) writeJob(name string, j Job) (string, error) {
-	data, err := json.Marshal(j)
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(b.o.Work, name)
-	return path, os.WriteFile(path, data, 0o644)
+// measure runs a command when the disk has settled.
+func measure(cmd *exec.Cmd) (process.Run, []byte, error) {
+	syscall.Sync() // what the run before left in the page cache is not this one's to write
+	return process.Measure(cmd)
 }

@@ -34,7 +34,7 @@ func benchmarks() []benchmark {
 		{"delta", "bytes of an update of trained weights, ours against the usual tools", delta.Run},
 		{"demo", "a whole life of a fleet: wall time, how fast a bad release is caught, who ran it", demo},
 		{"idle", "memory of an idle agent and coordinator", idle},
-		{"install", "install of a 1 GiB release from local S3 against s5cmd fetching the same bytes", install.Run},
+		{"install", "first install and update of a 1 GiB release, at three link speeds, against s5cmd", install.Run},
 		{"sizes", "size of each binary, and the modules it links", sizes},
 	}
 }

@@ -42,38 +42,26 @@ func (d DType) Encode(m Model) ([]byte, error) {
 	return nil, fmt.Errorf("encode a model as %q: there is no such format", d)
 }
 
-// safetensors writes the format of that name: the header's length, a header in
-// JSON padded to 8 bytes, and the tensors' bytes.
-func safetensors(m Model, d DType) ([]byte, error) {
-	type entry struct {
+// entry is one tensor of a safetensors file.
+type entry struct {
+	name, dtype string
+	shape       []int
+	size        int // bytes
+}
+
+// safetensorsHeader is what stands before the tensors' bytes: its length, and
+// JSON padded to 8 bytes.
+func safetensorsHeader(entries []entry) ([]byte, error) {
+	type described struct {
 		DType   string `json:"dtype"`
 		Shape   []int  `json:"shape"`
 		Offsets [2]int `json:"data_offsets"`
 	}
 	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
-	var data []byte
-	add := func(name, dtype string, shape []int, write func([]byte) []byte) {
-		from := len(data)
-		data = write(data)
-		header[name] = entry{dtype, shape, [2]int{from, len(data)}}
-	}
-	for _, t := range m {
-		shape := []int{t.Rows, t.Cols}
-		if t.Rows == 1 {
-			shape = shape[1:]
-		}
-		switch {
-		case d == INT8 && t.Rows > 1:
-			q, scales := quantizeRows(t)
-			add(t.Name, "I8", shape, func(b []byte) []byte { return append(b, q...) })
-			add(t.Name+"_scale", "F32", []int{t.Rows}, func(b []byte) []byte { return appendF32(b, scales) })
-		case d == BF16:
-			add(t.Name, "BF16", shape, func(b []byte) []byte { return appendBF16(b, t.Data) })
-		case d == F16:
-			add(t.Name, "F16", shape, func(b []byte) []byte { return appendF16(b, t.Data) })
-		default:
-			add(t.Name, "F32", shape, func(b []byte) []byte { return appendF32(b, t.Data) })
-		}
+	at := 0
+	for _, e := range entries {
+		header[e.name] = described{e.dtype, e.shape, [2]int{at, at + e.size}}
+		at += e.size
 	}
 	text, err := json.Marshal(header)
 	if err != nil {
@@ -82,8 +70,33 @@ func safetensors(m Model, d DType) ([]byte, error) {
 	for len(text)%8 != 0 {
 		text = append(text, ' ')
 	}
-	out := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
-	return append(append(out, text...), data...), nil
+	return append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...), nil
+}
+
+// safetensors writes the format of that name.
+func safetensors(m Model, d DType) ([]byte, error) {
+	var entries []entry
+	var data []byte
+	add := func(name, dtype string, shape []int, bytes []byte) {
+		entries = append(entries, entry{name, dtype, shape, len(bytes)})
+		data = append(data, bytes...)
+	}
+	for _, t := range m {
+		switch {
+		case d == INT8 && t.Rows > 1:
+			q, scales := quantizeRows(t)
+			add(t.Name, "I8", t.shape(), q)
+			add(t.Name+"_scale", "F32", []int{t.Rows}, appendF32(nil, scales))
+		case d == BF16:
+			add(t.Name, "BF16", t.shape(), appendBF16(nil, t.Data))
+		case d == F16:
+			add(t.Name, "F16", t.shape(), appendF16(nil, t.Data))
+		default:
+			add(t.Name, "F32", t.shape(), appendF32(nil, t.Data))
+		}
+	}
+	header, err := safetensorsHeader(entries)
+	return append(header, data...), err
 }
 
 // GGUF's numbers for what is used here.

@@ -7,6 +7,13 @@ type Tensor struct {
 	Data       []float32 // Rows x Cols, row by row
 }
 
+func (t Tensor) shape() []int {
+	if t.Rows == 1 {
+		return []int{t.Cols}
+	}
+	return []int{t.Rows, t.Cols}
+}
+
 // Model is the tensors of one model, in the order of its layers.
 type Model []Tensor
 

@@ -12,6 +12,7 @@ import (
 	"github.com/modelfleet/modelfleet/infra/bench/install"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
 )
 
@@ -49,9 +50,14 @@ func run(jobPath, storeDir string) error {
 	if err != nil {
 		return err
 	}
-	res, err := f.Install(context.Background(), delivery.Want{Key: job.Key, Manifest: job.Manifest, Size: job.Size}, nil)
-	if err == nil {
-		fmt.Printf("%s %+v\n", res.Elapsed, res.Progress)
+	res, err := f.Install(context.Background(), delivery.Want{Key: job.Key, Manifest: job.Manifest, Size: job.Size,
+		Bases: []fleet.Digest{job.Base}}, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	report := install.Report{From: map[string]int64{}, Wire: res.Progress.Wire}
+	for kind, n := range res.Progress.From {
+		report.From[kind.String()] = n
+	}
+	return json.NewEncoder(os.Stdout).Encode(report)
 }
