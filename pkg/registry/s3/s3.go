@@ -39,7 +39,7 @@ type Options struct {
 	// (environment, shared files, role of the machine or function).
 	AccessKey, SecretKey string
 	Attempts             int          // tries of each request; default 3
-	Client               *http.Client // default: the SDK's
+	Client               *http.Client // for the bucket; default: the SDK's
 }
 
 // Store is a registry in a bucket. It may be used by many goroutines at once.
@@ -69,9 +69,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		load = append(load, config.WithCredentialsProvider(
 			credentials.NewStaticCredentialsProvider(o.AccessKey, o.SecretKey, "")))
 	}
-	if o.Client != nil {
-		load = append(load, config.WithHTTPClient(o.Client))
-	}
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "open bucket", o.Bucket, err).
@@ -90,6 +87,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	api := s3.NewFromConfig(cfg, func(so *s3.Options) {
 		if o.Endpoint != "" {
 			so.BaseEndpoint, so.UsePathStyle = aws.String(o.Endpoint), true
+		}
+		if o.Client != nil {
+			so.HTTPClient = o.Client
 		}
 		// Whoever reads verifies against what was signed; a second checksum is cost only.
 		so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired

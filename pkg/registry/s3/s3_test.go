@@ -1,12 +1,15 @@
 package s3_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +56,21 @@ func open(t *testing.T, p *devs3.Process, change func(*s3.Options)) *s3.Store {
 	return s
 }
 
+// partsWire is a network that is cut when so many more parts were begun.
+type partsWire struct{ left, sent atomic.Int64 }
+
+func (w *partsWire) RoundTrip(r *http.Request) (*http.Response, error) {
+	part := r.Method == http.MethodPut && r.URL.Query().Has("partNumber")
+	if part && w.left.Add(-1) < 0 {
+		return nil, errors.New("cut")
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if part && err == nil && resp.StatusCode == http.StatusOK {
+		w.sent.Add(1)
+	}
+	return resp, err
+}
+
 // One server, all of S3 and of reading it by presigned URLs.
 func TestAgainstARealServer(t *testing.T) {
 	t.Parallel()
@@ -96,6 +114,55 @@ func TestAgainstARealServer(t *testing.T) {
 			if resp.StatusCode != c.want {
 				t.Errorf("status %d, want %d", resp.StatusCode, c.want)
 			}
+		}
+	})
+	t.Run("ALargeObjectGoesOnWhereItWasCut", func(t *testing.T) {
+		var wire partsWire
+		flaky := open(t, p, func(o *s3.Options) { o.Client, o.Attempts = &http.Client{Transport: &wire}, 1 })
+		content := make([]byte, 100<<20) // seven parts
+		for i := range content {
+			content[i] = byte(i >> 12)
+		}
+		body := registry.BodyOf(content)
+		wire.left.Store(4)
+		if made, err := flaky.Create(t.Context(), "cut", body); made || !fault.Is(err, fault.Transient) {
+			t.Fatalf("cut: made %v, %v", made, err)
+		}
+		if _, _, err := s.Get(t.Context(), "cut", ""); !fault.Is(err, fault.NotFound) {
+			t.Fatalf("cut: it is there: %v", err)
+		}
+		there := wire.sent.Load()
+		wire.left.Store(100)
+		if made, err := flaky.Create(t.Context(), "cut", body); !made || err != nil {
+			t.Fatalf("again: made %v, %v", made, err)
+		}
+		// Parts whose answer was cut off may be there as well.
+		if again := wire.sent.Load() - there; again < 1 || again > 6 {
+			t.Errorf("%d parts were sent before the cut, %d of 7 again", there, again)
+		}
+		r, err := s.Range(t.Context(), "cut", 60<<20, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content[60<<20:61<<20]) {
+			t.Errorf("other bytes, %v", err)
+		}
+		// What was begun with other content is not gone on with.
+		wire.left.Store(2)
+		if _, err := flaky.Create(t.Context(), "other", body); !fault.Is(err, fault.Transient) {
+			t.Fatal(err)
+		}
+		for i := range content {
+			content[i]++
+		}
+		other := registry.BodyOf(content)
+		wire.left.Store(100)
+		if made, err := flaky.Create(t.Context(), "other", other); !made || err != nil {
+			t.Fatalf("other content: made %v, %v", made, err)
+		}
+		if made, err := s.Create(t.Context(), "other", other); made || err != nil {
+			t.Errorf("it is not what was sent: made %v, %v", made, err)
 		}
 	})
 	t.Run("NoSuchBucket", func(t *testing.T) {
