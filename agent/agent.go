@@ -15,6 +15,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/relay"
 	"github.com/modelfleet/modelfleet/agent/scrub"
+	"github.com/modelfleet/modelfleet/agent/share"
 	"github.com/modelfleet/modelfleet/agent/slot"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/agent/uplink"
@@ -40,6 +41,8 @@ type agent struct {
 	relay    *relay.Relay
 	reporter *reporter
 	server   *local.Server
+	fetcher  *delivery.Fetcher
+	site     *share.Site // nil: no neighbours
 	pool     atomic.Pointer[gossip.Pool]
 }
 
@@ -137,12 +140,19 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l.scrub = scrub.New(scrub.Options{
 		Store: store, Releases: func() []fleet.Digest { return *l.whole.Load() }, Found: l.found, Every: o.Scrub, Logger: o.Logger,
 	})
-	fetcher, err := delivery.New(delivery.Options{Store: store, Source: source, LowMemory: o.LowMemory, Rate: o.Rate, Keep: keep, Logger: o.Logger})
+	if a.site, err = a.neighbours(store); err != nil {
+		return nil, err
+	}
+	l.liars = a.liars
+	peers, spare := a.peers()
+	a.fetcher, err = delivery.New(delivery.Options{
+		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Rate: o.Rate, Keep: keep, Logger: o.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
 	l.run = effect.New(effect.Options{
-		Store: store, Slots: slots, Source: source, Fetcher: fetcher, Probe: o.Probe,
+		Store: store, Slots: slots, Source: source, Fetcher: a.fetcher, Meet: a.meet, Probe: o.Probe,
 		Trusted: l.trusted.Load, Keep: keep, Answer: l.send, Progress: l.progress.told, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
 	})
 	return a, a.telemetry()
@@ -290,16 +300,21 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	errs := make(chan error, 2)
 	wg.Go(func() { errs <- a.server.Serve(ctx, ln) })
 	wg.Go(func() { errs <- a.loop.serve(ctx) })
-	pool := a.openCell(ctx, id)
+	shared := a.listenShare()
+	pool := a.openCell(ctx, id, sharePort(shared))
 	if pool != nil {
 		a.pool.Store(pool)
+		a.see()
+	}
+	if shared != nil {
+		wg.Go(func() { a.serveShare(ctx, shared) })
 	}
 	wg.Go(func() { a.carry(ctx, pool) })
 	wg.Go(func() { a.uplink.Run(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })
 	wg.Go(func() { a.loop.scrub.Run(ctx) })
-	a.o.Logger.Info("serving", "device", id.Facts.ID, "fleet", id.Fleet, "socket", a.o.Socket, "gossip", a.gossipAddr())
+	a.o.Logger.Info("serving", "device", id.Facts.ID, "fleet", id.Fleet, "socket", a.o.Socket, "gossip", a.gossipAddr(), "share", sharePort(shared))
 	if a.o.Ready != nil {
 		a.o.Ready(Info{Member: id.Facts.ID, Fleet: id.Fleet, Socket: a.o.Socket, Gossip: a.gossipAddr()})
 	}
@@ -314,6 +329,9 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 		}
 	}
 	wg.Wait()
+	if a.site != nil {
+		a.site.Close()
+	}
 	if err == nil {
 		err = <-errs
 	}

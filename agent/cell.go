@@ -15,20 +15,15 @@ import (
 
 // openCell joins the member's gossip pool. Without one, or when the port is
 // taken, the device is a cell of one and speaks to the coordinator itself.
-func (a *agent) openCell(ctx context.Context, id identity.Identity) *gossip.Pool {
-	if a.o.Gossip == "" || id.Cell.ID == "" || len(id.Cell.Key) == 0 {
+func (a *agent) openCell(ctx context.Context, id identity.Identity, share uint16) *gossip.Pool {
+	if !a.inCell() {
 		return nil
 	}
 	pool, err := gossip.Open(gossip.Options{
 		Fleet: id.Fleet, Cell: id.Cell.ID, Member: id.Facts.ID, Group: id.Facts.Group,
 		Signer: a.me.Key(), Certificate: id.Certificate, Identify: a.identify(id),
 		Keys: [][]byte{id.Cell.Key}, Bind: a.o.Gossip, Advertise: a.o.Address, Seeds: id.Cell.Seeds, Uplink: true,
-		Handlers: gossip.Handlers{
-			OnMessage: a.relay.Take,
-			OnAck:     a.relay.Acked,
-			OnPack:    func(p gossip.Pack) (uint64, error) { return a.loop.offerPack(ctx, p.Body, "cell") },
-		},
-		Logger: a.o.Logger,
+		Share: share, Metered: a.o.Metered, Handlers: a.handlers(ctx), Logger: a.o.Logger,
 	})
 	if err != nil {
 		a.o.Logger.Error("cell not joined; reporting directly", "cell", id.Cell.ID, "err", err)
@@ -37,12 +32,14 @@ func (a *agent) openCell(ctx context.Context, id identity.Identity) *gossip.Pool
 	return pool
 }
 
-// announce tells the cell, if there is one, of a pack that was believed.
+// announce tells the cell, if there is one, of a pack that was believed. It may
+// name other device CAs or revoke members: peers are judged again.
 func (a *agent) announce(p gossip.Pack) {
 	pool := a.pool.Load()
 	if pool == nil {
 		return
 	}
+	pool.Recheck()
 	if err := pool.Announce(p); err != nil {
 		a.o.Logger.Warn("pack not announced", "err", err)
 	}

@@ -43,6 +43,7 @@ type loop struct {
 	// that was believed.
 	changed  func()
 	announce func(gossip.Pack)
+	liars    func() (int, fleet.MemberID) // neighbours that were left out, and the last
 
 	packs  chan packOffer
 	times  chan time.Time // the coordinator's

@@ -28,6 +28,14 @@ type Options struct {
 	Gossip  string        // host:port for the cell; "" joins none
 	Address string        // that others of the cell reach it by; default from Gossip
 
+	// Share is the host:port that neighbours are served frames on, at the address
+	// that the cell knows; "": the host of Gossip and the port after its own, or
+	// any if that is taken; "off": neither give nor ask.
+	Share     string
+	ShareRate int64 // bytes a second that neighbours are served at; default 32 MiB
+	ShareDisk int64 // bytes of frames kept for neighbours; default 512 MiB, negative: none
+	Metered   bool  // what is fetched costs money: ask neighbours, and fetch nothing for them
+
 	Report time.Duration // between rows; default 1 min
 	Busy   time.Duration // between rows while a rollout concerns the device; default 10 s, at most Report
 	Window time.Duration // of errored-window counting; default 10 s

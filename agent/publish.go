@@ -34,6 +34,9 @@ func (l *loop) publish() {
 	}
 	d := l.progress.delivered()
 	d.Damaged = l.scrub.Damaged()
+	if n, last := l.liars(); n > 0 {
+		d.Liars, d.Liar = uint64(n), telemetry.MemberPrefix(last)
+	}
 	l.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: l.freshness(), RSS: telemetry.ResidentKiB(), Delivery: d})
 	l.host.Publish(out)
 	l.changed()

@@ -123,6 +123,15 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.StringVar(&o.Pack, "pack", "", "`file` that trust packs are also read from, for an air gap")
 	f.StringVar(&o.Gossip, "gossip-bind", "", "`host:port` for the cell's gossip, UDP and TCP; port 0 takes any (default: no gossip)")
 	f.StringVar(&o.Address, "gossip-address", "", "`host` that others of the cell reach this device by")
+	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off (default: the gossip's host and the port after its own)")
+	bytesVar(f, &o.ShareRate, "share-rate", "most `bytes` a second that neighbours are served at (default 32MiB)")
+	f.Func("share-disk", "most `bytes` of the disk that frames fetched for neighbours take, 0 for none (default 512MiB)", func(text string) (err error) {
+		if o.ShareDisk = -1; text != "0" {
+			o.ShareDisk, err = parseBytes(text)
+		}
+		return err
+	})
+	f.BoolVar(&o.Metered, "metered", false, "what this device fetches costs money: it asks neighbours and fetches nothing for them")
 	f.DurationVar(&o.Report, "report", 0, "time between reports (default 1m)")
 	f.DurationVar(&o.Busy, "report-busy", 0, "time between reports while a rollout concerns the device (default 10s)")
 	f.DurationVar(&o.Window, "window", 0, "length of a window of error counting (default 10s)")
@@ -132,10 +141,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
 	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")
 	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "how long a self-test may take (default 2m)")
-	f.Func("rate", "most `bytes` a second that model files are fetched at, for example 2MiB (default: no cap)", func(text string) (err error) {
-		o.Rate, err = parseBytes(text)
-		return err
-	})
+	bytesVar(f, &o.Rate, "rate", "most `bytes` a second that model files are fetched at, for example 2MiB (default: no cap)")
 	f.DurationVar(&o.Scrub, "scrub", 0, "time between looks at whether files on the disk were damaged (default 24h; negative: never)")
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -170,6 +176,14 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	}
 	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: l}))
 	return o, showVersion, nil
+}
+
+// bytesVar is a flag that takes a number of bytes.
+func bytesVar(f *flag.FlagSet, v *int64, name, usage string) {
+	f.Func(name, usage, func(text string) (err error) {
+		*v, err = parseBytes(text)
+		return err
+	})
 }
 
 // parseBytes reads a number of bytes: 500000, 512KiB, 2MiB, 1.5GiB.

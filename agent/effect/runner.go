@@ -34,6 +34,9 @@ type Options struct {
 	Slots   *slot.Slots
 	Source  delivery.Source // of bundles
 	Fetcher *delivery.Fetcher
+	// Meet, when not nil, is called before an install begins: it waits, not long,
+	// until neighbours are known.
+	Meet    func(context.Context)
 	Probe   probe.Options
 	Trusted func() *trust.Trusted // newest pack that was believed; nil: none yet
 	Keep    func() []fleet.Digest // bundles that no collection may take
@@ -205,6 +208,9 @@ func (r *Runner) install(ctx context.Context, e update.Effect, w delivery.Want) 
 	r.gate.RLock()
 	defer r.gate.RUnlock()
 	r.o.Progress(e, delivery.Progress{})
+	if r.o.Meet != nil {
+		r.o.Meet(ctx)
+	}
 	_, err := r.o.Fetcher.Install(ctx, w, func(p delivery.Progress) { r.o.Progress(e, p) })
 	return err
 }

@@ -64,6 +64,7 @@ type Timing struct {
 	Age   time.Duration // of one frame being sent; default 2 min
 	Queue time.Duration // for one of Streams to be free; default 5 s
 	Head  time.Duration // for a handshake, and for a question; default 5 s
+	Meet  time.Duration // for neighbours to be seen, once, after the start; default 3 s
 	Rest  time.Duration // that a neighbour is not asked after it failed, doubled each time; default 15 s
 }
 
@@ -73,6 +74,7 @@ const longestRest = 10 * time.Minute
 // safe for concurrent use.
 type Site struct {
 	o      Options
+	began  time.Time
 	cache  *cache
 	upload *rate.Limiter
 	client *http.Client
@@ -85,6 +87,7 @@ type Site struct {
 	mu      sync.Mutex // guards the rest
 	closed  bool
 	view    view
+	seen    time.Time // when the owners last changed
 	liars   map[fleet.MemberID]bool
 	liar    fleet.MemberID // the last of them
 	resting map[fleet.MemberID]rest
@@ -122,7 +125,7 @@ func New(o Options) (*Site, error) {
 		by time.Duration
 	}{
 		{&t.Dial, 3 * time.Second}, {&t.Pulse, 2 * time.Second}, {&t.Stall, 10 * time.Second}, {&t.Wait, 5 * time.Minute},
-		{&t.Age, 2 * time.Minute}, {&t.Queue, 5 * time.Second}, {&t.Head, 5 * time.Second}, {&t.Rest, 15 * time.Second},
+		{&t.Age, 2 * time.Minute}, {&t.Queue, 5 * time.Second}, {&t.Head, 5 * time.Second}, {&t.Meet, 3 * time.Second}, {&t.Rest, 15 * time.Second},
 	} {
 		*d.to = cmp.Or(*d.to, d.by)
 	}
@@ -135,7 +138,7 @@ func New(o Options) (*Site, error) {
 		pulls = 1
 	}
 	s := &Site{
-		o: o, cache: c, upload: rate.NewLimiter(rate.Limit(o.Rate), step(o.Rate)),
+		o: o, began: time.Now(), cache: c, upload: rate.NewLimiter(rate.Limit(o.Rate), step(o.Rate)),
 		sends: make(chan struct{}, o.Streams), pulls: make(chan struct{}, pulls), passes: make(chan struct{}, pulls),
 		liars: map[fleet.MemberID]bool{}, resting: map[fleet.MemberID]rest{},
 		flights: map[flightKey]*flight{}, guests: map[fleet.MemberID]int{},
@@ -168,7 +171,32 @@ func (s *Site) See(members []gossip.Member) {
 			delete(s.resting, m)
 		}
 	}
+	if !slices.Equal(s.view.owners, v.owners) {
+		s.seen = time.Now()
+	}
 	s.view = v
+}
+
+// Meet waits until the site was seen and did not change for a while, but not
+// long after the start: so that an install that begins with the agent does not
+// begin alone.
+func (s *Site) Meet(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		calm := s.o.Timing.Meet // when there is nobody else
+		if len(s.view.owners) > 1 {
+			calm = min(s.seen.Add(s.o.Timing.Meet/2).Sub(s.began), 2*s.o.Timing.Meet)
+		}
+		s.mu.Unlock()
+		wait := time.Until(s.began.Add(calm))
+		if wait <= 0 {
+			return
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // line lists who may be asked for a frame, the owner first.
