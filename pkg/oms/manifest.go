@@ -119,6 +119,12 @@ func (m *Manifest) named() []named {
 	return rs
 }
 
+// same reports whether two manifests say the same.
+func (m Manifest) same(n Manifest) bool {
+	n.Resources = slices.SortedFunc(slices.Values(n.Resources), compare)
+	return m.Name == n.Name && m.Root == n.Root && slices.Equal(m.Ignored, n.Ignored) && slices.Equal(m.Resources, n.Resources)
+}
+
 func compare(a, b Resource) int {
 	return cmp.Or(strings.Compare(a.Path, b.Path), cmp.Compare(a.Start, b.Start))
 }

@@ -107,8 +107,11 @@ func sign(m Manifest, key crypto.Signer, mat materialJSON) ([]byte, error) {
 	if err != nil {
 		return nil, errf(Malformed, "", "%w", err)
 	}
-	if _, err := parseStatement(payload, false); err != nil {
+	switch read, err := parseStatement(payload, false); {
+	case err != nil:
 		return nil, err // never sign what we would refuse
+	case !read.same(m):
+		return nil, errf(Irregular, "", "a name that is not UTF-8, or a range of a whole file")
 	}
 	sig, err := key.Sign(rand.Reader, signedDigest(h, payload), h)
 	if err != nil {

@@ -257,6 +257,9 @@ func (rs *resources) one(r *reader) error {
 	if err != nil {
 		return err
 	}
+	if out.Path == "" {
+		return errf(Malformed, "", "a resource without a name")
+	}
 	if out.Digest, err = readDigest(digest); err != nil {
 		return errf(Malformed, out.Path, "%w", err)
 	}
