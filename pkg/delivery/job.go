@@ -57,6 +57,7 @@ type job struct {
 	progress Progress
 	lastGood time.Time // when a frame was verified last
 	retired  bool      // nothing may be kept any more
+	broken   error     // keeping a frame for a neighbour failed
 
 	visits sync.RWMutex // held by neighbours' pulls while they keep a frame
 }
@@ -115,6 +116,9 @@ func (j *job) next(ctx context.Context) (*errand, error) {
 	for {
 		j.mu.Lock()
 		e, busy, err := j.take()
+		if j.broken != nil {
+			err = j.broken
+		}
 		settled := j.settled
 		j.mu.Unlock()
 		if e != nil || err != nil || !busy {
@@ -218,7 +222,8 @@ func (j *job) replan() (busy bool, err error) {
 	needs := make([]Need, len(j.targets))
 	for i, t := range j.targets {
 		needs[i] = t.need()
-		busy = busy || t.busy > 0
+		// A file that is whole is still being made durable, which may fail.
+		busy = busy || t.busy > 0 || (t.missing == 0 && !t.done)
 	}
 	rates := j.meter.rates()
 	if j.asks && j.o.Peers != nil {

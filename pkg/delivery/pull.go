@@ -3,17 +3,53 @@ package delivery
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"io"
 	"os"
 	"slices"
 	"sync"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
+	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // Read fills dst with a verified frame that is here, in the store or in an
 // install under way. One that is not here, or is damaged, is NotFound.
 func (f *Fetcher) Read(r FrameRef, dst []byte) error {
+	file, _, err := f.find(r, func(at *io.SectionReader) bool {
+		_, err := io.ReadFull(at, dst)
+		return err == nil && r.Digest == sha256.Sum256(dst)
+	})
+	if err != nil {
+		return err
+	}
+	return cas.Classify("read frame", file.Name(), file.Close())
+}
+
+// Open is like Read, but the frame's bytes are read from what it returns, so
+// that a reader in no hurry needs no memory for them. They were verified before.
+func (f *Fetcher) Open(r FrameRef) (io.ReadCloser, error) {
+	buf := make([]byte, 64<<10)
+	file, at, err := f.find(r, func(at *io.SectionReader) bool {
+		h := sha256.New()
+		n, err := io.CopyBuffer(h, struct{ io.Reader }{at}, buf)
+		return err == nil && n == int64(r.Length) && fleet.Digest(h.Sum(nil)) == r.Digest
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &frameFile{io.NewSectionReader(file, at, int64(r.Length)), file}, nil
+}
+
+type frameFile struct {
+	io.Reader
+	io.Closer
+}
+
+// find looks for a frame that is right in the files it may lie in.
+func (f *Fetcher) find(r FrameRef, right func(*io.SectionReader) bool) (*os.File, int64, error) {
 	lengths := []int64{int64(r.Length), artifact.FrameSize, 1 << 20} // all frames but the last are equally long
 	if fr, ok := f.o.Store.Frames(r.File); ok {
 		lengths = []int64{fr.Length}
@@ -23,21 +59,16 @@ func (f *Fetcher) Read(r FrameRef, dst []byte) error {
 		if err != nil {
 			continue
 		}
-		found := slices.ContainsFunc(lengths, func(length int64) bool { return readFrame(file, int64(r.Frame)*length, r, dst) })
-		_ = file.Close() // it was only read
-		if found {
-			return nil
+		for _, length := range lengths {
+			at := int64(r.Frame) * length
+			// What was not written yet is a hole.
+			if nextData(file, at) == at && right(io.NewSectionReader(file, at, int64(r.Length))) {
+				return file, at, nil
+			}
 		}
+		_ = file.Close() // it was only read
 	}
-	return fault.Newf(fault.NotFound, "read frame", r.File.Short(), "frame %d is not here", r.Frame)
-}
-
-func readFrame(file *os.File, off int64, r FrameRef, dst []byte) bool {
-	if nextData(file, off) != off {
-		return false // a hole: not written yet
-	}
-	_, err := file.ReadAt(dst, off)
-	return err == nil && r.Digest == sha256.Sum256(dst)
+	return nil, 0, fault.Newf(fault.NotFound, "read frame", r.File.Short(), "frame %d is not here", r.Frame)
 }
 
 // pull is one frame on its way for neighbours.
@@ -63,26 +94,38 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 			return nil
 		}
 		f.mu.Lock()
-		p := f.pulls[r.Digest]
-		if p == nil {
+		p, mine := f.pulls[r.Digest], false
+		if mine = p == nil; mine {
 			p = &pull{done: make(chan struct{}), dst: dst}
 			f.pulls[r.Digest] = p
-			f.mu.Unlock()
-			p.err = f.pull(ctx, w, file, r.Frame, dst)
-			f.mu.Lock()
-			delete(f.pulls, r.Digest)
-			f.mu.Unlock()
-			close(p.done)
-			p.readers.Wait()
-			return p.err
+		} else {
+			p.readers.Add(1)
 		}
-		p.readers.Add(1)
 		f.mu.Unlock()
-		err := p.read(ctx, dst)
-		if !fault.Is(err, fault.Canceled) || ctx.Err() != nil {
+		if mine {
+			err = f.lead(ctx, p, w, file, r)
+		} else {
+			err = p.read(ctx, dst)
+		}
+		// Who fetched it for all may have been cancelled; then it is another's turn.
+		if again := errors.Is(err, errHere) || fault.Is(err, fault.Canceled); !again || ctx.Err() != nil {
 			return err
-		} // who fetched it was cancelled: now it is our turn
+		}
 	}
+}
+
+// errHere says that an install brought the frame in the meantime.
+var errHere = errors.New("the frame is here")
+
+// lead fetches a frame for all that wait for it.
+func (f *Fetcher) lead(ctx context.Context, p *pull, w Want, file artifact.File, r FrameRef) error {
+	p.err = f.pull(ctx, w, file, r.Frame, p.dst)
+	f.mu.Lock()
+	delete(f.pulls, r.Digest)
+	f.mu.Unlock()
+	close(p.done)
+	p.readers.Wait()
+	return p.err
 }
 
 func (p *pull) read(ctx context.Context, dst []byte) error {
@@ -149,6 +192,9 @@ func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame in
 				return err
 			}
 		}
+		j.mu.Lock()
+		mine.done = true
+		j.mu.Unlock()
 		j.landed(k, mine, i)
 		return nil
 	}
@@ -156,8 +202,7 @@ func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame in
 }
 
 // host claims the frame in the install of its release that is under way; nil:
-// there is none. While the install itself is fetching the frame it waits; a
-// frame that is here by then is found by the next Read.
+// there is none. While the install itself is fetching the frame it waits.
 func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame int) (*job, *target, error) {
 	f.mu.Lock()
 	j := f.jobs[w.Key]
@@ -180,8 +225,10 @@ func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame in
 		retired := j.retired
 		j.mu.Unlock()
 		switch {
-		case retired || state == here:
+		case retired:
 			return nil, t, nil
+		case state == here:
+			return nil, nil, errHere
 		case state == wanted:
 			return j, t, nil
 		}
@@ -242,8 +289,8 @@ func (f *Fetcher) retire(j *job) {
 	j.retired = true
 }
 
-// visit calls do unless the job is over.
-func (j *job) visit(do func() error) error {
+// visit keeps a frame for a neighbour as the job does for itself, unless it is over.
+func (j *job) visit(keep func() error) error {
 	j.visits.RLock()
 	defer j.visits.RUnlock()
 	j.mu.Lock()
@@ -252,5 +299,12 @@ func (j *job) visit(do func() error) error {
 	if over {
 		return nil
 	}
-	return do()
+	err := keep()
+	if err != nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.broken = err
+		j.tell()
+	}
+	return err
 }

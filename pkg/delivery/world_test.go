@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 )
@@ -179,6 +181,43 @@ func (w *world) tamper(key string, at int) {
 	if err := os.WriteFile(w.object(key), b, 0o644); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// get and put are an object's bytes.
+func (w *world) get(key string) []byte {
+	w.t.Helper()
+	b, err := os.ReadFile(w.object(key))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
+func (w *world) put(key string, b []byte) {
+	w.t.Helper()
+	if err := os.WriteFile(w.object(key), b, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// index is an object's index.
+func (w *world) index(key string) artifact.Index {
+	w.t.Helper()
+	x, err := artifact.ParseIndex(w.get(artifact.IndexKey(key)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return x
+}
+
+// baseOf is the digest that a delta's key names.
+func (w *world) baseOf(key string) fleet.Digest {
+	w.t.Helper()
+	d, err := fleet.ParseDigest(path.Base(key))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
 }
 
 func (w *world) remove(key string) {
