@@ -298,23 +298,5 @@ func (l *loop) tell(s step, a rollout.Action) {
 	if a.Kind == rollout.EnterState && a.To == rollout.RollingBack.String() {
 		kind = "alarm"
 	}
-	l.events.Publish(api.Event{At: l.now().UTC(), Kind: kind, Subject: string(id), Text: text(s, a)})
-}
-
-// text is an action in one line.
-func text(s step, a rollout.Action) string {
-	stage := ""
-	if a.Stage >= 0 && a.Stage < len(s.run.spec.Stages) {
-		stage = s.run.spec.Stages[a.Stage].Name
-	}
-	what := string(a.Kind)
-	switch a.Kind {
-	case rollout.EnterState:
-		what = a.From + " -> " + a.To
-	case rollout.EnterStage:
-		what = "stage " + stage + ": " + a.From + " -> " + a.To
-	case rollout.Expose, rollout.Withdraw, rollout.Return:
-		what = fmt.Sprintf("%s %d (stage %s)", a.Kind, a.Members, stage)
-	}
-	return s.run.rec.Release.Ref() + " " + what + ": " + a.Reason.String()
+	l.events.Publish(api.Event{At: l.now().UTC(), Kind: kind, Subject: string(id), Text: sentence(s, a)})
 }

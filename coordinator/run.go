@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -85,6 +86,7 @@ func (h *house) poke() {
 
 // changed is told of each new row; what changes a decision wakes the loop.
 func (h *house) changed(id fleet.MemberID, before, now telemetry.Row) {
+	h.harmed(id, before, now)
 	for _, m := range now.Models {
 		old, had := before.Model(m.Model)
 		if had && old.Phase == m.Phase && old.Running == m.Running && old.Failure == m.Failure {
@@ -95,11 +97,38 @@ func (h *house) changed(id fleet.MemberID, before, now telemetry.Row) {
 		if m.Failure == fleet.ReleaseFailure {
 			text += ": " + m.Code.String()
 		}
+		if st := (api.ModelStatus{Phase: m.Phase, Failure: m.Failure, FailureCode: m.Code.String()}); st.Stuck() {
+			text = st.StuckText(time.Now())
+		}
 		if ref := h.desk.RefOf(m.Running); ref != "" {
 			text += ", runs " + ref
 		}
 		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "member", Subject: string(id), Text: text})
 		h.log.Debug("member changed", "device", id, "state", m.Phase, "release", h.desk.RefOf(m.Running), "code", m.Code)
+	}
+}
+
+// harmed tells of what went wrong on a member that is nobody's release: files its
+// disk damaged, a neighbour that lied to it.
+func (h *house) harmed(id fleet.MemberID, before, now telemetry.Row) {
+	was := before.Delivery
+	if before.Epoch != now.Epoch {
+		was = telemetry.Delivery{}
+	}
+	news := now.Delivery.Since(was)
+	alarm := func(text string) {
+		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "alarm", Subject: string(id), Text: text})
+		h.log.Warn("member was harmed", "device", id, "what", text)
+	}
+	if news.Damaged > 0 {
+		alarm(fmt.Sprintf("its disk damaged %d files; they are fetched again", news.Damaged))
+	}
+	if news.Liars > 0 {
+		liar, known := h.inventory.Named(now.Delivery.Liar)
+		if !known {
+			liar = "a neighbour"
+		}
+		alarm("left out " + string(liar) + ", which delivered other bytes than were signed")
 	}
 }
 

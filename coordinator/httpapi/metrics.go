@@ -63,8 +63,10 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	send(rows, prometheus.CounterValue, float64(st.Duplicate), "duplicate")
 	send(rows, prometheus.CounterValue, float64(st.Refused), "refused")
 
+	c.delivery(send)
 	now := c.o.Now()
 	count := map[[2]string]int{}
+	var all standings
 	for _, m := range c.o.Inventory.Members() {
 		state := "silent"
 		rep, heard := c.o.Intake.Newest(m.KeyID)
@@ -77,7 +79,14 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 			state = "reporting"
 		}
 		count[[2]string{string(m.Facts.Kind), state}]++
+		if state == "reporting" {
+			for _, model := range rep.Row.Models {
+				rate, _ := c.o.Intake.Pace(m.KeyID, model.Model, now).Rate()
+				all.add(model, rate)
+			}
+		}
 	}
+	all.send(send)
 	members := desc("members_count", "Members by kind and state.", "kind", "state")
 	for k, n := range count {
 		send(members, prometheus.GaugeValue, float64(n), k[0], k[1])

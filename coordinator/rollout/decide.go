@@ -198,8 +198,7 @@ func (m *machine) stepExposing() bool {
 	}
 	if s.Told >= s.Target && c.enough(c.arrived) {
 		s.Soaked = m.now
-		return m.enterStage(Soaking, because("arrived", "enough of the told members that answer have switched",
-			num("told", c.told), num("switched", c.arrived), num("answering", c.answering), num("silent", c.silent)))
+		return m.enterStage(Soaking, arrived(c))
 	}
 	if m.now.Sub(s.Began) < m.spec.StageDeadline.D() {
 		return false
@@ -212,6 +211,21 @@ func (m *machine) stepExposing() bool {
 		s.Soaked = m.now
 		return m.enterStage(Soaking, why)
 	}, against)
+}
+
+// arrived says that a stage may soak. A member that gave the release up, or could
+// not bring it in, is not waited for, and did not switch.
+func arrived(c census) Reason {
+	text := "enough of the told members that answer have switched"
+	numbers := []Number{num("told", c.told), num("switched", c.on), num("answering", c.answering), num("silent", c.silent)}
+	if c.on < c.arrived {
+		text += ", or cannot"
+		numbers = append(numbers, num("gave up or cannot", c.arrived-c.on))
+	}
+	if c.transport > 0 {
+		numbers = append(numbers, num("cannot fetch", c.transport))
+	}
+	return because("arrived", text, numbers...)
 }
 
 func (m *machine) stepDeciding() bool {
@@ -245,7 +259,7 @@ func (m *machine) stepDeciding() bool {
 // deadline applies the policy for a stage that is still inconclusive. It is
 // only continued if a member faced the release and nothing is against that.
 func (m *machine) deadline(c census, next func(Reason) bool, against string) bool {
-	numbers := []Number{num("told", c.told), num("switched", c.arrived), num("healthy", c.healthy), num("silent", c.silent), num("transport", c.transport)}
+	numbers := []Number{num("told", c.told), num("switched", c.on), num("healthy", c.healthy), num("silent", c.silent), num("transport", c.transport)}
 	text := "inconclusive after " + m.spec.StageDeadline.String()
 	if m.stage().Target == 0 {
 		text += ": no member matches the stage"

@@ -94,7 +94,7 @@ type census struct {
 	perLabel             [][]int // parallel to Roster.labels, by value; nil without such a budget
 
 	// Of the told members that match the stage:
-	told, answering, arrived, settled, healthy, silent, transport, quarantined int
+	told, answering, arrived, on, settled, healthy, silent, transport, quarantined int
 }
 
 // enough reports whether n of the members that answer are most of them. Those
@@ -148,6 +148,7 @@ func (m *machine) survey() census {
 		default:
 			c.answering++
 			c.arrived += count(s.on || s.settled())
+			c.on += count(s.on)
 			c.settled += count(s.settled())
 			c.healthy += count(s.healthy)
 		}
