@@ -18,7 +18,8 @@ type Tally struct {
 	What  []error // of the first few bad ones, where and what
 }
 
-func (t *Tally) add(where string, err error) {
+// Add counts one disk, and what was wrong with it.
+func (t *Tally) Add(where string, err error) {
 	t.Tried++
 	if err == nil {
 		return
@@ -100,7 +101,7 @@ func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error)
 			if wrong == nil && t.Tried%max(e.Recover, 1) == 0 {
 				wrong = w.recovers(ctx, state)
 			}
-			t.add(d.Done(), wrong)
+			t.Add(d.Done(), wrong)
 		}
 	}
 	return t, d.Err()

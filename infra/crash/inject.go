@@ -35,7 +35,7 @@ type Outcome struct {
 func (m *Member) Inject(ctx context.Context, n int, i Injection, limit time.Duration) (o Outcome, err error) {
 	log := filepath.Join(filepath.Dir(m.State), filepath.Base(m.State)+".strace")
 	defer func() { err = errors.Join(err, os.Remove(log)) }()
-	m.Wrap = []string{"strace", "-f", "-qq", "--seccomp-bpf", "-e", "signal=none", "-o", log, "-e", "trace=" + i.Syscall, "-e", "inject=" + i.String()}
+	m.Wrap = []string{"strace", "-f", "-qq", "-e", "signal=none", "-o", log, "-e", "trace=" + i.Syscall, "-e", "inject=" + i.String()}
 	defer func() { m.Wrap = nil }()
 	if err := m.Start(ctx, n); err != nil {
 		return o, err

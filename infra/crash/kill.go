@@ -60,7 +60,7 @@ func (a Again) Share() float64 { return max(0, float64(a.Fetched-a.Needed)/float
 // KillOnce lets a copy of the member update from a server, kills it at a random
 // moment of the time that takes, looks at the disk, and lets the next start finish.
 func (m *Member) KillOnce(ctx context.Context, s *Server, state string, a Again, takes time.Duration, rng *rand.Rand) (Again, error) {
-	c, err := m.Copy(state)
+	c, err := m.Link(state)
 	if err != nil {
 		return a, err
 	}
@@ -97,7 +97,7 @@ func (m *Member) KillOnce(ctx context.Context, s *Server, state string, a Again,
 // Undisturbed is how much an update of the member fetches, and how long it takes,
 // when nothing disturbs it.
 func (m *Member) Undisturbed(ctx context.Context, s *Server, state string) (a Again, takes time.Duration, err error) {
-	c, err := m.Copy(state)
+	c, err := m.Link(state)
 	if err != nil {
 		return a, 0, err
 	}

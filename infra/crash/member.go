@@ -55,8 +55,17 @@ func Enrol(ctx context.Context, w *World, state string, agent ...string) (*Membe
 
 // Copy is the same device with a copy of the folder, at rest.
 func (m *Member) Copy(state string) (*Member, error) {
+	return m.copy(state, "-a")
+}
+
+// Link is [Member.Copy] by hard links, quicker for large models: no file of a
+// state folder is ever changed in place, that is the promise. Only collections
+// find that everything has one name more.
+func (m *Member) Link(state string) (*Member, error) { return m.copy(state, "-al") }
+
+func (m *Member) copy(state, how string) (*Member, error) {
 	c := &Member{World: m.World, State: state, Agent: m.Agent, Source: m.Source}
-	if out, err := exec.Command("cp", "-a", m.State, state).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", how, m.State, state).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("copy the state: %w: %s", err, out)
 	}
 	return c, nil

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/modelfleet/modelfleet/infra/bench/crash"
 	"github.com/modelfleet/modelfleet/infra/bench/delta"
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
 	"github.com/modelfleet/modelfleet/infra/bench/install"
@@ -30,6 +31,7 @@ type benchmark struct {
 
 func benchmarks() []benchmark {
 	return []benchmark{
+		{"crash", "what kills, power cuts and failing system calls leave of a member's disk and download", crash.Run},
 		{"decide", "one decision of the rollout engine, for fleets of three sizes", decide},
 		{"delta", "bytes of an update of trained weights, ours against the usual tools", delta.Run},
 		{"demo", "a whole life of a fleet: wall time, how fast a bad release is caught, who ran it", demo},
