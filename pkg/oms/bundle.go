@@ -17,11 +17,11 @@ import (
 // Bundle is a parsed bundle nobody vouches for yet: only its Verify methods
 // give what it says.
 type Bundle struct {
-	media      string
-	material   material
-	envelope   envelope
-	certs      []*x509.Certificate
-	historical bool // read also what came before v1.0
+	media    string
+	material material
+	envelope envelope
+	certs    []*x509.Certificate
+	era      era
 }
 
 // material is what a bundle says about who signed it.
@@ -197,12 +197,12 @@ func (b *Bundle) VerifyKey(pubs ...*ecdsa.PublicKey) (Manifest, error) {
 		return Manifest{}, errf(Unsupported, "", "signed by certificate, not by key")
 	}
 	for _, pub := range pubs {
-		ok, err := b.signedBy(pub)
+		from, ok, err := b.signedBy(pub)
 		if err != nil {
 			return Manifest{}, err
 		}
 		if ok {
-			return b.statement()
+			return parseStatement(b.envelope.payload, from)
 		}
 	}
 	return Manifest{}, errf(Signature, "", "none of %d trusted keys signed it; it names key %.12s", len(pubs), b.Hint())
@@ -220,33 +220,30 @@ func (b *Bundle) VerifyCertificate(roots *x509.CertPool, now time.Time) (Manifes
 	if err != nil {
 		return Manifest{}, err
 	}
-	ok, err := b.signedBy(pub)
+	from, ok, err := b.signedBy(pub)
 	if err != nil {
 		return Manifest{}, err
 	}
 	if !ok {
 		return Manifest{}, errf(Signature, "", "the certificate's key did not sign it")
 	}
-	return b.statement()
+	return parseStatement(b.envelope.payload, from)
 }
 
 // Unverified returns what the bundle says without asking who signed it: for
 // listing, and for whoever just made it. Never act on it.
-func (b *Bundle) Unverified() (Manifest, error) { return b.statement() }
+func (b *Bundle) Unverified() (Manifest, error) { return parseStatement(b.envelope.payload, b.era) }
 
-func (b *Bundle) statement() (Manifest, error) {
-	return parseStatement(b.envelope.payload, b.historical)
-}
-
-func (b *Bundle) signedBy(pub *ecdsa.PublicKey) (bool, error) {
+// signedBy reports whether pub signed the payload, and as a statement of when.
+func (b *Bundle) signedBy(pub *ecdsa.PublicKey) (from era, ok bool, err error) {
 	h, err := hashFor(pub)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	if ecdsa.VerifyASN1(pub, signedDigest(h, b.envelope.payload), b.envelope.sig) {
-		return true, nil
+		return b.era, true, nil
 	}
-	return b.historical && b.signedBefore1(pub), nil
+	return before1, b.era == historical && b.signedBefore1(pub), nil
 }
 
 // Fingerprint names a public key as OMS does: hex SHA-256 over its PEM text.

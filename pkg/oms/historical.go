@@ -14,6 +14,15 @@ const (
 	selfPath = "."
 )
 
+// era says which releases' shapes a statement may have.
+type era uint8
+
+const (
+	current    era = iota // the specification's
+	historical            // those before v1.1 too
+	before1               // only that of 0.2, whose encoding was signed
+)
+
 // ParseHistorical reads a bundle like [Parse], and those of the reference
 // implementation's first releases too: 0.2, which listed the files as subjects
 // and signed a Python literal in place of the payload, and those before 1.1,
@@ -22,7 +31,7 @@ const (
 func ParseHistorical(data []byte) (*Bundle, error) {
 	b, err := Parse(data)
 	if err == nil {
-		b.historical = true
+		b.era = historical
 	}
 	return b, err
 }

@@ -107,7 +107,7 @@ func sign(m Manifest, key crypto.Signer, mat materialJSON) ([]byte, error) {
 	if err != nil {
 		return nil, errf(Malformed, "", "%w", err)
 	}
-	switch read, err := parseStatement(payload, false); {
+	switch read, err := parseStatement(payload, current); {
 	case err != nil:
 		return nil, err // never sign what we would refuse
 	case !read.same(m):

@@ -51,7 +51,7 @@ type serialization struct {
 // parseStatement reads and checks a payload. Everything the format fixes is
 // checked here, after the signature: each check has a vector, signed with the
 // right key, that dies at it.
-func parseStatement(payload []byte, historical bool) (Manifest, error) {
+func parseStatement(payload []byte, from era) (Manifest, error) {
 	var s statement
 	r := &reader{data: payload}
 	if err := s.from(r); err != nil {
@@ -60,9 +60,9 @@ func parseStatement(payload []byte, historical bool) (Manifest, error) {
 	switch {
 	case s.kind != statementType:
 		return Manifest{}, errf(Malformed, "", "statement type %q", s.kind)
-	case s.predicate == oldPredicateType && historical:
+	case s.predicate == oldPredicateType && from != current:
 		return s.manifestBefore1()
-	case s.predicate != predicateType:
+	case s.predicate != predicateType || from == before1:
 		return Manifest{}, errf(Unsupported, "", "predicate type %q", s.predicate)
 	case len(s.subjects) != 1:
 		return Manifest{}, errf(Malformed, "", "%d subjects, want 1", len(s.subjects))
@@ -75,7 +75,7 @@ func parseStatement(payload []byte, historical bool) (Manifest, error) {
 	if err := s.ser.into(&m); err != nil {
 		return Manifest{}, err
 	}
-	if err := s.resources.into(&m, historical); err != nil {
+	if err := s.resources.into(&m, from); err != nil {
 		return Manifest{}, err
 	}
 	signed, err := readDigest([]byte(s.subjects[0].sha256))
@@ -279,7 +279,7 @@ func (rs *resources) one(r *reader) error {
 
 // into checks the resources and takes them into m. The root digest is over them
 // in the order given.
-func (rs *resources) into(m *Manifest, historical bool) error {
+func (rs *resources) into(m *Manifest, from era) error {
 	if len(rs.list) == 0 {
 		return errf(Malformed, "", "no resources")
 	}
@@ -298,7 +298,7 @@ func (rs *resources) into(m *Manifest, historical bool) error {
 				return err
 			}
 		}
-		alone := historical && r.Path == selfPath && len(rs.list) == 1
+		alone := from != current && r.Path == selfPath && len(rs.list) == 1
 		if !cleanPath(r.Path) && !alone {
 			return errf(Irregular, r.Path, "not a clean relative path")
 		}

@@ -218,6 +218,8 @@ func signatures(b *builder) {
 	raw.Name = "signed with the encoding of release 0.2"
 	raw.Bundle = string(resign(b.t, []byte(good.Bundle), leaf, nil, nil, oldPAE))
 	b.refuse(raw, "verify", oms.Signature)
+	raw.Name, raw.Historical = "signed with the encoding of release 0.2, though the statement is of today", true
+	b.refuse(raw, "verify", oms.Unsupported)
 }
 
 func jsons(b *builder) {
