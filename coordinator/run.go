@@ -121,7 +121,7 @@ func (h *house) harmed(id fleet.MemberID, before, now telemetry.Row) {
 		h.log.Warn("member was harmed", "device", id, "what", text)
 	}
 	if news.Damaged > 0 {
-		alarm(fmt.Sprintf("its disk damaged %d files; they are fetched again", news.Damaged))
+		alarm(fmt.Sprintf("its disk damaged files (%d); they are fetched again", news.Damaged))
 	}
 	if news.Liars > 0 {
 		liar, known := h.inventory.Named(now.Delivery.Liar)

@@ -216,10 +216,10 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 	}
 	say("it %s: last heard %s ago by %s, trust pack %s", state, now.Sub(info.Seen).Round(time.Second), info.Via, info.Freshness)
 	if x := info.Delivery; x != nil && x.Damaged > 0 {
-		say("its disk damaged files, %d since its agent started; what is damaged is fetched again", x.Damaged)
+		say("its disk damaged files (%d since its agent started); what is damaged is fetched again", x.Damaged)
 	}
 	if x := info.Delivery; x != nil && x.Liars > 0 {
-		say("it left out %d neighbours that delivered other bytes than were signed, the last of them %s", x.Liars, cmp.Or(string(x.Liar), "of another fleet"))
+		say("it left out neighbours that delivered other bytes than were signed (%d), the last of them %s", x.Liars, cmp.Or(string(x.Liar), "of another fleet"))
 	}
 	switch {
 	case info.Directive < dir.Sequence:
