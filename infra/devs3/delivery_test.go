@@ -68,7 +68,7 @@ func TestAModelFromS3ToADevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := man.Check(t.Context(), res.Dir); err != nil {
+	if err := man.Check(t.Context(), res.Dir, oms.CheckOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if res.Progress.From[delivery.Full] != int64(len(weights)) {
