@@ -17,7 +17,7 @@ import (
 )
 
 // Codec is what the measured program says about one object: bytes of the plain
-// file a second, by one goroutine on one core, nothing but the codec counted.
+// file for a second of processor time, nothing but the codec counted.
 type Codec struct{ MBps float64 }
 
 // object is one published object: its bytes, its index's bytes, and where the
