@@ -83,8 +83,8 @@ func Parse(data []byte) (*Bundle, error) {
 }
 
 func (b *Bundle) from(r *reader) error {
-	err := r.object(func(key string) error {
-		switch key {
+	err := r.object(func(key []byte) error {
+		switch string(key) {
 		case "mediaType":
 			return r.text(&b.media)
 		case "verificationMaterial":
@@ -101,16 +101,16 @@ func (b *Bundle) from(r *reader) error {
 }
 
 func (m *material) from(r *reader) error {
-	return r.object(func(key string) error {
-		switch key {
+	return r.object(func(key []byte) error {
+		switch string(key) {
 		case "publicKey":
 			m.key = true
 			whole := false
-			err := r.object(func(key string) error {
-				if key == "hint" {
+			err := r.object(func(key []byte) error {
+				if string(key) == "hint" {
 					return r.text(&m.hint)
 				}
-				whole = whole || key == "rawBytes" // before v1.1; the key that counts is the caller's
+				whole = whole || string(key) == "rawBytes" // before v1.1; the key that counts is the caller's
 				return r.skip()
 			})
 			if err == nil && m.hint == "" && !whole {
@@ -119,8 +119,8 @@ func (m *material) from(r *reader) error {
 			return err
 		case "x509CertificateChain":
 			m.chain = true
-			return r.object(func(key string) error {
-				if key != "certificates" {
+			return r.object(func(key []byte) error {
+				if string(key) != "certificates" {
 					return r.skip()
 				}
 				return r.array(func() error { return m.certificateFrom(r) })
@@ -137,8 +137,8 @@ func (m *material) certificateFrom(r *reader) error {
 		return errf(TooLarge, "", "more than %d certificates in the chain", maxChain)
 	}
 	var der []byte
-	err := r.object(func(key string) error {
-		if key == "rawBytes" {
+	err := r.object(func(key []byte) error {
+		if string(key) == "rawBytes" {
 			return r.base64(&der)
 		}
 		return r.skip()
@@ -148,8 +148,8 @@ func (m *material) certificateFrom(r *reader) error {
 }
 
 func (e *envelope) from(r *reader) error {
-	return r.object(func(key string) error {
-		switch key {
+	return r.object(func(key []byte) error {
+		switch string(key) {
 		case "payload":
 			return r.base64(&e.payload)
 		case "payloadType":
@@ -164,8 +164,8 @@ func (e *envelope) from(r *reader) error {
 func (e *envelope) signatureFrom(r *reader) error {
 	e.signatures++
 	var sig []byte
-	err := r.object(func(key string) error {
-		switch key {
+	err := r.object(func(key []byte) error {
+		switch string(key) {
 		case "sig":
 			return r.base64(&sig)
 		case "keyid": // text or null, informative: accepted, never used

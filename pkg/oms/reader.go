@@ -85,7 +85,8 @@ func (r *reader) list(open, shut byte, item func() error) error {
 func (r *reader) array(item func() error) error { return r.list('[', ']', item) }
 
 // object reads an object; member is called with each key, and reads its value.
-func (r *reader) object(member func(key string) error) error {
+// The key may be the reader's own bytes: it must not be changed.
+func (r *reader) object(member func(key []byte) error) error {
 	var seen keys
 	return r.list('{', '}', func() error {
 		key, err := r.raw()
@@ -98,12 +99,14 @@ func (r *reader) object(member func(key string) error) error {
 		if err := r.expect(':'); err != nil {
 			return err
 		}
-		return member(string(key))
+		return member(key)
 	})
 }
 
 // unknown refuses a key of an object that the format closes.
-func (r *reader) unknown(where, key string) error { return r.errf("unknown key %q in %s", key, where) }
+func (r *reader) unknown(where string, key []byte) error {
+	return r.errf("unknown key %q in %s", key, where)
+}
 
 // text reads a string.
 func (r *reader) text(to *string) error {
@@ -296,7 +299,7 @@ func (r *reader) word(w string) bool {
 func (r *reader) skip() error {
 	switch c := r.peek(); c {
 	case '{':
-		return r.object(func(string) error { return r.skip() })
+		return r.object(func([]byte) error { return r.skip() })
 	case '[':
 		return r.array(r.skip)
 	case '"':

@@ -97,8 +97,8 @@ func within(err error, where string) error {
 }
 
 func (s *statement) from(r *reader) error {
-	err := r.object(func(key string) error {
-		switch key {
+	err := r.object(func(key []byte) error {
+		switch string(key) {
 		case "_type":
 			return r.text(&s.kind)
 		case "predicateType":
@@ -125,13 +125,13 @@ func (s *statement) from(r *reader) error {
 }
 
 func (s *subject) from(r *reader) error {
-	return r.object(func(key string) error {
-		switch key {
+	return r.object(func(key []byte) error {
+		switch string(key) {
 		case "name":
 			return r.text(&s.name)
 		case "digest":
-			return r.object(func(key string) error {
-				if key == hashType {
+			return r.object(func(key []byte) error {
+				if string(key) == hashType {
 					return r.text(&s.sha256)
 				}
 				s.others++
@@ -143,22 +143,22 @@ func (s *subject) from(r *reader) error {
 }
 
 func (s *statement) predicateFrom(r *reader) error {
-	return r.object(func(key string) error {
-		switch key {
+	return r.object(func(key []byte) error {
+		switch string(key) {
 		case "serialization":
 			s.ser.there = true
 			return s.ser.from(r)
 		case "resources":
 			return r.array(func() error { return s.resources.one(r) })
 		}
-		s.foreign = key
+		s.foreign = string(key)
 		return r.skip()
 	})
 }
 
 func (s *serialization) from(r *reader) error {
-	return r.object(func(key string) error {
-		switch key {
+	return r.object(func(key []byte) error {
+		switch string(key) {
 		case "method":
 			return r.text((*string)(&s.method))
 		case "hash_type":
@@ -241,8 +241,8 @@ func (rs *resources) one(r *reader) error {
 	}
 	var out Resource
 	var digest, label []byte
-	err := r.object(func(key string) (err error) {
-		switch key {
+	err := r.object(func(key []byte) (err error) {
+		switch string(key) {
 		case "name":
 			return r.text(&out.Path)
 		case "digest":

@@ -20,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/infra/bench/delta"
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
 	"github.com/modelfleet/modelfleet/infra/bench/install"
+	"github.com/modelfleet/modelfleet/infra/bench/oms"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
@@ -37,6 +38,7 @@ func benchmarks() []benchmark {
 		{"demo", "a whole life of a fleet: wall time, how fast a bad release is caught, who ran it", demo},
 		{"idle", "memory of an idle agent and coordinator", idle},
 		{"install", "first install and update of a 1 GiB release, at three link speeds, against s5cmd", install.Run},
+		{"oms", "verifying a signed model: speed next to openssl, memory, the bundle, the program", oms.Run},
 		{"sizes", "size of each binary, and the modules it links", sizes},
 	}
 }
