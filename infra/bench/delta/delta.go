@@ -43,7 +43,7 @@ func (c *cell) percent(n int64) float64 { return 100 * float64(n) / float64(c.si
 // best is the smallest update of the peers.
 func (c *cell) best(ts []tool) (name string, size int64) {
 	for _, t := range ts {
-		if n := c.tools[t.name].size; t.peer && n > 0 && (size == 0 || n < size) {
+		if n := c.tools[t.name].Size; t.peer && n > 0 && (size == 0 || n < size) {
 			name, size = t.name, n
 		}
 	}
@@ -188,7 +188,7 @@ func (b *bench) anchors(ctx context.Context, c *cell) error {
 	for i, t := range b.tools {
 		f := files{base: c.base, next: next, baseSize: int64(len(base)), width: width(c.dtype),
 			dir: filepath.Join(b.o.Work, fmt.Sprintf("tool-%s-%s-%d", c.dtype, c.name, i))}
-		if c.tools[t.name], err = t.run(ctx, f); err != nil {
+		if c.tools[t.name], err = t.cost(ctx, f); err != nil {
 			return fmt.Errorf("%s %s, %s: %w", c.dtype, c.name, t.name, err)
 		}
 	}
@@ -219,24 +219,24 @@ func (b *bench) table() {
 	for _, c := range b.cells {
 		fmt.Fprintf(w, "%s %s\t", c.dtype, c.name)
 		for _, t := range b.tools {
-			fmt.Fprintf(w, "%.3g\t", c.percent(c.tools[t.name].size))
+			fmt.Fprintf(w, "%.3g\t", c.percent(c.tools[t.name].Size))
 		}
 		_, best := c.best(b.tools)
 		enc, dec := c.speeds["encode"], c.speeds["decode"]
 		fmt.Fprintf(w, "%.3g\t%.3g\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", c.percent(c.full.size), c.percent(c.ours.size),
-			float64(c.ours.size)/float64(max(best, 1)), enc.mbps, dec.mbps, enc.mib, dec.mib)
+			float64(c.ours.size)/float64(max(best, 1)), enc.MBps, dec.MBps, enc.MiB, dec.MiB)
 	}
 	fmt.Fprint(w, "\nper core, median of all updates\tencode MB/s\tdecode MB/s\tencode MiB\tdecode MiB\t\n")
 	row := func(name string, of func(*cell) (enc, dec speed)) {
 		var em, dm, er, dr []float64
 		for _, c := range b.cells {
 			e, d := of(c)
-			em, dm, er, dr = append(em, e.mbps), append(dm, d.mbps), append(er, e.mib), append(dr, d.mib)
+			em, dm, er, dr = append(em, e.MBps), append(dm, d.MBps), append(er, e.MiB), append(dr, d.MiB)
 		}
 		fmt.Fprintf(w, "%s\t%.3g\t%.3g\t%.0f\t%.0f\t\n", name, figure.Median(em), figure.Median(dm), slices.Max(er), slices.Max(dr))
 	}
 	for _, t := range b.tools {
-		row(t.name, func(c *cell) (speed, speed) { return c.tools[t.name].encode, c.tools[t.name].decode })
+		row(t.name, func(c *cell) (speed, speed) { return c.tools[t.name].Encode, c.tools[t.name].Decode })
 	}
 	row("ours", func(c *cell) (speed, speed) { return c.speeds["encode"], c.speeds["decode"] })
 	w.Flush()
@@ -271,12 +271,12 @@ func (b *bench) figures() []figure.Figure {
 			}
 			worst(&full, figure.Figure{Value: f.Value, Anchor: full.Anchor, Ratio: float64(c.ours.size) / float64(c.full.size)})
 			if c.delta {
-				lowest(&decode, c.speeds["decode"].mbps)
-				lowest(&encode, c.speeds["encode"].mbps)
+				lowest(&decode, c.speeds["decode"].MBps)
+				lowest(&encode, c.speeds["encode"].MBps)
 			} else {
-				lowest(&alone, c.speeds["decode"].mbps)
+				lowest(&alone, c.speeds["decode"].MBps)
 			}
-			rss.Value = max(rss.Value, c.speeds["decode"].mib)
+			rss.Value = max(rss.Value, c.speeds["decode"].MiB)
 		}
 		for _, f := range []figure.Figure{light, derived, full, decode, encode, alone, rss} {
 			if f.Value > 0 {

@@ -64,7 +64,7 @@ func TestOnlyNewChunksCount(t *testing.T) {
 func TestTheBestPeerIsTheAnchor(t *testing.T) {
 	t.Parallel()
 	ts := []tool{{name: "a", peer: true}, {name: "b", peer: true}, {name: "shown"}, {name: "failed", peer: true}}
-	c := &cell{dtype: weights.BF16, name: weights.Tune20, tools: map[string]cost{"a": {size: 30}, "b": {size: 20}, "shown": {size: 10}}}
+	c := &cell{dtype: weights.BF16, name: weights.Tune20, tools: map[string]cost{"a": {Size: 30}, "b": {Size: 20}, "shown": {Size: 10}}}
 	if name, size := c.best(ts); name != "b" || size != 20 {
 		t.Errorf("best is %s with %d bytes", name, size)
 	}

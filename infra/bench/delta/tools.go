@@ -125,12 +125,25 @@ func available(all []tool, logf func(string, ...any)) []tool {
 
 // cost is what an update by one tool takes.
 type cost struct {
-	size           int64
-	encode, decode speed
+	Size           int64
+	Encode, Decode speed
 }
 
-// speed of a step, and the memory it took at its peak.
-type speed struct{ mbps, mib float64 }
+// speed of a step for a second of processor time, and the memory it took at its
+// peak.
+type speed struct{ MBps, MiB float64 }
+
+// cost is that of an update from a tool's run, now or before.
+func (t tool) cost(ctx context.Context, f files) (cost, error) {
+	path, c, ok, err := t.recalled(f)
+	if ok || err != nil {
+		return c, err
+	}
+	if c, err = t.run(ctx, f); err != nil {
+		return c, err
+	}
+	return c, remember(path, c)
+}
 
 // run makes an update, applies it and compares.
 func (t tool) run(ctx context.Context, f files) (c cost, err error) {
@@ -148,26 +161,26 @@ func (t tool) run(ctx context.Context, f files) (c cost, err error) {
 			return c, err
 		}
 	}
-	if c.encode, err = step(ctx, t.program, t.encode(f), len(next)); err != nil {
+	if c.Encode, err = step(ctx, t.program, t.encode(f), len(next)); err != nil {
 		return c, err
 	}
 	program, args := t.program, t.decode(f)
 	if args[0] == "bspatch" {
 		program, args = args[0], args[1:]
 	}
-	if c.decode, err = step(ctx, program, args, len(next)); err != nil {
+	if c.Decode, err = step(ctx, program, args, len(next)); err != nil {
 		return c, err
 	}
 	if back, err := os.ReadFile(f.back); err != nil || string(back) != string(next) {
 		return c, errors.Join(err, fmt.Errorf("%s: what it unpacked is not what it packed", t.name))
 	}
 	if t.size != nil {
-		c.size, err = t.size(f)
+		c.Size, err = t.size(f)
 		return c, err
 	}
 	info, err := os.Stat(f.patch)
 	if err == nil {
-		c.size = info.Size()
+		c.Size = info.Size()
 	}
 	return c, err
 }
