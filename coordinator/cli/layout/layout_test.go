@@ -74,7 +74,7 @@ func field(b []byte, n int, v []byte) []byte {
 func onnx(ws []weight, elsewhere string) (model, data []byte) {
 	graph := field(nil, 1, []byte("a node"))
 	for _, w := range ws {
-		tensor := []byte{1<<3 | 0, 12, 2<<3 | 0, 2} // dims, data type
+		tensor := []byte{1 << 3, 12, 2 << 3, 2} // dims, data type
 		tensor = field(tensor, 8, []byte(w.name))
 		if elsewhere == "" {
 			tensor = field(tensor, 9, w.data)
@@ -86,7 +86,7 @@ func onnx(ws []weight, elsewhere string) (model, data []byte) {
 		}
 		graph = field(graph, 5, tensor)
 	}
-	model = []byte{1<<3 | 0, 9} // IR version
+	model = []byte{1 << 3, 9} // IR version
 	return field(field(model, 2, []byte("maker")), 7, graph), data
 }
 
