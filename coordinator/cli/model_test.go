@@ -154,6 +154,40 @@ func (v modelVector) check(t *testing.T, now time.Time) {
 	}
 }
 
+// What the adapter cannot do it says, and ends with another code than 0.
+func TestTheAdapterRefusesWhatItCannotDo(t *testing.T) {
+	t.Parallel()
+	id, dir := newIdentity(t, elliptic.P256(), moment), t.TempDir()
+	model, bundle := filepath.Join(dir, "model"), filepath.Join(dir, "b.sig")
+	must(t, os.Mkdir(model, 0o755))
+	must(t, os.WriteFile(filepath.Join(model, "w"), []byte("x"), 0o644))
+	for want, calls := range map[fault.Kind][][]string{
+		fault.Invalid: {
+			{"sign-model", "--method", "sigstore", "--model-path", model, "--output-bundle", bundle, "--identity-token", "x", "--use-staging"},
+			{"verify-model", "--method", "sigstore", "--model-path", model, "--bundle", bundle, "--identity", "x", "--identity-provider", "https://x", "--use-staging"},
+			{"sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle},
+			{"sign-model", "--method", "key", "--model-path", model, "--private-key", id.key},
+			{"sign-model", "--method", "certificate", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key},
+			{"sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle, "--private-key", id.pub},
+			{"sign-model", "--method", "certificate", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key, "--signing-cert", id.key},
+			{"verify-model", "--method", "key", "--model-path", model, "--bundle", bundle},
+			{"verify-model", "--method", "certificate", "--model-path", model, "--bundle", bundle},
+			{"verify-model", "--model-path", model, "--bundle", bundle, "--public-key", id.pub},
+		},
+		fault.NotFound: {
+			{"sign-model", "--method", "key", "--model-path", filepath.Join(dir, "none"), "--output-bundle", bundle, "--private-key", id.key},
+			{"sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle, "--private-key", filepath.Join(dir, "none")},
+			{"verify-model", "--method", "key", "--model-path", model, "--bundle", filepath.Join(dir, "none"), "--public-key", id.pub},
+		},
+	} {
+		for _, args := range calls {
+			if code, said := runModel(t, moment, args...); code != want.Exit() {
+				t.Errorf("%q: exit %d, want %d: %s", args, code, want.Exit(), said)
+			}
+		}
+	}
+}
+
 func newKey(t *testing.T) string {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

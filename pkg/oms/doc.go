@@ -1,22 +1,26 @@
-// Package oms signs and verifies a folder of model files with OpenSSF Model
-// Signing (OMS) v1.0: the methods key and certificate, the serializations files
-// and shards. It needs the standard library only and may be imported by
-// anyone.
+// Package oms signs and verifies a model, a folder of files or one file, with
+// OpenSSF Model Signing (OMS) v1.0: the methods key and certificate, the
+// serializations files and shards. It needs the standard library only and may be
+// imported by anyone.
 //
 //	m, err := oms.Hash(ctx, "model/", oms.Options{Method: oms.Shards, ShardSize: 4 << 20})
 //	bundle, err := oms.Sign(m, key)
 //
 //	b, err := oms.Parse(bundle)
-//	m, err := b.VerifyKey(publisherKey)  // who signed it
-//	err = m.Check(ctx, "model/")         // is this folder exactly what was signed
+//	m, err := b.VerifyKey(publisherKey)                        // who signed it
+//	err = m.Check(ctx, "model/", oms.CheckOptions{})           // is this folder exactly what was signed
 //
 // It is stricter than the reference implementation where that one is lenient:
-// JSON with duplicate or case-variant keys is refused; every byte of every
+// JSON that two readers may read differently is refused; every byte of every
 // file must be covered; symbolic links and special files are refused; a folder
 // with empty files cannot be signed in shards, where the format leaves them
 // out; certificate chains are checked at the time the caller gives, not at the
 // certificate's own beginning; and everything read has a size cap.
 //
 // The root digest ([Manifest.Root]) is the identity of the signed content.
-// Errors are [*Error] with a [Class] that says which check refused.
+// Errors are [*Error] with a [Class] that says which check refused. Bundles of
+// the reference implementation's first releases are read by [ParseHistorical]
+// alone.
+//
+// Hashing runs in parallel in memory that does not grow with the model.
 package oms
