@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/agent"
 	"github.com/modelfleet/modelfleet/agent/agenttest"
+	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -163,5 +164,38 @@ func TestPowerMayFailAtAnyPoint(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPowerMayFailWhileAReleaseIsGivenUp cuts the agent at each point of taking back
+// what only a rollout had brought: applications are given it whole or not at all, and
+// in the end not at all.
+func TestPowerMayFailWhileAReleaseIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for at := 1; ; at++ {
+		d := newDevice(t)
+		v1 := d.fleet.Publish("1.0.0", weights("one"))
+		d.fleet.Direct(nil, &v1, 20*time.Millisecond)
+		d.run()
+		d.serves(v1, fleet.Healthy)
+		d.kill()
+		d.fleet.Direct(nil, nil, 0)
+		given := func() bool {
+			m, err := d.cl.Describe(t.Context(), agenttest.Model)
+			return err == nil && m.Phase == fleet.RolledBack && m.Serving == nil
+		}
+		c := &cutter{at: at}
+		cut := d.runCut(c, given)
+		d.checkDevice(map[string]bool{"one": true})
+		d.run()
+		d.until("serving nothing", func(m local.Model) bool { return m.Phase == fleet.RolledBack && m.Serving == nil })
+		if _, err := os.Lstat(filepath.Join(d.o.State, "models", string(agenttest.Model), "current")); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("cut at %d (%v): the link is still there: %v", at, c.seen, err)
+		}
+		d.kill()
+		if !cut {
+			t.Logf("%d points: %v", len(c.seen), c.seen)
+			return
+		}
 	}
 }

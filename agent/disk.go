@@ -61,6 +61,23 @@ func openDisk(dir string) (*disk, error) {
 	return d, nil
 }
 
+// replaced reports that another folder than the one this agent began with lies
+// where its state was: a card was taken out and put in again. The old one is not
+// coming back to this process; the next one begins with what is there now. While
+// nothing is there the agent goes on with what it has in memory.
+func (d *disk) replaced() error {
+	now, err := os.Stat(d.path("lock"))
+	if err != nil {
+		return nil
+	}
+	began, err := d.lock.Stat()
+	if err != nil || os.SameFile(now, began) {
+		return nil
+	}
+	return fault.Newf(fault.Conflict, "keep state", d.dir, "another disk was mounted there").
+		WithHint("start the agent again; systemd does")
+}
+
 func (d *disk) close() error { return d.lock.Close() }
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }

@@ -145,12 +145,16 @@ func (l *loop) start(ctx context.Context, pack []byte) error {
 	return nil
 }
 
-// serve moves models until ctx ends. Its only error is a failpoint's.
+// serve moves models until ctx ends. Its only errors are a failpoint's, and that
+// another disk lies where the state was.
 func (l *loop) serve(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		var err error
+		err := l.disk.replaced()
+		if err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil
