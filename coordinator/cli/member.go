@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -89,6 +90,12 @@ func version(ref string) string {
 // phaseText is a phase with the reason of a failure and what is in quarantine.
 func phaseText(st api.ModelStatus) string {
 	s := st.Phase.String()
+	switch {
+	case st.Stuck() && st.Phase != fleet.Downloading:
+		s, _, _ = strings.Cut(st.StuckText(time.Time{}), ":")
+	case st.Phase == fleet.Downloading && st.BytesTotal > 0:
+		s += fmt.Sprintf(" %d%%", min(100, 100*st.BytesDone/st.BytesTotal))
+	}
 	if st.FailureCode != "" {
 		s += " (" + st.FailureCode + ")"
 	}
@@ -129,10 +136,10 @@ func (d *desk) printMember(m api.MemberInfo) error {
 			seen += ", by " + m.Via
 		}
 	}
-	err := d.Pairs("member", string(f.ID), "kind", string(f.Kind), "group", string(f.Group), "labels", f.Labels.String(), "cell", m.Cell,
-		"agent", strings.TrimSpace(f.Agent+" "+f.Platform), "memory", rss, "enrolled", f.Enrolled.Format("2006-01-02 15:04:05Z"), "seen", seen,
-		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "revoked", revoked)
-	if err != nil {
+	pairs := []string{"member", string(f.ID), "kind", string(f.Kind), "group", string(f.Group), "labels", f.Labels.String(), "cell", m.Cell,
+		"agent", strings.TrimSpace(f.Agent + " " + f.Platform), "memory", rss, "enrolled", f.Enrolled.Format("2006-01-02 15:04:05Z"), "seen", seen,
+		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "revoked", revoked}
+	if err := d.Pairs(append(pairs, deliveryPairs(m.Delivery)...)...); err != nil {
 		return err
 	}
 	for _, st := range m.Models {
@@ -153,17 +160,14 @@ func (d *desk) printModel(st api.ModelStatus) error {
 	for i, q := range st.Quarantined {
 		quarantine[i] = q.Short()
 	}
-	fetched := ""
-	if st.BytesTotal > 0 && st.BytesDone < st.BytesTotal {
-		fetched = console.Bytes(st.BytesDone) + " of " + console.Bytes(st.BytesTotal)
-	}
 	rollout := ""
 	if st.Rollout != "" {
 		rollout = string(st.Rollout) + ", " + st.Arm
 	}
-	return d.Pairs("model", string(st.Model), "runs", running, "should run", cmp.Or(st.Target, "nothing"), "why", st.Reason, "phase", phaseText(st),
-		"fetched", fetched, "rollout", rollout, "requests", countText(st.Requests), "errors", shareText(st.Errors, st.Requests),
-		"right", shareText(st.Right, st.Right+st.Wrong), "latency", latencyText(st.P50, st.P95), "quarantined", strings.Join(quarantine, ", "))
+	pairs := []string{"model", string(st.Model), "runs", running, "should run", cmp.Or(st.Target, "nothing"), "why", st.Reason, "phase", phaseText(st), "trouble", stuckText(st, d.now())}
+	pairs = append(pairs, fetchPairs(st)...)
+	return d.Pairs(append(pairs, "rollout", rollout, "requests", countText(st.Requests), "errors", shareText(st.Errors, st.Requests),
+		"right", shareText(st.Right, st.Right+st.Wrong), "latency", latencyText(st.P50, st.P95), "quarantined", strings.Join(quarantine, ", "))...)
 }
 
 func (d *desk) membersExplain() *cobra.Command {

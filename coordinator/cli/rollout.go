@@ -84,7 +84,8 @@ func (d *desk) printStatus(x api.RolloutInfo) error {
 	}
 	err := d.Pairs("rollout", string(x.ID), "release", x.Release.Ref(), "from", x.From, "state", stateText(x.State), "why", x.Reason,
 		"started", fmt.Sprintf("%s by %s, %s %s", x.Started.Format("2006-01-02 15:04:05Z"), x.Author, took, end.Sub(x.Started).Round(time.Second)),
-		"members", fmt.Sprintf("%d in the population, %d ever ran it, %d run it now", x.Population, x.EverExposed, x.StillOn), "approved by", strings.Join(x.Approvals, ", "))
+		"members", fmt.Sprintf("%d in the population, %d ever ran it, %d run it now", x.Population, x.EverExposed, x.StillOn), "approved by", strings.Join(x.Approvals, ", "),
+		"fetching", fetchingText(x.Fetching), "stuck", strings.Join(stuckTexts(x.Stuck, d.now()), "; "))
 	if err != nil {
 		return err
 	}
@@ -146,6 +147,24 @@ func (d *desk) printReport(x api.RolloutInfo) error {
 	return nil
 }
 
+// already says that a rollout stands as a command would have it, so that there is
+// nothing to be done; otherwise it is empty.
+func already(ctx context.Context, c *api.Client, id fleet.RolloutID, command api.Command, req api.CommandRequest) (x api.RolloutInfo, done string, err error) {
+	if command != api.Pause && command != api.Resume {
+		return x, "", nil
+	}
+	x, err = c.Rollout(ctx, id)
+	switch {
+	case err != nil || !x.Ended.IsZero(): // the command's own refusal says so
+		return x, "", err
+	case command == api.Pause && x.State == "Paused" && x.Hold == req.Hold:
+		done = "is paused already: " + console.Clean(x.Reason)
+	case command == api.Resume && x.State == "Running":
+		done = "is not paused: it is being rolled out already"
+	}
+	return x, done, nil
+}
+
 // rolloutCommand is pause, resume, abort, rollback, approve or skip.
 func (d *desk) rolloutCommand(command api.Command, short, long, example string) *cobra.Command {
 	var req api.CommandRequest
@@ -158,6 +177,15 @@ func (d *desk) rolloutCommand(command api.Command, short, long, example string) 
 			}
 			client, err := d.client()
 			if err != nil {
+				return err
+			}
+			if x, done, err := already(ctx, client, id, command, req); err != nil || done != "" {
+				if err == nil && d.json() {
+					return d.JSON(x)
+				}
+				if err == nil {
+					d.Say("%s %s", id, done)
+				}
 				return err
 			}
 			x, err := client.Command(ctx, id, command, req)

@@ -214,10 +214,14 @@ func (s *still) fleet() []api.MemberInfo {
 			Models: []api.ModelStatus{{Model: "scorer", Running: runs, Target: should, Phase: phase, Arm: "exposed", Rollout: "r4-demo", Reason: "exposed to scorer@1.4.0 by rollout r4-demo", Requests: 1200, Errors: 12}},
 		}
 	}
-	return []api.MemberInfo{
-		one("bremen-05", "bremen", "scorer@1.2.0", "scorer@1.4.0", fleet.Downloading),
-		one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy),
-	}
+	down := one("bremen-05", "bremen", "scorer@1.2.0", "scorer@1.4.0", fleet.Downloading)
+	st := &down.Models[0]
+	st.BytesDone, st.BytesTotal, st.Rate, st.Left = 9<<20, 18<<20, 1<<20, fleet.Duration(9*time.Second)
+	st.BytesFrom = &api.Sources{Copy: 1 << 20, Delta: 2 << 20, Peer: 5 << 20, Bucket: 1 << 20}
+	down.Delivery = &api.DeliveryInfo{From: *st.BytesFrom, Wire: 1 << 20, Damaged: 1, Liars: 1, Liar: "bremen-06"}
+	cut := one("bremen-06", "bremen", "scorer@1.2.0", "scorer@1.4.0", fleet.Offered)
+	cut.Models[0].Failure, cut.Models[0].FailureCode, cut.Models[0].Failing = fleet.TransportFailure, "network", moment.Add(-12*time.Minute)
+	return []api.MemberInfo{down, cut, one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy)}
 }
 
 func (s *still) members(r *http.Request) (any, error) {
@@ -254,7 +258,9 @@ func stillRollout() api.RolloutInfo {
 			}}},
 			{Name: "quarter", State: "Soaking", Target: 13, Exposed: 13, Soak: fleet.Duration(10 * time.Minute)},
 		},
-		Exposed: api.ArmInfo{Members: 13, Seen: 13, Requests: 10_000, Errors: 81, Right: 960, Wrong: 40, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
+		Fetching: &api.FetchingInfo{Members: 2, Done: 20 << 20, Total: 36 << 20, From: api.Sources{Peer: 16 << 20, Bucket: 4 << 20}, Rate: 2 << 20, Left: fleet.Duration(9 * time.Second)},
+		Stuck:    []api.StuckInfo{{Failure: fleet.TransportFailure, Code: "network", Members: 1, Since: moment.Add(-12 * time.Minute)}},
+		Exposed:  api.ArmInfo{Members: 13, Seen: 13, Requests: 10_000, Errors: 81, Right: 960, Wrong: 40, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
 		Control: api.ArmInfo{Members: 39, Seen: 38, Requests: 40_000, Errors: 392, Right: 3800, Wrong: 200, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
 	}
 }
@@ -268,7 +274,7 @@ func (s *still) one(r *http.Request) (any, error) {
 	return s.rollout, nil
 }
 
-// command takes rollback and abort for done at once.
+// command takes pause and rollback for done at once.
 func (s *still) command(r *http.Request) (any, error) {
 	x, err := s.one(r)
 	if err != nil {
@@ -280,8 +286,12 @@ func (s *still) command(r *http.Request) (any, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cmd := api.Command(r.PathValue("command")); cmd == api.Rollback {
+	switch api.Command(r.PathValue("command")) {
+	case api.Pause:
+		s.rollout.State, s.rollout.Hold, s.rollout.Reason = "Paused", req.Hold, "pause by ana: "+req.Reason
+	case api.Rollback:
 		s.rollout.State, s.rollout.Ended, s.rollout.Reason, s.rollout.StillOn = "RolledBack", moment, "rolled back by ana: "+req.Reason, 0
+		s.rollout.Fetching, s.rollout.Stuck = nil, nil
 	}
 	return x, nil
 }

@@ -18,6 +18,10 @@ type rolloutWatch struct {
 	*desk
 	exitStatus bool
 	every      time.Duration
+
+	stuck    string // who could not download when it was said last
+	fetching string // what was said of downloads
+	told     time.Time
 }
 
 // watchEvery is how often the rollout itself is asked for: events are for people
@@ -85,6 +89,9 @@ func (o *rolloutWatch) follow(ctx context.Context, client *api.Client, id fleet.
 					return x, err
 				}
 			}
+			if err := o.delivery(x); err != nil {
+				return x, err
+			}
 			if now := summary(x); now != said && (ticks > 1 || ended) {
 				said = now
 				if err := o.tell(o.now(), now, x); err != nil {
@@ -112,6 +119,34 @@ func (o *rolloutWatch) follow(ctx context.Context, client *api.Client, id fleet.
 			ticks++
 		}
 	}
+}
+
+// deliveryEvery is how often a watch says how far downloads are.
+const deliveryEvery = 10 * time.Second
+
+// delivery prints, now and then, how far downloads are, and who cannot download as
+// soon as that changes.
+func (o *rolloutWatch) delivery(x api.RolloutInfo) error {
+	now := o.now()
+	stuck := ""
+	for _, s := range x.Stuck {
+		stuck += fmt.Sprint(s.Members, s.Code, " ")
+	}
+	var lines []string
+	if stuck != o.stuck {
+		o.stuck = stuck
+		lines = stuckTexts(x.Stuck, now)
+	}
+	if text := fetchingText(x.Fetching); text != "" && text != o.fetching && now.Sub(o.told) >= deliveryEvery {
+		o.fetching, o.told = text, now
+		lines = append(lines, text)
+	}
+	for _, line := range lines {
+		if err := o.tell(now, line, x); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // drain prints the events that are still on their way: the end was seen before
@@ -148,10 +183,10 @@ func (o *rolloutWatch) tell(now time.Time, text string, x api.RolloutInfo) error
 
 // summary is how a rollout stands, in a line.
 func summary(x api.RolloutInfo) string {
-	s := fmt.Sprintf("%s %s", x.Release.Ref(), stateText(x.State))
+	s := x.Release.Ref() + " " + stateClause(x.State)
 	if stage := stageText(x); stage != "" {
 		st := x.Stages[x.Stage]
-		s += fmt.Sprintf(", stage %s %s: %d of %d exposed", stage, stateText(st.State), st.Exposed, st.Target)
+		s += fmt.Sprintf(": stage %s %s, %d of %d members told", stage, stageClause(st.State), st.Exposed, st.Target)
 	} else {
 		s += fmt.Sprintf(": %d ever ran it, %d run it now; %s", x.EverExposed, x.StillOn, x.Reason)
 	}
