@@ -55,8 +55,10 @@ func openDisk(dir string) (*disk, error) {
 			WithHint("another modelfleet-agent runs on it; give this one its own -state and -socket")
 	}
 	d := &disk{dir: dir, lock: f, write: cas.WriteFile}
-	if err := cas.Sweep(dir); err != nil {
-		return nil, errors.Join(err, f.Close())
+	for _, folder := range []string{dir, filepath.Join(dir, "identity")} {
+		if err := cas.Sweep(folder); err != nil && !fault.Is(err, fault.NotFound) {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
 	return d, nil
 }

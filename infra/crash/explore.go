@@ -64,10 +64,12 @@ type Exploration struct {
 	Before  string // the state folder before the update
 	Root    string // and where the agent that was traced had it
 	Calls   []trace.Call
-	Draws   int    // disks a step that chance makes, besides the four that are always made
-	Step    int    // steps of the program from one to the next that is looked at; default 1
-	Recover int    // every how many-th disk is also recovered; default 1
-	Work    string // a folder, best in memory
+	Draws   int      // disks a step that chance makes, besides the four that are always made
+	Step    int      // steps of the program from one to the next that is looked at; default 1
+	Recover int      // every how many-th disk is also recovered; default 1
+	Start   int      // on every how many-th disk a whole agent is started instead; 0: on none
+	Agent   []string // which
+	Work    string   // a folder, best in memory
 	Seed    uint64
 }
 
@@ -98,7 +100,11 @@ func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error)
 				return t, err
 			}
 			wrong := w.Check(state, old, now)
-			if wrong == nil && t.Tried%max(e.Recover, 1) == 0 {
+			switch {
+			case wrong != nil:
+			case e.Start > 0 && t.Tried%e.Start == 0:
+				wrong = w.starts(ctx, state, e.Agent)
+			case t.Tried%max(e.Recover, 1) == 0:
 				wrong = w.recovers(ctx, state)
 			}
 			t.Add(d.Done(), wrong)
@@ -120,4 +126,16 @@ func (w *World) recovers(ctx context.Context, state string) error {
 		return fmt.Errorf("the release was here and %d bytes were fetched again", rec.Fetched)
 	}
 	return w.CheckVisible(state, now)
+}
+
+// starts reports what is wrong with what a whole agent makes of a disk.
+func (w *World) starts(ctx context.Context, state string, agent []string) error {
+	m := &Member{World: w, State: state, Agent: agent}
+	if err := m.Start(ctx, 2); err != nil {
+		return err
+	}
+	if err := m.Until(ctx, Healthy(w.Releases[2])); err != nil {
+		return errors.Join(err, m.Kill())
+	}
+	return errors.Join(m.Stop(), w.Check(state, w.Releases[2]))
 }
