@@ -27,7 +27,7 @@ type Options struct {
 
 // bufSize is what each worker reads at once; with it, memory is bounded by
 // workers whatever the model's size.
-const bufSize = 256 << 10
+const bufSize = 128 << 10
 
 // Hash hashes the model at path, a folder or one file, into a manifest ready to
 // be signed. It refuses symbolic links, special files, names that are not
