@@ -134,10 +134,12 @@ func TestPagesInARealBrowser(t *testing.T) {
 	pages := []struct{ name, path, says string }{
 		{"fleet", "/", "What members run"},
 		{"rollouts", "/rollouts", "Ended"},
-		{"rollout-good", "/rollouts/scorer-4", "Exposed against control"},
+		{"rollout-good", "/rollouts/scorer-4", "2 members download: 7.0 MiB of 35.1 MiB"},
 		{"rollout-bad", "/rollouts/scorer-3", "gate errors failed in stage lab"},
-		{"members", "/members", "aachen-01"},
+		{"members", "/members", "39.9 % · 1.3 MiB/s · 8s left"},
 		{"member", "/members/aachen-06", "In quarantine here"},
+		{"member-downloads", "/members/bremen-05", "7.0 MiB of 17.5 MiB (39.9 %), 1.3 MiB/s, 8s left"},
+		{"member-stuck", "/members/cork-08", "It cannot fetch: network, since 2026-11-24 09:29:00Z (12m0s)"},
 		{"releases", "/releases", "accuracy"},
 		{"audit", "/audit", "rollout.verdict"},
 	}

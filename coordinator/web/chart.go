@@ -237,6 +237,11 @@ type segment struct {
 // shareBar is a horizontal bar of segments in proportion to their numbers; what
 // they leave of total stays empty.
 func shareBar(label string, total int, segs []segment) template.HTML {
+	return bar(label, total, segs, func(n int) string { return fmt.Sprint(n) })
+}
+
+// bar is [shareBar] with numbers as text writes them.
+func bar(label string, total int, segs []segment, text func(n int) string) template.HTML {
 	const w, h = 1000.0, 22.0
 	sum := 0
 	for _, s := range segs {
@@ -252,7 +257,7 @@ func shareBar(label string, total int, segs []segment) template.HTML {
 			continue
 		}
 		width := w * float64(s.N) / float64(total)
-		fmt.Fprintf(&b, `<rect class="fill %s" x="%.1f" width="%.1f" height="%g"><title>%s: %d</title></rect>`, esc(s.Class), at, width, h, esc(s.Name), s.N)
+		fmt.Fprintf(&b, `<rect class="fill %s" x="%.1f" width="%.1f" height="%g"><title>%s: %s</title></rect>`, esc(s.Class), at, width, h, esc(s.Name), esc(text(s.N)))
 		at += width
 	}
 	b.WriteString(`</svg>`)

@@ -243,6 +243,8 @@ func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attent
 	}
 	for _, st := range m.Models {
 		switch {
+		case st.Stuck() && st.Rate == 0:
+			return attention{id, "warn", cmp.Or(st.Target, string(st.Model)) + ": " + st.StuckText(s.Now())}, true
 		case st.Phase == fleet.Failed:
 			what := fmt.Sprintf("%s failed: %s", cmp.Or(st.Target, string(st.Model)), cmp.Or(st.FailureCode, st.Failure.String(), "no reason given"))
 			if st.Failure == fleet.ReleaseFailure {
@@ -256,6 +258,9 @@ func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attent
 			}
 			return attention{id, "warn", "keeps in quarantine: " + cmp.Or(strings.Join(names, ", "), "a release of "+string(st.Model))}, true
 		}
+	}
+	if h := harms(m.Delivery); len(h) > 0 {
+		return attention{id, "warn", strings.Join(h, "; ")}, true
 	}
 	if s.quiet(m) {
 		if m.Seen.IsZero() {

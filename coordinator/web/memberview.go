@@ -3,7 +3,6 @@ package web
 import (
 	"cmp"
 	"fmt"
-	"html/template"
 	"maps"
 	"net/http"
 	"net/url"
@@ -21,6 +20,8 @@ type memberRow struct {
 	Quiet  bool
 	Class  string
 	Labels []string
+	Fetch  []fetchView
+	Stuck  string // "cannot fetch", instead of the phase
 }
 
 // membersView is the members' table.
@@ -82,6 +83,7 @@ func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
 		}
 		for _, st := range m.Models {
 			row.Model, row.Has, row.Class = st, true, cmp.Or(p[st.Running], "other")
+			row.Fetch, row.Stuck = fetchOf(st), stuckWord(st)
 			v.Rows = append(v.Rows, row)
 		}
 	}
@@ -95,6 +97,7 @@ type memberView struct {
 	Labels []label
 	Models []memberModel
 	Quiet  bool
+	Harms  []string
 }
 
 type label struct{ Key, Value string }
@@ -105,7 +108,8 @@ type memberModel struct {
 	ErrorRate  string
 	Accuracy   string
 	P50, P95   string
-	Progress   template.HTML
+	Fetch      []fetchView
+	Trouble    string // why it cannot, when that is not the release's fault
 	Refuses    []refused
 }
 
@@ -128,7 +132,7 @@ func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := memberView{Info: why.Member, Lines: why.Lines, Quiet: s.quiet(why.Member)}
+	v := memberView{Info: why.Member, Lines: why.Lines, Quiet: s.quiet(why.Member), Harms: harms(why.Member.Delivery)}
 	for _, k := range slices.Sorted(maps.Keys(why.Member.Facts.Labels)) {
 		v.Labels = append(v.Labels, label{k, why.Member.Facts.Labels[k]})
 	}
@@ -138,12 +142,10 @@ func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
 			ErrorRate: percent(ratio(st.Errors, st.Requests)),
 			Accuracy:  percent(ratio(st.Right, st.Right+st.Wrong)),
 			P50:       latency(st.P50), P95: latency(st.P95),
+			Fetch: fetchOf(st), Trouble: stuckOf(st, s.Now()),
 		}
 		for _, d := range st.Quarantined {
 			m.Refuses = append(m.Refuses, refused{nameOf(d, releases), d})
-		}
-		if st.BytesTotal > 0 && st.Phase == fleet.Downloading {
-			m.Progress = shareBar("downloaded", int(st.BytesTotal), []segment{{"busy", "downloaded", int(st.BytesDone)}})
 		}
 		v.Models = append(v.Models, m)
 	}

@@ -195,6 +195,14 @@ func (f *recorded) addMembers(v2, v3, v4 fleet.Release) {
 		case i == 20 || i == 37:
 			st.Target, st.Arm, st.Phase, st.BytesDone, st.BytesTotal = v4.Ref(), "exposed", fleet.Downloading, 7<<20, 18_400_256
 			st.Reason = "exposed to scorer@1.4.0 by rollout scorer-4"
+			st.BytesFrom, st.Rate, st.Left = &api.Sources{Copy: 1 << 20, Delta: 1 << 20, Peer: 4 << 20, Bucket: 1 << 20}, 1_400_000, fleet.Duration(8*time.Second)
+			m.Delivery = &api.DeliveryInfo{From: *st.BytesFrom, Wire: 1_300_000, Damaged: 1, Liars: 1, Liar: "bremen-06"}
+			if i == 37 { // nothing is known of it yet
+				st.BytesDone, st.BytesFrom, st.Rate, st.Left, m.Delivery = 0, nil, 0, 0, nil
+			}
+		case i == 39:
+			st.Target, st.Arm, st.Phase, st.Failure, st.FailureCode, st.Failing = v4.Ref(), "exposed", fleet.Offered, fleet.TransportFailure, "network", now.Add(-12*time.Minute)
+			st.Reason = "exposed to scorer@1.4.0 by rollout scorer-4"
 		}
 		if i == 5 || i == 23 {
 			st.Quarantined = []fleet.Digest{v3.Variants[0].Root}
@@ -245,7 +253,9 @@ func goodRollout(rel fleet.Release) api.RolloutInfo {
 			{Name: "half", State: "Waiting", Target: 26, Soak: fleet.Duration(10 * time.Minute)},
 			{Name: "all", State: "Waiting", Soak: fleet.Duration(30 * time.Minute)},
 		},
-		Exposed: last.Exposed, Control: last.Control, History: h,
+		Fetching: &api.FetchingInfo{Members: 2, Done: 7 << 20, Total: 2 * 18_400_256, From: api.Sources{Copy: 1 << 20, Delta: 1 << 20, Peer: 4 << 20, Bucket: 1 << 20}, Rate: 1_400_000},
+		Stuck:    []api.StuckInfo{{Failure: fleet.TransportFailure, Code: "network", Members: 1, Since: now.Add(-12 * time.Minute)}},
+		Exposed:  last.Exposed, Control: last.Control, History: h,
 	}
 }
 

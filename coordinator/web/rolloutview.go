@@ -71,15 +71,17 @@ func (s *site) rolloutsPage(r *http.Request, _ visitor) (view, error) {
 // rolloutView is one rollout with its evidence.
 type rolloutView struct {
 	rolloutCard
-	Soak    []soak
-	Charts  []chart
-	Compare []comparison
-	Verdict *api.VerdictInfo
-	Judged  string // the stage the verdict is about
-	Log     []api.AuditEntry
-	Took    time.Duration
-	Members []place
-	Actions []action
+	Soak       []soak
+	Fetch      []fetchView
+	StuckLines []string // who cannot bring it in, and why
+	Charts     []chart
+	Compare    []comparison
+	Verdict    *api.VerdictInfo
+	Judged     string // the stage the verdict is about
+	Log        []api.AuditEntry
+	Took       time.Duration
+	Members    []place
+	Actions    []action
 }
 
 // soak says how far the current stage has soaked.
@@ -123,6 +125,10 @@ func (s *site) rolloutPage(r *http.Request, who visitor) (view, error) {
 		return view{}, err
 	}
 	v := rolloutView{rolloutCard: newCard(x), Compare: compare(x), Charts: charts(x), Actions: actions(x, who)}
+	v.Fetch = fetchingOf(x.Fetching)
+	for _, k := range x.Stuck {
+		v.StuckLines = append(v.StuckLines, k.Text(s.Now()))
+	}
 	v.Took = s.Now().Sub(x.Started)
 	if !v.Live {
 		v.Took = x.Ended.Sub(x.Started)

@@ -118,7 +118,7 @@ func TestMembersAreFilteredBySelector(t *testing.T) {
 	d.shows("/members?selector="+url.QueryEscape("ring=lab"), "1 to 3 of 3", "bremen-01")
 	d.shows("/members?selector="+url.QueryEscape("ring=("), "not a label value", "All members are shown")
 	d.shows("/members?selector=ring%3Dnone", "No member fits")
-	d.shows("/members?show=attention", "aachen-06", "1 to 3 of 3")
+	d.shows("/members?show=attention", "aachen-06", "1 to 5 of 5")
 	d.shows("/members?from=9999", "52 to 52 of 52")
 }
 
