@@ -50,18 +50,19 @@ func (r *bitReader) refill() {
 		r.n |= 56
 		return
 	}
-	r.refillEnd()
+	r.acc, r.n, r.pos = refillEnd(r.acc, r.n, r.pos, r.in)
 }
 
 // refillEnd is refill where fewer than eight bytes are left.
-func (r *bitReader) refillEnd() {
-	for r.n < 56 {
-		if r.pos < len(r.in) {
-			r.acc |= uint64(r.in[r.pos]) << r.n
+func refillEnd(acc uint64, n uint, pos int, in []byte) (uint64, uint, int) {
+	for n < 56 {
+		if pos < len(in) {
+			acc |= uint64(in[pos]) << (n & 63)
 		}
-		r.pos++
-		r.n += 8
+		pos++
+		n += 8
 	}
+	return acc, n, pos
 }
 
 // take returns the next n bits of those made ready.

@@ -44,6 +44,8 @@ type head struct {
 	phase  int // where the first element begins, below width
 	plain  int // length of the block
 	packed int // length of its payload
+
+	limit uint // bits of the greatest difference, in DELTA; known to the encoder alone
 }
 
 // append writes the head, in a frame of which left plain bytes are left.

@@ -24,12 +24,11 @@ func classOf(z uint64) (sym uint8, extra uint) {
 	return uint8(exact + 4*(n-4) + uint(z>>(n-3))&3), n - 3
 }
 
-// classes is the inverse of classOf: the least difference of a class, how many
-// bits follow, and the weight of the class in a group's activity.
+// classes is the inverse of classOf: the least difference of a class and how
+// many bits follow.
 type classes struct {
-	low    [256]uint64
-	extra  [256]uint8
-	weight [256]uint8
+	low   [256]uint64
+	extra [256]uint8
 }
 
 // newClasses returns the classes of elements of the given width. Single bytes
@@ -41,19 +40,11 @@ func newClasses(width int) *classes {
 		if s >= exact && width > 1 {
 			extra = uint(s-exact)/4 + 1
 			low = uint64(4+(s-exact)&3) << (extra & 63)
-			if extra > uint(8*width)-3 {
+			if extra > min(uint(8*width)-5, 56) {
 				low, extra = 0, 0
 			}
 		}
-		if s == replace && width > 1 {
-			low, extra = 1<<(8*width-6), 0
-		}
 		c.low[s], c.extra[s] = low, uint8(extra)
-		n := bits.Len64(low)
-		c.weight[s] = uint8(2 * n)
-		if n > 1 {
-			c.weight[s] += uint8(low >> (n - 2) & 1)
-		}
 	}
 	return c
 }

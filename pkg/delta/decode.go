@@ -5,15 +5,16 @@ import "github.com/modelfleet/modelfleet/pkg/fault"
 // Decoder unpacks frames. It keeps its scratch memory, a little over 1 MiB,
 // between frames and is not safe for concurrent use.
 type Decoder struct {
-	slots   slots
+	slots   [maxTables]slots
+	rows    [maxBins + 1][256]*slots // the model's rows
 	rans    ransReader
 	words   int // length of the rANS stream
 	bits    bitReader
 	model   model
 	tab     table
-	table   [groupSize]uint8 // of the group's symbols
-	sym     [groupSize]uint8 // the group's symbols
-	classes [9]*classes      // by width
+	table   [groupSize]*slots // of the group's symbols
+	sym     [groupSize]uint8  // the group's symbols
+	classes [9]*classes       // by width
 }
 
 // NewDecoder returns a Decoder.
@@ -93,7 +94,7 @@ func (d *Decoder) openHeader(in []byte) (int, bool) {
 		if !d.tab.read(&d.bits) {
 			return 0, false
 		}
-		d.tab.fill(&d.slots, i)
+		d.tab.fill(&d.slots[i])
 	}
 	return n, true
 }
@@ -106,7 +107,7 @@ func (d *Decoder) openStreams(in []byte) bool {
 	}
 	in = in[used:]
 	d.bits.reset(in[d.words:])
-	return d.rans.open(in[:d.words], &d.slots)
+	return d.rans.open(in[:d.words])
 }
 
 // done reports whether both streams ended where they should.

@@ -1,25 +1,26 @@
 package delta
 
 // symbol is how an element is coded against its base, and how many bits follow.
-func symbol(v, base uint64, width int) (uint8, uint) {
+func symbol(v, base uint64, width int, limit uint) (uint8, uint) {
 	z := zigzag(v, base, width)
 	if width == 1 {
 		return uint8(z), 0
 	}
 	n := 8 * uint(width)
-	if (v^base)>>(n-1) != 0 || z>>(n-6) != 0 {
+	if (v^base)>>(n-1) != 0 || z>>limit != 0 {
 		return replace, n - 8
 	}
 	return classOf(z)
 }
 
 // diff appends the whole groups of a block against a base to dst.
-func (e *Encoder) diff(dst, plain, base []byte, width int) []byte {
+func (e *Encoder) diff(dst, plain, base []byte, h head) []byte {
+	width := h.width
 	if len(plain) == 0 {
 		return dst
 	}
 	e.openHeader()
-	e.classify(plain, base, width)
+	e.classify(plain, base, width, h.limit)
 	e.fitModel()
 	e.writeTables()
 	e.model.write(&e.header)
@@ -31,7 +32,9 @@ func (e *Encoder) diff(dst, plain, base []byte, width int) []byte {
 			e.rans.one(m.flag[bin], 0)
 			continue
 		}
-		e.rans.one(m.flag[bin], 1)
+		if m.flag[bin] != always {
+			e.rans.one(m.flag[bin], 1)
+		}
 		at := g * groupSize
 		sym := (*[groupSize]uint8)(f.sym[at:])
 		for i := range table {
@@ -65,8 +68,8 @@ func (e *Encoder) tail(plain, base []byte, sym *[groupSize]uint8, key []uint8, w
 }
 
 // classify fills in the symbols, keys and groups of a block.
-func (e *Encoder) classify(plain, base []byte, width int) {
-	f, c := &e.fit, e.classes[width]
+func (e *Encoder) classify(plain, base []byte, width int, limit uint) {
+	f := &e.fit
 	f.sym, f.key, f.new = f.sym[:0], f.key[:0], f.new[:0]
 	f.activity, f.changed = f.activity[:0], f.changed[:0]
 	activity := uint(0)
@@ -74,11 +77,11 @@ func (e *Encoder) classify(plain, base []byte, width int) {
 		sum, any := uint(0), false
 		for i := at; i < at+groupSize*width; i += width {
 			v, b := load(plain[i:], width), load(base[i:], width)
-			s, _ := symbol(v, b, width)
+			s, _ := symbol(v, b, width, limit)
 			f.sym = append(f.sym, s)
 			f.key = append(f.key, keyOf(b, width))
 			f.new = append(f.new, keyOf(v, width))
-			sum += uint(c.weight[s])
+			sum += uint(s)
 			any = any || s != 0
 		}
 		f.activity = append(f.activity, uint16(activity))

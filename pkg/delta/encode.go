@@ -2,7 +2,6 @@ package delta
 
 import (
 	"bytes"
-	"math"
 )
 
 // Encoder packs frames. It keeps its scratch memory, some MiB, between frames
@@ -19,6 +18,7 @@ type Encoder struct {
 	fit     fit
 	try     [2][]byte // payloads
 	planes  [8]histogram
+	pieces  []int // offsets of the sample
 }
 
 // NewEncoder returns an Encoder.
@@ -59,15 +59,17 @@ func (e *Encoder) block(dst, plain, base []byte, left int) []byte {
 			best, payload = h, p
 		}
 	}
+	self, alone := e.detect(plain, nil)
 	if base != nil {
-		h := e.detect(plain, base)
-		e.try[0] = e.payload(e.try[0][:0], plain, base, h)
-		offer(h, e.try[0])
+		if h, cost := e.detect(plain, base); cost < alone+alone/16 {
+			e.try[0] = e.payload(e.try[0][:0], plain, base, h)
+			offer(h, e.try[0])
+		}
 	}
 	// With a base, SELF is tried only where it could win.
-	if h := e.detect(plain, nil); base == nil || e.selfBound(plain, h) < int64(best.packed) {
-		e.try[1] = e.payload(e.try[1][:0], plain, nil, h)
-		offer(h, e.try[1])
+	if base == nil || e.selfBound(plain, self) < int64(best.packed) {
+		e.try[1] = e.payload(e.try[1][:0], plain, nil, self)
+		offer(self, e.try[1])
 	}
 	return append(best.append(dst, left), payload...)
 }
@@ -79,7 +81,7 @@ func (e *Encoder) payload(dst, plain, base []byte, h head) []byte {
 	if h.mode == modeSelf {
 		return e.self(dst, plain[from:to], h.width)
 	}
-	return e.diff(dst, plain[from:to], base[from:to], h.width)
+	return e.diff(dst, plain[from:to], base[from:to], h)
 }
 
 // selfBound is a length in bytes below which e.self cannot get.
@@ -120,88 +122,6 @@ func (e *Encoder) close(dst []byte) []byte {
 	words = len(dst) - words
 	dst[at], dst[at+1], dst[at+2] = byte(words), byte(words>>8), byte(words>>16)
 	return append(dst, e.bits.close()...)
-}
-
-// sampleRuns of sampleRun bytes each are what detect looks at.
-const (
-	sampleRuns = 8
-	sampleRun  = 4 << 10
-)
-
-// detect picks the width and phase that promise the shortest payload, without
-// a base if that is nil.
-func (e *Encoder) detect(plain, base []byte) head {
-	best, least := head{}, int64(math.MaxInt64)
-	for _, w := range widths {
-		for p := range w {
-			h := head{mode: modeSelf, width: w, phase: p, plain: len(plain)}
-			var cost int64
-			if base == nil {
-				cost = e.sampleSelf(plain, w, p)
-			} else {
-				h.mode = modeDiff
-				cost = e.sampleDiff(plain, base, w, p)
-			}
-			if cost < least {
-				best, least = h, cost
-			}
-		}
-	}
-	return best
-}
-
-// samples visits the pieces of a block to look at, each aligned to the phase.
-func samples(n, width, phase int, visit func(from, to int)) {
-	if n <= sampleRuns*sampleRun {
-		visit(min(phase, n), n)
-		return
-	}
-	for i := range sampleRuns {
-		at := n / sampleRuns * i &^ 7
-		visit(at+phase, at+phase+sampleRun)
-	}
-	_ = width
-}
-
-func (e *Encoder) sampleSelf(plain []byte, width, phase int) int64 {
-	for p := range width {
-		e.planes[p] = histogram{}
-	}
-	samples(len(plain), width, phase, func(from, to int) {
-		for i := from; i+width <= to; i += width {
-			v := turn(load(plain[i:], width), width)
-			for p := range width {
-				e.planes[p][uint8(v>>(8*p))]++
-			}
-		}
-	})
-	var cost int64
-	for p := range width {
-		var n int64
-		for _, c := range e.planes[p] {
-			n += int64(c)
-		}
-		cost += min(e.costs.with(e.planes[p][:]), n*8*bit)
-	}
-	return cost
-}
-
-func (e *Encoder) sampleDiff(plain, base []byte, width, phase int) int64 {
-	e.planes = [8]histogram{}
-	var extra int64
-	samples(len(plain), width, phase, func(from, to int) {
-		for i := from; i+width <= to; i += width {
-			b := load(base[i:], width)
-			s, x := symbol(load(plain[i:], width), b, width)
-			e.planes[keyOf(b, width)&7][s]++
-			extra += int64(x)
-		}
-	})
-	cost := extra * bit
-	for p := range e.planes {
-		cost += e.costs.with(e.planes[p][:])
-	}
-	return cost
 }
 
 func (e *Encoder) countPlanes(plain []byte, width int) {

@@ -63,9 +63,19 @@ func (e *Encoder) fitModel() {
 			}
 		}
 	}
-	e.assign(f.cells[:bins*ranges], maxTables-maxBins-4)
+	e.assign(f.cells[:bins*ranges], maxTables-1-maxBins-4)
 	e.assign(fresh[:ranges], 4)
+	for b := range flags {
+		if flags[b].histogram[0] == 0 {
+			flags[b].histogram[1] = 0
+		}
+	}
 	e.assign(flags, maxBins)
+	for b := range flags {
+		if flags[b].histogram[0] == 0 {
+			m.flag[b] = always
+		}
+	}
 	m.expand()
 }
 

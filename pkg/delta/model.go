@@ -2,7 +2,7 @@ package delta
 
 // A model says which table codes what: the header of a DELTA block. Elements
 // are taken in groups of groupSize. The activity of a block is a decaying sum
-// of how much the elements of the groups before changed; its bin and the base
+// of the symbols of the groups before; its bin and the base
 // element's key choose the table of an element, its bin that of the flag
 // whether a group changed at all.
 type model struct {
@@ -17,17 +17,18 @@ type model struct {
 const (
 	maxBins     = 16
 	maxRanges   = 32
-	maxActivity = 1<<13 - 1 // 4 times 16 elements of weight up to 127
+	maxActivity = 1<<14 - 1 // over 4 times 16 symbols
+	always      = 63        // in place of a flag's table: every group changed
 )
 
-// decay ages an activity and adds what the next group did.
+// decay ages an activity and adds the symbols of one more group.
 func decay(activity, sum uint) uint { return activity - activity>>2 + sum }
 
 // write puts the model into a header.
 func (m *model) write(w *bitWriter) {
 	w.put(uint64(len(m.edges)), 4)
 	for _, e := range m.edges {
-		w.put(uint64(e), 13)
+		w.put(uint64(e), 14)
 	}
 	w.put(uint64(len(m.ranges)-1), 5)
 	for _, k := range m.ranges[1:] {
@@ -48,7 +49,7 @@ func (m *model) read(r *bitReader, tables int) bool {
 	m.edges, m.ranges = m.edges[:0], append(m.ranges[:0], 0)
 	ok := true
 	for range r.get(4) {
-		e := uint16(r.get(13))
+		e := uint16(r.get(14))
 		ok = ok && (len(m.edges) == 0 || e > m.edges[len(m.edges)-1])
 		m.edges = append(m.edges, e)
 	}
@@ -60,7 +61,7 @@ func (m *model) read(r *bitReader, tables int) bool {
 	for b := range len(m.edges) + 2 {
 		if b <= len(m.edges) {
 			m.flag[b] = uint8(r.get(6))
-			ok = ok && int(m.flag[b]) < tables
+			ok = ok && (int(m.flag[b]) < tables || m.flag[b] == always)
 		}
 		for i := range m.ranges {
 			m.cell[b][i] = uint8(r.get(6))

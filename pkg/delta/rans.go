@@ -1,14 +1,15 @@
 package delta
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+)
 
 // Entropy coding: four interleaved range coders (rANS) of 64-bit state over
-// 12-bit probabilities. A coder takes its symbols from any of up to maxTables
-// tables, so one stream serves every context. Coders give up 32 bits at a time
-// and only after a pair of symbols, which keeps the decoder's loop free of
-// unpredictable branches.
+// 11-bit probabilities. Every symbol may be of another table, so one stream
+// serves all contexts. Coders take 32 bits at a time and only after a pair of
+// symbols.
 const (
-	probBits  = 12
+	probBits  = 11
 	probTotal = 1 << probBits
 	maxTables = 64
 	groupSize = 16 // symbols decoded at a time, 4 by each coder
@@ -16,22 +17,26 @@ const (
 	ransHead  = 4 * 8 // the coders' first states, before the words
 )
 
-// slots is what a decoder looks up: by table and the low bits of a state, the
+// slots is a table as the decoder uses it: by the low bits of a state, the
 // symbol (bits 0-7), the distance to the symbol's first slot (8-19) and its
-// frequency less one (20-31).
-type slots [maxTables * probTotal]uint32
+// frequency (20-31).
+type slots [probTotal]uint32
 
-// ransReader decodes symbols. The words it has not got read as zeros; done
-// tells whether that happened.
+// next is the state after decoding the symbol of slot e in state x.
+func next(x uint64, e uint32) uint64 {
+	return uint64(e>>20)*(x>>probBits) + uint64(e>>8&(probTotal-1))
+}
+
+// ransReader decodes symbols. Words past the end read as zeros; done tells
+// whether that happened.
 type ransReader struct {
 	x0, x1, x2, x3 uint64
-	in             []byte // words not yet read, and what follows them
-	slots          *slots
-	over           int // bytes of padding in in
+	in             []byte // words not yet read
+	over           int    // how many bytes at the end of in are not of the stream
 	pad            [64]byte
 }
 
-func (r *ransReader) open(in []byte, s *slots) bool {
+func (r *ransReader) open(in []byte) bool {
 	if len(in) < ransHead {
 		return false
 	}
@@ -39,7 +44,7 @@ func (r *ransReader) open(in []byte, s *slots) bool {
 	r.x1 = binary.LittleEndian.Uint64(in[8:])
 	r.x2 = binary.LittleEndian.Uint64(in[16:])
 	r.x3 = binary.LittleEndian.Uint64(in[24:])
-	r.in, r.slots, r.over = in[ransHead:], s, 0
+	r.in, r.over = in[ransHead:], 0
 	return true
 }
 
@@ -50,24 +55,18 @@ func (r *ransReader) done() bool {
 
 // refill makes sure that 32 bytes can be read.
 func (r *ransReader) refill() {
-	rest := min(len(r.in), len(r.pad)/2) - min(r.over, len(r.in))
-	if rest > 0 {
-		copy(r.pad[:], r.in[:rest])
-	} else {
-		rest = 0
-	}
+	rest := copy(r.pad[:32], r.in[:max(len(r.in)-r.over, 0)])
 	clear(r.pad[rest:])
 	r.in, r.over = r.pad[:], len(r.pad)-rest
 }
 
 // one decodes a symbol with the first coder.
-func (r *ransReader) one(table uint8) uint8 {
+func (r *ransReader) one(t *slots) uint8 {
 	if len(r.in) < 32 {
 		r.refill()
 	}
-	x := r.x0
-	e := r.slots[uint64(table&(maxTables-1))<<probBits|x&(probTotal-1)]
-	x = uint64(e>>20+1)*(x>>probBits) + uint64(e>>8&(probTotal-1))
+	e := t[r.x0&(probTotal-1)]
+	x := next(r.x0, e)
 	if x < ransLow {
 		x = x<<32 | uint64(binary.LittleEndian.Uint32(r.in))
 		r.in = r.in[4:]
@@ -77,49 +76,47 @@ func (r *ransReader) one(table uint8) uint8 {
 }
 
 // group decodes 16 symbols, the i-th with table t[i] by coder i mod 4.
-func (r *ransReader) group(sym, t *[groupSize]uint8) {
+func (r *ransReader) group(sym *[groupSize]uint8, t *[groupSize]*slots) {
 	if len(r.in) < 32 {
 		r.refill()
 	}
-	x0, x1, x2, x3, s, in := r.x0, r.x1, r.x2, r.x3, r.slots, r.in
+	x0, x1, x2, x3, in, at := r.x0, r.x1, r.x2, r.x3, r.in, 0
 	for i := 0; i < groupSize; i += 8 {
-		t, y := (*[8]uint8)(t[i:]), (*[8]uint8)(sym[i:])
-		e0 := s[uint64(t[0]&(maxTables-1))<<probBits|x0&(probTotal-1)]
-		e1 := s[uint64(t[1]&(maxTables-1))<<probBits|x1&(probTotal-1)]
-		e2 := s[uint64(t[2]&(maxTables-1))<<probBits|x2&(probTotal-1)]
-		e3 := s[uint64(t[3]&(maxTables-1))<<probBits|x3&(probTotal-1)]
-		x0 = uint64(e0>>20+1)*(x0>>probBits) + uint64(e0>>8&(probTotal-1))
-		x1 = uint64(e1>>20+1)*(x1>>probBits) + uint64(e1>>8&(probTotal-1))
-		x2 = uint64(e2>>20+1)*(x2>>probBits) + uint64(e2>>8&(probTotal-1))
-		x3 = uint64(e3>>20+1)*(x3>>probBits) + uint64(e3>>8&(probTotal-1))
-		y[0], y[1], y[2], y[3] = uint8(e0), uint8(e1), uint8(e2), uint8(e3)
-		e0 = s[uint64(t[4]&(maxTables-1))<<probBits|x0&(probTotal-1)]
-		e1 = s[uint64(t[5]&(maxTables-1))<<probBits|x1&(probTotal-1)]
-		e2 = s[uint64(t[6]&(maxTables-1))<<probBits|x2&(probTotal-1)]
-		e3 = s[uint64(t[7]&(maxTables-1))<<probBits|x3&(probTotal-1)]
-		x0 = uint64(e0>>20+1)*(x0>>probBits) + uint64(e0>>8&(probTotal-1))
-		x1 = uint64(e1>>20+1)*(x1>>probBits) + uint64(e1>>8&(probTotal-1))
-		x2 = uint64(e2>>20+1)*(x2>>probBits) + uint64(e2>>8&(probTotal-1))
-		x3 = uint64(e3>>20+1)*(x3>>probBits) + uint64(e3>>8&(probTotal-1))
-		y[4], y[5], y[6], y[7] = uint8(e0), uint8(e1), uint8(e2), uint8(e3)
+		t, y := (*[8]*slots)(t[i:]), (*[8]uint8)(sym[i:])
+		e := t[0][x0&(probTotal-1)]
+		y[0], x0 = uint8(e), next(x0, e)
+		e = t[1][x1&(probTotal-1)]
+		y[1], x1 = uint8(e), next(x1, e)
+		e = t[2][x2&(probTotal-1)]
+		y[2], x2 = uint8(e), next(x2, e)
+		e = t[3][x3&(probTotal-1)]
+		y[3], x3 = uint8(e), next(x3, e)
+		e = t[4][x0&(probTotal-1)]
+		y[4], x0 = uint8(e), next(x0, e)
+		e = t[5][x1&(probTotal-1)]
+		y[5], x1 = uint8(e), next(x1, e)
+		e = t[6][x2&(probTotal-1)]
+		y[6], x2 = uint8(e), next(x2, e)
+		e = t[7][x3&(probTotal-1)]
+		y[7], x3 = uint8(e), next(x3, e)
 		if x0 < ransLow {
-			x0 = x0<<32 | uint64(binary.LittleEndian.Uint32(in))
-			in = in[4:]
+			x0 = x0<<32 | uint64(binary.LittleEndian.Uint32(in[at:]))
+			at += 4
 		}
 		if x1 < ransLow {
-			x1 = x1<<32 | uint64(binary.LittleEndian.Uint32(in))
-			in = in[4:]
+			x1 = x1<<32 | uint64(binary.LittleEndian.Uint32(in[at:]))
+			at += 4
 		}
 		if x2 < ransLow {
-			x2 = x2<<32 | uint64(binary.LittleEndian.Uint32(in))
-			in = in[4:]
+			x2 = x2<<32 | uint64(binary.LittleEndian.Uint32(in[at:]))
+			at += 4
 		}
 		if x3 < ransLow {
-			x3 = x3<<32 | uint64(binary.LittleEndian.Uint32(in))
-			in = in[4:]
+			x3 = x3<<32 | uint64(binary.LittleEndian.Uint32(in[at:]))
+			at += 4
 		}
 	}
-	r.x0, r.x1, r.x2, r.x3, r.in = x0, x1, x2, x3, in
+	r.x0, r.x1, r.x2, r.x3, r.in = x0, x1, x2, x3, in[at:]
 }
 
 // ransWriter records symbols and writes them all at the end, last one first.

@@ -1,5 +1,10 @@
 package delta
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 // SELF: without a base, an element is turned left by one bit, so that its key
 // is the byte above and its sign goes to the bottom, and taken apart into
 // byte planes. Each plane has a table of its own, or is as it is if that is no
@@ -22,52 +27,72 @@ func (d *Decoder) self(dst, in []byte, width int) bool {
 		return false
 	}
 	raw := d.bits.in // its whole bytes are the other planes
-	var plane [8][groupSize]uint8
+	var planes [8]struct {
+		sym   [groupSize]uint8
+		table [groupSize]*slots
+	}
+	for p, t := 0, 0; p < width; p++ {
+		if coded[p] {
+			for i := range planes[p].table {
+				planes[p].table[i] = &d.slots[t]
+			}
+			t++
+		}
+	}
 	step := groupSize * width
 	for len(dst) >= step {
-		table := uint8(0)
 		for p := range width {
-			if !coded[p] {
-				if len(raw) < groupSize {
-					return false
-				}
-				raw = raw[copy(plane[p][:], raw):]
+			q := &planes[p]
+			if coded[p] {
+				d.rans.group(&q.sym, &q.table)
 				continue
 			}
-			for i := range d.table {
-				d.table[i] = table
+			if len(raw) < groupSize {
+				return false
 			}
-			d.rans.group(&plane[p], &d.table)
-			table++
+			q.sym = [groupSize]uint8(raw)
+			raw = raw[groupSize:]
 		}
-		join(dst[:step], &plane, width)
+		switch width {
+		case 1:
+			join1((*[groupSize]byte)(dst), &planes[0].sym)
+		case 2:
+			join2((*[2 * groupSize]byte)(dst), &planes[0].sym, &planes[1].sym)
+		case 4:
+			join4((*[4 * groupSize]byte)(dst), &planes[0].sym, &planes[1].sym, &planes[2].sym, &planes[3].sym)
+		default:
+			for i := range groupSize {
+				var v uint64
+				for p := range &planes {
+					v |= uint64(planes[p].sym[i]) << (8 * p)
+				}
+				binary.LittleEndian.PutUint64(dst[8*i:], bits.RotateLeft64(v, -1))
+			}
+		}
 		dst = dst[step:]
 	}
 	return d.rans.done() && len(raw) == 0
 }
 
-// join puts the planes of a group together.
-func join(dst []byte, plane *[8][groupSize]uint8, width int) {
-	switch width {
-	case 1:
-		to := (*[groupSize]byte)(dst)
-		for i, b := range plane[0] {
-			to[i] = b>>1 | b<<7
-		}
-	case 2:
-		to := (*[2 * groupSize]byte)(dst)
-		for i := range groupSize {
-			lo, hi := plane[0][i], plane[1][i]
-			to[2*i] = lo>>1 | hi<<7
-			to[2*i+1] = hi>>1 | lo<<7
-		}
-	default:
-		for i := range groupSize {
-			e := dst[i*width:][:width]
-			for p := range e {
-				e[p] = plane[p][i]>>1 | plane[(p+1)%width][i]<<7
-			}
-		}
+// The joins put the planes of a group together and turn its elements back.
+
+func join1(dst, p0 *[groupSize]byte) {
+	for i, b := range p0 {
+		dst[i] = bits.RotateLeft8(b, -1)
+	}
+}
+
+func join2(dst *[2 * groupSize]byte, p0, p1 *[groupSize]byte) {
+	for i := range p0 {
+		v := uint16(p0[i]) | uint16(p1[i])<<8
+		binary.LittleEndian.PutUint16(dst[2*i:], bits.RotateLeft16(v, -1))
+	}
+}
+
+func join4(dst *[4 * groupSize]byte, p0, p1, p2, p3 *[groupSize]byte) {
+	for i := range p0 {
+		v := uint32(p0[i]) | uint32(p1[i])<<8 | uint32(p2[i])<<16 | uint32(p3[i])<<24
+		binary.LittleEndian.PutUint32(dst[4*i:], bits.RotateLeft32(v, -1))
 	}
 }
 

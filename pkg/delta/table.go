@@ -130,19 +130,19 @@ func (t *table) lay() {
 	}
 }
 
-// fill writes the decoder's slots of the i-th table.
-func (t *table) fill(s *slots, i int) {
-	to := s[i*probTotal:][:probTotal]
+// fill writes the table as the decoder uses it.
+func (t *table) fill(to *slots) {
+	rest := to[:]
 	for sym, r := range t.sym {
 		if r.freq == 0 {
 			continue
 		}
-		e := uint32(sym) | uint32(r.freq-1)<<20
-		run := to[:r.freq]
-		for k := range run {
-			run[k] = e | uint32(k)<<8
+		e := uint32(sym) | uint32(r.freq)<<20
+		for k := range rest[:r.freq] {
+			rest[k] = e
+			e += 1 << 8
 		}
-		to = to[r.freq:]
+		rest = rest[r.freq:]
 	}
 }
 
