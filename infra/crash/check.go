@@ -20,12 +20,14 @@ import (
 
 // Check looks at a whole state folder as a machine finds it when it comes up,
 // before any agent runs, and returns everything that is wrong. Serving lists the
-// releases that applications may be given; they must be given one of them.
+// releases that applications may be given; they must be given one of them. The zero
+// Release among them stands for none, on a device that has just enrolled: then what
+// it has not written yet may be missing.
 //
 // It reads the bytes of docs/formats/disk.md itself instead of asking the packages
 // that wrote them.
 func (w *World) Check(state string, serving ...Release) error {
-	c := &check{w: w, state: state, sums: map[uint64][32]byte{}}
+	c := newCheck(w, state, serving)
 	c.memory(c.visible(serving))
 	c.pack()
 	return errors.Join(c.wrong...)
@@ -33,7 +35,7 @@ func (w *World) Check(state string, serving ...Release) error {
 
 // CheckVisible looks at what applications and installs see, and at nothing else.
 func (w *World) CheckVisible(state string, serving ...Release) error {
-	c := &check{w: w, state: state, sums: map[uint64][32]byte{}}
+	c := newCheck(w, state, serving)
 	c.visible(serving)
 	return errors.Join(c.wrong...)
 }
@@ -49,9 +51,18 @@ func (c *check) visible(serving []Release) fleet.Digest {
 type check struct {
 	w     *World
 	state string
+	fresh bool                // nothing need be there yet
 	sums  map[uint64][32]byte // by inode: releases are links
 	wrong []error
 }
+
+func newCheck(w *World, state string, serving []Release) *check {
+	fresh := slices.ContainsFunc(serving, func(r Release) bool { return r.Key.IsZero() })
+	return &check{w: w, state: state, fresh: fresh, sums: map[uint64][32]byte{}}
+}
+
+// excused reports whether an error is that of something not written yet.
+func (c *check) excused(err error) bool { return c.fresh && errors.Is(err, fs.ErrNotExist) }
 
 func (c *check) bad(format string, args ...any) {
 	c.wrong = append(c.wrong, fmt.Errorf(format, args...))
@@ -119,7 +130,7 @@ func (c *check) files() {
 // releases: what is visible is exactly what was signed.
 func (c *check) releases() {
 	es, err := os.ReadDir(c.path("store", "releases"))
-	if err != nil {
+	if err != nil && !c.excused(err) {
 		c.bad("list releases: %w", err)
 	}
 	for _, e := range es {
@@ -162,7 +173,7 @@ func (c *check) links(serving []Release) (now fleet.Digest) {
 	for _, name := range []string{"current", "previous"} {
 		to, err := os.Readlink(filepath.Join(dir, name))
 		if err != nil {
-			if name == "current" || !errors.Is(err, fs.ErrNotExist) {
+			if name == "current" && !c.excused(err) || !errors.Is(err, fs.ErrNotExist) {
 				c.bad("%s: %w", name, err)
 			}
 			continue
@@ -191,14 +202,17 @@ func (c *check) links(serving []Release) (now fleet.Digest) {
 // memory: both files are readable, the copy is not older, and a release that
 // is served was written down before it was switched to.
 func (c *check) memory(now fleet.Digest) {
-	main, err := readMemory(c.path("state.json"))
-	if err != nil {
-		c.bad("state: %w", err)
+	spare, err := readMemory(c.path("state.json.copy"))
+	if err != nil && !c.excused(err) {
+		c.bad("copy of the state: %w", err)
 		return
 	}
-	spare, err := readMemory(c.path("state.json.copy"))
+	main, err := readMemory(c.path("state.json"))
+	if c.excused(err) {
+		main, err = spare, nil
+	}
 	if err != nil {
-		c.bad("copy of the state: %w", err)
+		c.bad("state: %w", err)
 		return
 	}
 	if spare.Epoch < main.Epoch {
@@ -230,7 +244,7 @@ func readMemory(path string) (m memory, err error) {
 // pins: each can be read.
 func (c *check) pins() {
 	es, err := os.ReadDir(c.path("store", "pins"))
-	if err != nil {
+	if err != nil && !c.excused(err) {
 		c.bad("list pins: %w", err)
 	}
 	for _, e := range es {
@@ -250,6 +264,9 @@ func (c *check) pins() {
 // pack: it is one of those that were signed, whole.
 func (c *check) pack() {
 	got, err := os.ReadFile(c.path("pack.zst"))
+	if c.excused(err) {
+		return
+	}
 	if err != nil {
 		c.bad("pack: %w", err)
 		return

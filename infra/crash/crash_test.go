@@ -94,13 +94,52 @@ func TestNoLossOfWhatWasNotSyncedIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	tally, err := m.World.Explore(t.Context(), crash.Exploration{
-		Before: m.State, Root: c.State, Calls: calls, Draws: 6, Recover: 2, Start: 60, Agent: m.Agent, Work: dir, Seed: 1,
+		From: m.World.Releases[1], To: m.World.Releases[2], Before: m.State, Root: c.State, Calls: calls, Draws: 6, Recover: 2, Start: 60, Agent: m.Agent, Work: dir, Seed: 1,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d disks", tally.Tried)
 	if err := tally.Err(); err != nil || tally.Tried < 500 {
+		t.Errorf("%d disks: %v", tally.Tried, err)
+	}
+}
+
+// The same of a device's first release: it is given to applications whole or not at
+// all.
+func TestNoLossIsSeenOfAFirstRelease(t *testing.T) {
+	t.Parallel()
+	needStrace(t)
+	dir := folder(t)
+	w, err := crash.New(t.Context(), crash.Options{Dir: dir, Shard: 16 << 10, Size: 64 << 10, Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := crash.Fresh(w, filepath.Join(dir, "state"), exe, agentArg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.Copy(filepath.Join(dir, "traced"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls, err := c.Traced(t.Context(), 0, filepath.Join(dir, "trace"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tally, err := w.Explore(t.Context(), crash.Exploration{
+		To: w.Releases[0], Before: m.State, Root: c.State, Calls: calls, Draws: 4, Recover: 2, Start: 60, Agent: m.Agent, Work: dir, Seed: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d disks", tally.Tried)
+	if err := tally.Err(); err != nil || tally.Tried < 200 {
 		t.Errorf("%d disks: %v", tally.Tried, err)
 	}
 }
@@ -134,7 +173,7 @@ func TestASyncLeftOutIsSeen(t *testing.T) {
 			t.Errorf("%s: the agent never syncs %s", what, of)
 		}
 		tally, err := m.World.Explore(t.Context(), crash.Exploration{
-			Before: m.State, Root: c.State, Calls: kept, Draws: 2, Recover: 1 << 30, Work: dir, Seed: 1,
+			From: m.World.Releases[1], To: m.World.Releases[2], Before: m.State, Root: c.State, Calls: kept, Draws: 2, Recover: 1 << 30, Work: dir, Seed: 1,
 		})
 		if err != nil {
 			t.Fatal(err)

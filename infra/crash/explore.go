@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/modelfleet/modelfleet/infra/crash/disk"
 	"github.com/modelfleet/modelfleet/infra/crash/trace"
+	"github.com/modelfleet/modelfleet/pkg/artifact"
 )
 
 // Tally counts disks that were looked at after a crash.
@@ -37,8 +40,9 @@ func (t *Tally) Err() error {
 	return fmt.Errorf("%d of %d bad: %w", t.Bad, t.Tried, errors.Join(t.What...))
 }
 
-// Traced runs the member's agent through an update to the n-th release under strace
-// and returns what it did to the disk.
+// Traced runs the member's agent through an update to the n-th release under strace,
+// until the release that is not needed any more is collected, and returns what it did
+// to the disk.
 func (m *Member) Traced(ctx context.Context, n int, log string) ([]trace.Call, error) {
 	m.Wrap = trace.Flags(log, trace.Syscalls)
 	defer func() { m.Wrap = nil }()
@@ -47,6 +51,11 @@ func (m *Member) Traced(ctx context.Context, n int, log string) ([]trace.Call, e
 	}
 	if err := m.Until(ctx, Healthy(m.World.Releases[n])); err != nil {
 		return nil, err
+	}
+	if n >= 2 {
+		if err := m.collected(ctx, m.World.Releases[n-2]); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.Stop(); err != nil {
 		return nil, err
@@ -59,24 +68,52 @@ func (m *Member) Traced(ctx context.Context, n int, log string) ([]trace.Call, e
 	return trace.Parse(f)
 }
 
-// Exploration says how thoroughly the disks of an update are looked at.
-type Exploration struct {
-	Before  string // the state folder before the update
-	Root    string // and where the agent that was traced had it
-	Calls   []trace.Call
-	Draws   int      // disks a step that chance makes, besides the four that are always made
-	Step    int      // steps of the program from one to the next that is looked at; default 1
-	Recover int      // every how many-th disk is also recovered; default 1
-	Start   int      // on every how many-th disk a whole agent is started instead; 0: on none
-	Agent   []string // which
-	Work    string   // a folder, best in memory
-	Seed    uint64
+// collected waits until a release and the files of its own are gone.
+func (m *Member) collected(ctx context.Context, r Release) error {
+	files, err := artifact.FilesOf(r.Manifest)
+	if err != nil {
+		return err
+	}
+	gone := []string{filepath.Join(m.State, "store", "releases", r.Key.String())}
+	for _, f := range files {
+		if f.Path == "weights.bin" { // changes with each release
+			gone = append(gone, filepath.Join(m.State, "store", "files", f.Digest.String()[:2], f.Digest.String()))
+		}
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for _, path := range gone {
+		for _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist); _, err = os.Lstat(path) {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s was not collected: %w", path, ctx.Err())
+			case <-m.ended:
+				return fmt.Errorf("%w: %s", ErrEnded, m.Said())
+			case <-tick.C:
+			}
+		}
+	}
+	return nil
 }
 
-// Explore looks at the disks that a power cut after each step of an update from the
-// second to the third release may leave, and at what a start makes of them.
+// Exploration says how thoroughly the disks of an update are looked at.
+type Exploration struct {
+	From, To Release // of the update; the zero Release: from none
+	Before   string  // the state folder before the update
+	Root     string  // and where the agent that was traced had it
+	Calls    []trace.Call
+	Draws    int      // disks a step that chance makes, besides the four that are always made
+	Step     int      // steps of the program from one to the next that is looked at; default 1
+	Recover  int      // every how many-th disk is also recovered; default 1
+	Start    int      // on every how many-th disk a whole agent is started instead; 0: on none
+	Agent    []string // which
+	Work     string   // a folder, best in memory
+	Seed     uint64
+}
+
+// Explore looks at the disks that a power cut after each step of an update may
+// leave, and at what a start makes of them.
 func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error) {
-	old, now := w.Releases[1], w.Releases[2]
 	d, err := disk.Load(e.Before, e.Root, e.Calls, e.Seed)
 	if err != nil {
 		return t, err
@@ -99,13 +136,13 @@ func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error)
 			if err := errors.Join(os.RemoveAll(state), im.Write(state)); err != nil {
 				return t, err
 			}
-			wrong := w.Check(state, old, now)
+			wrong := w.Check(state, e.From, e.To)
 			switch {
 			case wrong != nil:
 			case e.Start > 0 && t.Tried%e.Start == 0:
-				wrong = w.starts(ctx, state, e.Agent)
+				wrong = w.starts(ctx, state, e)
 			case t.Tried%max(e.Recover, 1) == 0:
-				wrong = w.recovers(ctx, state)
+				wrong = w.recovers(ctx, state, e.To)
 			}
 			t.Add(d.Done(), wrong)
 		}
@@ -114,8 +151,7 @@ func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error)
 }
 
 // recovers reports what is wrong with what a start makes of a disk.
-func (w *World) recovers(ctx context.Context, state string) error {
-	now := w.Releases[2]
+func (w *World) recovers(ctx context.Context, state string, now Release) error {
 	_, err := os.Stat(filepath.Join(state, "store", "releases", now.Key.String()))
 	here := err == nil
 	rec, err := w.Recover(ctx, state, now)
@@ -129,13 +165,14 @@ func (w *World) recovers(ctx context.Context, state string) error {
 }
 
 // starts reports what is wrong with what a whole agent makes of a disk.
-func (w *World) starts(ctx context.Context, state string, agent []string) error {
-	m := &Member{World: w, State: state, Agent: agent}
-	if err := m.Start(ctx, 2); err != nil {
+func (w *World) starts(ctx context.Context, state string, e Exploration) error {
+	m := &Member{World: w, State: state, Agent: e.Agent}
+	n := slices.IndexFunc(w.Releases, func(r Release) bool { return r.Key == e.To.Key })
+	if err := m.Start(ctx, n); err != nil {
 		return err
 	}
-	if err := m.Until(ctx, Healthy(w.Releases[2])); err != nil {
+	if err := m.Until(ctx, Healthy(e.To)); err != nil {
 		return errors.Join(err, m.Kill())
 	}
-	return errors.Join(m.Stop(), w.Check(state, w.Releases[2]))
+	return errors.Join(m.Stop(), w.Check(state, e.To))
 }

@@ -32,11 +32,16 @@ type Member struct {
 	err     error         // of that end
 }
 
+// Fresh makes the state of a device that has enrolled and nothing else.
+func Fresh(w *World, state string, agent ...string) (*Member, error) {
+	return &Member{World: w, State: state, Agent: agent}, w.enrol(filepath.Join(state, "identity"), "device-1")
+}
+
 // Enrol makes the state of a device that serves the second release of the world,
 // with the first as the one to go back to.
 func Enrol(ctx context.Context, w *World, state string, agent ...string) (*Member, error) {
-	m := &Member{World: w, State: state, Agent: agent}
-	if err := w.enrol(filepath.Join(state, "identity"), "device-1"); err != nil {
+	m, err := Fresh(w, state, agent...)
+	if err != nil {
 		return nil, err
 	}
 	for n := range 2 {

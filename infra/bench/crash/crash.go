@@ -142,7 +142,7 @@ func (b *bench) model(ctx context.Context) (err error) {
 		return err
 	}
 	t, err := m.World.Explore(ctx, crash.Exploration{
-		Before: m.State, Root: c.State, Calls: calls, Draws: b.n.draws, Recover: 1, Start: 50, Agent: m.Agent, Work: m.World.Dir, Seed: 2,
+		From: m.World.Releases[1], To: m.World.Releases[2], Before: m.State, Root: c.State, Calls: calls, Draws: b.n.draws, Recover: 1, Start: 50, Agent: m.Agent, Work: m.World.Dir, Seed: 2,
 	})
 	if err != nil {
 		return err
