@@ -52,7 +52,7 @@ func (m Manifest) Check(ctx context.Context, path string, o CheckOptions) error 
 		case size < r.End:
 			return errf(Changed, r.Path, "it has %d bytes, the signature covers more", size)
 		}
-		jobs = append(jobs, job{*r, size})
+		jobs = append(jobs, job{r, size})
 	}
 	if !o.IgnoreUnsigned {
 		for _, e := range found {
@@ -62,9 +62,9 @@ func (m Manifest) Check(ctx context.Context, path string, o CheckOptions) error 
 		}
 	}
 	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
-	return h.run(ctx, jobs, func(j *job, sum Digest) error {
-		if sum != j.Digest {
-			return errf(Changed, j.Path, "bytes from %d have digest %s, signed is %s", j.Start, sum, j.Digest)
+	return h.run(ctx, jobs, func(r *Resource, sum Digest) error {
+		if sum != r.Digest {
+			return errf(Changed, r.Path, "bytes from %d have digest %s, signed is %s", r.Start, sum, r.Digest)
 		}
 		return nil
 	})

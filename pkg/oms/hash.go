@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -50,31 +52,33 @@ func Hash(ctx context.Context, path string, o Options) (Manifest, error) {
 	if len(files) == 0 {
 		return Manifest{}, errf(Empty, path, "no files in it")
 	}
-	var jobs []job
+	var sizes []int64
 	for _, e := range files {
 		if m.Method == Files {
-			jobs = append(jobs, job{Resource{Path: e.path, End: -1}, e.size})
+			m.Resources, sizes = append(m.Resources, Resource{Path: e.path, End: -1}), append(sizes, e.size)
 			continue
 		}
 		if e.size == 0 {
 			return Manifest{}, errf(Empty, e.path, "an empty file cannot be signed in shards: use method files, or remove it")
 		}
-		if (e.size-1)/m.ShardSize >= int64(MaxResources-len(jobs)) {
+		if (e.size-1)/m.ShardSize >= int64(MaxResources-len(sizes)) {
 			return Manifest{}, errf(TooLarge, path, "more than %d resources: use larger shards", MaxResources)
 		}
 		for at := int64(0); at < e.size; at += m.ShardSize {
-			jobs = append(jobs, job{Resource{Path: e.path, Start: at, End: min(at+m.ShardSize, e.size)}, e.size})
+			r := Resource{Path: e.path, Start: at, End: min(at+m.ShardSize, e.size)}
+			m.Resources, sizes = append(m.Resources, r), append(sizes, e.size)
 		}
 	}
-	if len(jobs) > MaxResources {
+	if len(sizes) > MaxResources {
 		return Manifest{}, errf(TooLarge, path, "more than %d resources", MaxResources)
 	}
-	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
-	if err := h.run(ctx, jobs, func(j *job, sum Digest) error { j.Digest = sum; return nil }); err != nil {
-		return Manifest{}, err
+	jobs := make([]job, len(sizes))
+	for i := range jobs {
+		jobs[i] = job{&m.Resources[i], sizes[i]}
 	}
-	for _, j := range jobs {
-		m.Resources = append(m.Resources, j.Resource)
+	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
+	if err := h.run(ctx, jobs, func(r *Resource, sum Digest) error { r.Digest = sum; return nil }); err != nil {
+		return Manifest{}, err
 	}
 	m.seal()
 	return m, nil
@@ -128,7 +132,7 @@ type hasher struct {
 
 // job is a resource to hash, of a file of the given size.
 type job struct {
-	Resource
+	*Resource
 	size int64
 }
 
@@ -136,7 +140,7 @@ type job struct {
 // several goroutines but once for each resource. Large files come first: the
 // last worker to end must not have begun with the largest. The shards of a file
 // keep their order, which is the disk's.
-func (h *hasher) run(ctx context.Context, jobs []job, done func(*job, Digest) error) error {
+func (h *hasher) run(ctx context.Context, jobs []job, done func(*Resource, Digest) error) error {
 	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(b.size, a.size) })
 	workers := h.workers
 	if workers <= 0 {
@@ -148,15 +152,18 @@ func (h *hasher) run(ctx context.Context, jobs []job, done func(*job, Digest) er
 	var wg sync.WaitGroup
 	for range min(workers, len(jobs)) {
 		wg.Go(func() {
-			buf := make([]byte, bufSize)
+			w := worker{hasher: h, buf: make([]byte, bufSize)}
 			for i := next.Add(1) - 1; i < int64(len(jobs)) && ctx.Err() == nil; i = next.Add(1) - 1 {
-				sum, err := h.hash(ctx, &jobs[i], buf)
+				sum, err := w.hash(ctx, jobs[i])
 				if err == nil {
-					err = done(&jobs[i], sum)
+					err = done(jobs[i].Resource, sum)
 				}
 				if err != nil {
 					cancel(err)
 				}
+			}
+			if err := w.close(); err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -170,15 +177,23 @@ func (h *hasher) run(ctx context.Context, jobs []job, done func(*job, Digest) er
 	return nil
 }
 
-// hash hashes one resource. A file that is not as long as it was when the folder
-// was listed, or changes meanwhile, is refused: whoever signs must not sign
-// half of one version and half of another.
-func (h *hasher) hash(ctx context.Context, j *job, buf []byte) (Digest, error) {
-	f, before, err := h.folder.open(j.Path)
-	if err != nil {
-		return Digest{}, err
+// worker hashes one resource after the other. It keeps a file open for the next
+// shard of it.
+type worker struct {
+	*hasher
+	buf    []byte
+	file   *os.File
+	before fs.FileInfo
+	last   job // of file
+}
+
+// hash hashes one resource.
+func (w *worker) hash(ctx context.Context, j job) (Digest, error) {
+	if w.file == nil || w.last.Path != j.Path {
+		if err := w.open(j); err != nil {
+			return Digest{}, err
+		}
 	}
-	defer f.Close()
 	sum, end := sha256.New(), j.End
 	if end < 0 {
 		end = j.size
@@ -187,11 +202,11 @@ func (h *hasher) hash(ctx context.Context, j *job, buf []byte) (Digest, error) {
 		if ctx.Err() != nil {
 			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: context.Cause(ctx)}
 		}
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
-		sum.Write(buf[:n])
+		n, err := w.file.ReadAt(w.buf[:min(int64(len(w.buf)), end-at)], at)
+		sum.Write(w.buf[:n])
 		at += int64(n)
-		if h.progress != nil && n > 0 {
-			h.progress(int64(n))
+		if w.progress != nil && n > 0 {
+			w.progress(int64(n))
 		}
 		switch {
 		case err == io.EOF && at < end:
@@ -200,12 +215,33 @@ func (h *hasher) hash(ctx context.Context, j *job, buf []byte) (Digest, error) {
 			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: err}
 		}
 	}
-	after, err := f.Stat()
+	return Digest(sum.Sum(nil)), nil
+}
+
+func (w *worker) open(j job) (err error) {
+	if err := w.close(); err != nil {
+		return err
+	}
+	w.last = j
+	w.file, w.before, err = w.folder.open(j.Path)
+	return err
+}
+
+// close ends with a file. One that is not as long as it was when the folder was
+// listed, or changed since it was opened, is refused: whoever signs must not
+// sign half of one version and half of another.
+func (w *worker) close() error {
+	if w.file == nil {
+		return nil
+	}
+	after, err := w.file.Stat()
+	w.file.Close()
+	w.file = nil
 	switch {
 	case err != nil:
-		return Digest{}, &Error{Class: Reading, Path: j.Path, Err: err}
-	case after.Size() != j.size || !after.ModTime().Equal(before.ModTime()):
-		return Digest{}, errf(Changed, j.Path, "it changed while it was read")
+		return &Error{Class: Reading, Path: w.last.Path, Err: err}
+	case after.Size() != w.last.size || !after.ModTime().Equal(w.before.ModTime()):
+		return errf(Changed, w.last.Path, "it changed while it was read")
 	}
-	return Digest(sum.Sum(nil)), nil
+	return nil
 }

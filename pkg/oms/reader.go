@@ -54,41 +54,57 @@ func (r *reader) end() error {
 	return nil
 }
 
-// list reads what stands between two brackets, separated by commas.
-func (r *reader) list(open, shut byte, item func() error) error {
-	if err := r.expect(open); err != nil {
+// open reads the bracket that begins a list.
+func (r *reader) open(bracket byte) error {
+	if err := r.expect(bracket); err != nil {
 		return err
 	}
 	if r.depth++; r.depth > maxDepth {
 		return r.errf("nested deeper than %d", maxDepth)
 	}
-	defer func() { r.depth-- }()
-	if r.peek() == shut {
+	return nil
+}
+
+// more reports whether an item follows the n before it, having read the comma
+// that divides them, or else the bracket that ends the list.
+func (r *reader) more(n int, bracket byte) (bool, error) {
+	if r.peek() == bracket {
 		r.at++
-		return nil
+		r.depth--
+		return false, nil
 	}
-	for {
-		if err := item(); err != nil {
+	if n == 0 {
+		return true, nil
+	}
+	return true, r.expect(',')
+}
+
+// array reads an array; item reads each of its values.
+func (r *reader) array(item func() error) error {
+	if err := r.open('['); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		if more, err := r.more(n, ']'); err != nil || !more {
 			return err
 		}
-		if r.peek() == shut {
-			r.at++
-			return nil
-		}
-		if err := r.expect(','); err != nil {
+		if err := item(); err != nil {
 			return err
 		}
 	}
 }
 
-// array reads an array; item reads each of its values.
-func (r *reader) array(item func() error) error { return r.list('[', ']', item) }
-
 // object reads an object; member is called with each key, and reads its value.
 // The key may be the reader's own bytes: it must not be changed.
 func (r *reader) object(member func(key []byte) error) error {
+	if err := r.open('{'); err != nil {
+		return err
+	}
 	var seen keys
-	return r.list('{', '}', func() error {
+	for n := 0; ; n++ {
+		if more, err := r.more(n, '}'); err != nil || !more {
+			return err
+		}
 		key, err := r.raw()
 		if err != nil {
 			return err
@@ -99,8 +115,10 @@ func (r *reader) object(member func(key []byte) error) error {
 		if err := r.expect(':'); err != nil {
 			return err
 		}
-		return member(key)
-	})
+		if err := member(key); err != nil {
+			return err
+		}
+	}
 }
 
 // unknown refuses a key of an object that the format closes.

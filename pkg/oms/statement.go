@@ -149,6 +149,7 @@ func (s *statement) predicateFrom(r *reader) error {
 			s.ser.there = true
 			return s.ser.from(r)
 		case "resources":
+			s.resources.list = make([]Resource, 0, min(bytes.Count(r.data[r.at:], []byte(`"digest"`)), MaxResources))
 			return r.array(func() error { return s.resources.one(r) })
 		}
 		s.foreign = string(key)
