@@ -113,20 +113,20 @@ func changedEvery(b []byte, n int) []byte {
 // the file of the delta.
 func TestDeltaRoundTrip(t *testing.T) {
 	t.Parallel()
-	old := bfloats(400_000, 1)
+	old := bfloats(100_000, 1)
 	head := []byte(strings.Repeat("header ", 1000))
 	for name, c := range map[string]struct {
 		now, base []byte
 		regions   []artifact.Region
 		share     float64 // at most
 	}{
-		"a few bytes changed": {changedEvery(old, 150_000), old, nil, 0.6},
+		"a few bytes changed": {changedEvery(old, 80_000), old, nil, 0.6},
 		"trained":             {nudged(old), old, nil, 0.6},
-		"grew at its end":     {slices.Concat(old, bfloats(20_000, 9)), old, nil, 0.2},
+		"grew at its end":     {slices.Concat(old, bfloats(5_000, 9)), old, nil, 0.2},
 		"grew at its start":   {slices.Concat(head, old), old, nil, 0.2},
-		"shrank":              {old[64_000:], old, nil, 0.1},
-		"turned around": {slices.Concat(old[400_000:], old[:400_000]), old,
-			[]artifact.Region{{New: 0, Length: 400_000, Base: 400_000}, {New: 400_000, Length: 400_000, Base: 0}}, 0.1},
+		"shrank":              {old[16_000:], old, nil, 0.1},
+		"turned around": {slices.Concat(old[100_000:], old[:100_000]), old,
+			[]artifact.Region{{New: 0, Length: 100_000, Base: 100_000}, {New: 100_000, Length: 100_000, Base: 0}}, 0.1},
 	} {
 		for _, method := range []oms.Method{oms.Files, oms.Shards} {
 			s := bucket(t)
