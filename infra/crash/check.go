@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -85,11 +86,16 @@ func (c *check) sum(path string) ([32]byte, error) {
 	if sum, known := c.sums[st.Ino]; known {
 		return sum, nil
 	}
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return [32]byte{}, err
 	}
-	c.sums[st.Ino] = sha256.Sum256(data)
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return [32]byte{}, err
+	}
+	c.sums[st.Ino] = [32]byte(h.Sum(nil))
 	return c.sums[st.Ino], nil
 }
 

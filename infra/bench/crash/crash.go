@@ -24,12 +24,12 @@ import (
 
 // size is how much is tried.
 type size struct {
-	draws   int   // model disks a step by chance
-	kills   int   // at system calls
-	errs    int   // failing system calls
-	cuts    int   // of the power
-	random  int   // kills at random moments
-	updates int64 // MiB of the large file that power cuts and kills update
+	draws  int   // model disks a step by chance
+	kills  int   // at system calls
+	errs   int   // failing system calls
+	cuts   int   // of the power
+	random int   // kills at random moments
+	large  int64 // MiB of the file that kills update; a quarter of it for power cuts
 }
 
 // bench is one benchmark under way.
@@ -47,7 +47,7 @@ func Run(ctx context.Context, o figure.Options) ([]figure.Figure, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	b := &bench{o: o, n: size{30, 1000, 120, 200, 100, 256}, rng: rand.New(rand.NewPCG(1, 1)), agent: filepath.Join(o.Work, "modelfleet-agent")}
+	b := &bench{o: o, n: size{30, 1000, 120, 200, 100, 128}, rng: rand.New(rand.NewPCG(1, 1)), agent: filepath.Join(o.Work, "modelfleet-agent")}
 	if o.Quick {
 		b.n = size{4, 40, 12, 12, 6, 32}
 	}
@@ -152,7 +152,7 @@ func (b *bench) model(ctx context.Context) (err error) {
 
 // kills ends the agent at random moments of a download.
 func (b *bench) kills(ctx context.Context) (err error) {
-	m, done, err := b.place(ctx, false, 1<<20, b.n.updates<<20)
+	m, done, err := b.place(ctx, false, 512<<10, b.n.large<<20)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,9 @@ func (b *bench) kills(ctx context.Context) (err error) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		t.Add(fmt.Sprintf("kill %d", i), err)
+		if t.Add(fmt.Sprintf("kill %d", i), err); t.Tried%20 == 0 {
+			b.o.Logf("%d kills at random moments, %d bad", t.Tried, t.Bad)
+		}
 		if err == nil && got.Before < clean.Needed { // it was killed while it fetched
 			again = append(again, got.Share())
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/modelfleet/modelfleet/infra/bench/netlimit"
 	"github.com/modelfleet/modelfleet/infra/crash"
 	"github.com/modelfleet/modelfleet/infra/crash/powercut"
 )
@@ -19,12 +20,12 @@ const cutsAnUpdate = 10
 
 // power cuts the power of file systems that an agent updates on.
 func (b *bench) power(ctx context.Context) (err error) {
-	m, done, err := b.place(ctx, false, 1<<20, b.n.updates<<20)
+	m, done, err := b.place(ctx, false, 256<<10, b.n.large<<18)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	s, err := m.World.Serve(12_500_000) // 100 Mbit/s
+	s, err := m.World.Serve(25 * netlimit.Mbit) // so slow that an update takes a while, as a large one does
 	if err != nil {
 		return err
 	}
@@ -33,7 +34,7 @@ func (b *bench) power(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.o.Logf("an update of %d MiB by 100 Mbit/s takes %.1f s", m.World.Changed()>>20, takes.Seconds())
+	b.o.Logf("an update of %d MiB by 25 Mbit/s takes %.1f s", m.World.Changed()>>20, takes.Seconds())
 	var reused []float64
 	for _, fs := range []string{"ext4", "xfs"} {
 		if err := powercut.Lacking(fs); err != nil {
@@ -55,7 +56,7 @@ func (b *bench) power(ctx context.Context) (err error) {
 }
 
 func (b *bench) cutOne(ctx context.Context, m *crash.Member, s *crash.Server, fs string, takes time.Duration, t *crash.Tally) (shares []float64, err error) {
-	rig, err := powercut.New(ctx, powercut.Options{Dir: filepath.Join(m.World.Dir, "rig-"+fs), FS: fs, MiB: int(6*b.n.updates) + 256})
+	rig, err := powercut.New(ctx, powercut.Options{Dir: filepath.Join(m.World.Dir, "rig-"+fs), FS: fs, MiB: int(2*b.n.large) + 384})
 	if err != nil {
 		return nil, err
 	}
