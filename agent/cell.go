@@ -35,6 +35,9 @@ func (a *agent) openCell(ctx context.Context, id identity.Identity, share uint16
 // announce tells the cell, if there is one, of a pack that was believed. It may
 // name other device CAs or revoke members: peers are judged again.
 func (a *agent) announce(p gossip.Pack) {
+	if a.site != nil {
+		a.site.Believed()
+	}
 	pool := a.pool.Load()
 	if pool == nil {
 		return

@@ -67,6 +67,9 @@ func (s *Site) ask(ctx context.Context, owner fleet.MemberID, r delivery.FrameRe
 		return nil
 	case errors.As(err, &said): // it lives, and has its reasons
 		s.answered(owner)
+		if said.status == http.StatusForbidden {
+			s.unknown(owner, r.Release)
+		}
 		return fault.New(fault.NotFound, op, string(owner), err)
 	case outer.Err() != nil:
 		return outer.Err()

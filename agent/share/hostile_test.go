@@ -200,7 +200,7 @@ func TestWhoIsServed(t *testing.T) {
 func TestWhatIsGiven(t *testing.T) {
 	t.Parallel()
 	w := found(t, 3)
-	w.settle(1, nil)
+	w.settle(1, func(o *share.Options) { o.Timing.News = time.Millisecond })
 	w.introduce(guest("d99"))
 	client := clientOf(t, w.certificate(w.ca, "d99"))
 	good := w.frames[0]

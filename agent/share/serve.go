@@ -92,7 +92,7 @@ func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, 
 	if err != nil {
 		return refuse(w, err)
 	}
-	frame, err := s.look(r.Context(), q)
+	frame, err := s.look(q, w, r)
 	if err != nil {
 		s.count.refused.Add(1)
 		return refuse(w, err)
@@ -107,30 +107,46 @@ func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, 
 // maxKnown is how many releases' manifests are kept in memory.
 const maxKnown = 4
 
-// look finds what is asked for in what the trust pack backs now.
-func (s *Site) look(ctx context.Context, q question) (wanted, error) {
-	path, ok := s.o.Backed(q.release)
-	if !ok {
-		return wanted{}, fault.Newf(fault.Denied, "look up release", q.release.Short(), "no trust pack backs it")
+// look finds what is asked for in what the trust pack backs now, or in a moment:
+// a pack takes some time to reach all of a cell.
+func (s *Site) look(q question, w http.ResponseWriter, r *http.Request) (wanted, error) {
+	limit := time.NewTimer(s.o.Timing.News)
+	defer limit.Stop()
+	path, ok := "", false
+	for waiting := true; ; {
+		s.mu.Lock()
+		news := s.news
+		s.mu.Unlock()
+		if path, ok = s.o.Backed(q.release); ok {
+			break
+		}
+		if !waiting {
+			return wanted{}, fault.Newf(fault.Denied, "look up release", q.release.Short(), "no trust pack backs it")
+		}
+		over, err := s.await(news, limit.C, w, r)
+		if err != nil {
+			return wanted{}, err
+		}
+		waiting = !over
 	}
 	s.mu.Lock()
 	i := slices.IndexFunc(s.known, func(w delivery.Want) bool { return w.Key == q.release })
 	if i >= 0 {
-		w := s.known[i]
+		want := s.known[i]
 		s.mu.Unlock()
-		return q.in(w)
+		return q.in(want)
 	}
 	s.mu.Unlock()
-	w, err := s.o.Want(ctx, path, q.release)
+	want, err := s.o.Want(r.Context(), path, q.release)
 	if err != nil {
 		return wanted{}, err
 	}
 	s.mu.Lock()
-	if s.known = append(s.known, w); len(s.known) > maxKnown {
+	if s.known = append(s.known, want); len(s.known) > maxKnown {
 		s.known = s.known[1:]
 	}
 	s.mu.Unlock()
-	return q.in(w)
+	return q.in(want)
 }
 
 // refuse tells by the status; what else there is to say is for this member's log.
@@ -173,19 +189,19 @@ func (s *Site) find(life context.Context, fetch Fetch, f wanted, hop int, w http
 	if body, err := s.open(f); err == nil {
 		return body, nil
 	}
-	line := s.line(f.Digest, owners)
+	line := s.line(f.FrameRef, owners)
 	if hop == 0 && len(line) > 0 && line[0] != s.o.Self {
 		passed := s.fly(flightKey{f.Digest, true}, func() ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
-		if err := s.await(passed, w, r); err == nil {
+		if err := s.arrival(passed, w, r); err == nil {
 			return io.NopCloser(bytes.NewReader(passed.data)), nil
 		}
-		line = s.line(f.Digest, owners)
+		line = s.line(f.FrameRef, owners)
 	}
 	if !slices.Contains(line, s.o.Self) {
 		return nil, fault.Newf(fault.NotFound, "find frame", f.Digest.Short(), "it is not this member's to fetch")
 	}
 	pulled := s.fly(flightKey{f.Digest, false}, func() ([]byte, error) { return s.pull(life, fetch, f) })
-	if err := s.await(pulled, w, r); err != nil {
+	if err := s.arrival(pulled, w, r); err != nil {
 		return nil, err
 	}
 	if pulled.data != nil {
@@ -248,19 +264,30 @@ func (s *Site) fly(k flightKey, fetch func() ([]byte, error)) *flight {
 	return f
 }
 
-// await waits for a flight, telling the asker now and then that it goes on.
-func (s *Site) await(f *flight, w http.ResponseWriter, r *http.Request) error {
+// arrival waits for a flight.
+func (s *Site) arrival(f *flight, w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.await(f.done, nil, w, r); err != nil {
+		return err
+	}
+	return f.err
+}
+
+// await waits until something is done or a time is over, telling the asker now
+// and then that it goes on.
+func (s *Site) await(done <-chan struct{}, limit <-chan time.Time, w http.ResponseWriter, r *http.Request) (over bool, err error) {
 	pulse := time.NewTicker(s.o.Timing.Pulse)
 	defer pulse.Stop()
 	for {
 		select {
-		case <-f.done:
-			return f.err
+		case <-done:
+			return false, nil
+		case <-limit:
+			return true, nil
 		case <-r.Context().Done():
-			return r.Context().Err()
+			return false, r.Context().Err()
 		case <-pulse.C:
 			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timing.Stall)); err != nil {
-				return err
+				return false, err
 			}
 			w.WriteHeader(http.StatusProcessing)
 		}

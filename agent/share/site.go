@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -64,10 +65,13 @@ type Timing struct {
 	Age   time.Duration // of one frame being sent; default 2 min
 	Queue time.Duration // for one of Streams to be free; default 5 s
 	Head  time.Duration // for a handshake, and for a question; default 5 s
+	News  time.Duration // for a trust pack that backs what an owner is asked for; default 3 s
 	Meet  time.Duration // for neighbours to be seen, once, after the start; default 3 s
 	Rest  time.Duration // that a neighbour is not asked after it failed, doubled each time; default 15 s
 }
 
+// longestRest is also how long a neighbour is not asked for a release that it
+// was not told of.
 const longestRest = 10 * time.Minute
 
 // Site is the site as one member sees it, and the member's part in it. It is
@@ -91,6 +95,8 @@ type Site struct {
 	liars   map[fleet.MemberID]bool
 	liar    fleet.MemberID // the last of them
 	resting map[fleet.MemberID]rest
+	strange map[stranger]time.Time // until when who is not asked for what
+	news    chan struct{}          // closed when a trust pack was believed
 	flights map[flightKey]*flight
 	known   []delivery.Want        // releases that were asked for, the newest last
 	guests  map[fleet.MemberID]int // questions being answered
@@ -100,6 +106,13 @@ type Site struct {
 type rest struct {
 	until time.Time
 	last  time.Duration
+}
+
+// stranger is a neighbour whose trust pack does not back a release: it is of
+// another group.
+type stranger struct {
+	member  fleet.MemberID
+	release fleet.Digest
 }
 
 // view is the cell as the pool sees it.
@@ -125,7 +138,7 @@ func New(o Options) (*Site, error) {
 		by time.Duration
 	}{
 		{&t.Dial, 3 * time.Second}, {&t.Pulse, 2 * time.Second}, {&t.Stall, 10 * time.Second}, {&t.Wait, 5 * time.Minute},
-		{&t.Age, 2 * time.Minute}, {&t.Queue, 5 * time.Second}, {&t.Head, 5 * time.Second}, {&t.Meet, 3 * time.Second}, {&t.Rest, 15 * time.Second},
+		{&t.Age, 2 * time.Minute}, {&t.Queue, 5 * time.Second}, {&t.Head, 5 * time.Second}, {&t.News, 3 * time.Second}, {&t.Meet, 3 * time.Second}, {&t.Rest, 15 * time.Second},
 	} {
 		*d.to = cmp.Or(*d.to, d.by)
 	}
@@ -141,6 +154,7 @@ func New(o Options) (*Site, error) {
 		o: o, began: time.Now(), cache: c, upload: rate.NewLimiter(rate.Limit(o.Rate), step(o.Rate)),
 		sends: make(chan struct{}, o.Streams), pulls: make(chan struct{}, pulls), passes: make(chan struct{}, pulls),
 		liars: map[fleet.MemberID]bool{}, resting: map[fleet.MemberID]rest{},
+		strange: map[stranger]time.Time{}, news: make(chan struct{}),
 		flights: map[flightKey]*flight{}, guests: map[fleet.MemberID]int{},
 	}
 	s.client = s.newClient()
@@ -199,23 +213,34 @@ func (s *Site) Meet(ctx context.Context) {
 	}
 }
 
+// Believed tells the site that a newer trust pack was believed: neighbours may
+// be waiting for what it backs.
+func (s *Site) Believed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
 // line lists who may be asked for a frame, the owner first.
-func (s *Site) line(frame fleet.Digest, n int) []fleet.MemberID { return top(frame, s.present(), n) }
+func (s *Site) line(r delivery.FrameRef, n int) []fleet.MemberID {
+	return top(r.Digest, s.present(r.Release), n)
+}
 
 // present lists the sharing members that nothing speaks against.
-func (s *Site) present() []fleet.MemberID {
+func (s *Site) present(release fleet.Digest) []fleet.MemberID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	return slices.DeleteFunc(slices.Clone(s.view.owners), func(m fleet.MemberID) bool {
-		return s.liars[m] || now.Before(s.resting[m].until)
+		return s.liars[m] || now.Before(s.resting[m].until) || now.Before(s.strange[stranger{m, release}])
 	})
 }
 
 // Sharers is how many members the site's link to the bucket is shared among,
 // this one included.
-func (s *Site) Sharers(fleet.Digest) int {
-	present := s.present()
+func (s *Site) Sharers(release fleet.Digest) int {
+	present := s.present(release)
 	if !slices.Contains(present, s.o.Self) {
 		return len(present) + 1
 	}
@@ -223,10 +248,18 @@ func (s *Site) Sharers(fleet.Digest) int {
 }
 
 // Owns reports whether this member is the one to take a frame out of the
-// bucket: it is first in line, and does not keep the frame already.
+// bucket: it is first in line, and neither keeps the frame already nor is
+// fetching it for neighbours.
 func (s *Site) Owns(r delivery.FrameRef) bool {
-	line := s.line(r.Digest, 1)
-	return len(line) == 1 && line[0] == s.o.Self && !s.cache.has(r.Digest)
+	line := s.line(r, 1)
+	return len(line) == 1 && line[0] == s.o.Self && s.flight(r.Digest) == nil && !s.cache.has(r.Digest)
+}
+
+// flight is the fetch of a frame for neighbours that is under way.
+func (s *Site) flight(frame fleet.Digest) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flights[flightKey{frame, false}]
 }
 
 // Frame fills dst with a frame that is kept here (then from is "") or that an
@@ -234,14 +267,11 @@ func (s *Site) Owns(r delivery.FrameRef) bool {
 // for an owner as long as that one shows that it is at work; its bytes are the
 // caller's to verify.
 func (s *Site) Frame(ctx context.Context, r delivery.FrameRef, dst []byte) (from string, err error) {
-	if body, err := s.cache.open(r.Digest, r.Length); err == nil {
-		_, err = io.ReadFull(body, dst)
-		if err = errors.Join(err, body.Close()); err == nil {
-			return "", nil
-		}
+	if kept, err := s.kept(ctx, r, dst); kept || err != nil {
+		return "", err
 	}
 	err = fault.Newf(fault.NotFound, "ask neighbours", r.Digest.Short(), "nobody shares")
-	for hop, owner := range s.line(r.Digest, owners) {
+	for hop, owner := range s.line(r, owners) {
 		if owner == s.o.Self {
 			return "", fault.Newf(fault.NotFound, "ask neighbours", r.Digest.Short(), "it is this member's to fetch")
 		}
@@ -253,6 +283,26 @@ func (s *Site) Frame(ctx context.Context, r delivery.FrameRef, dst []byte) (from
 		}
 	}
 	return "", err
+}
+
+// kept fills dst with a frame that was, or is being, fetched for neighbours.
+func (s *Site) kept(ctx context.Context, r delivery.FrameRef, dst []byte) (bool, error) {
+	if f := s.flight(r.Digest); f != nil {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		if f.data != nil {
+			return copy(dst, f.data) == len(dst), nil
+		}
+	}
+	body, err := s.cache.open(r.Digest, r.Length)
+	if err != nil {
+		return false, nil
+	}
+	_, err = io.ReadFull(body, dst)
+	return errors.Join(err, body.Close()) == nil, nil // else it is fetched
 }
 
 // Lied leaves out a neighbour that delivered other bytes than were signed, until
@@ -293,6 +343,15 @@ func (s *Site) failed(m fleet.MemberID) {
 	r.last = min(max(2*r.last, s.o.Timing.Rest), longestRest)
 	r.until = time.Now().Add(r.last)
 	s.resting[m] = r
+}
+
+// unknown has a neighbour not be asked for a release that its pack does not back.
+func (s *Site) unknown(m fleet.MemberID, release fleet.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(s.strange, func(_ stranger, until time.Time) bool { return now.After(until) })
+	s.strange[stranger{m, release}] = now.Add(longestRest)
 }
 
 func (s *Site) answered(m fleet.MemberID) {

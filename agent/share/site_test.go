@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/agent/share"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
 )
 
@@ -183,6 +185,49 @@ func TestAQuestionIsPassedOnOnce(t *testing.T) {
 	}
 	if n := w.bucket.bytes.Load() - before; n > 2*w.want.Size {
 		t.Errorf("%d bytes left the bucket", n)
+	}
+}
+
+// An owner that the trust pack has not reached yet waits for it a moment; one that
+// it never reaches is not asked again for that release.
+func TestAPackMayComeLate(t *testing.T) {
+	t.Parallel()
+	w := found(t, 24)
+	w.settle(1, patient)
+	var told atomic.Bool
+	w.house("late", func(o *share.Options) {
+		patient(o)
+		o.Timing.News = 300 * time.Millisecond
+		backed := o.Backed
+		o.Backed = func(d fleet.Digest) (string, bool) {
+			path, ok := backed(d)
+			return path, ok && told.Load()
+		}
+	})
+	w.introduce()
+	a, late := w.houses[0], w.houses[1]
+	start := time.Now()
+	for i := range w.frames {
+		if from, err := a.take(i); err != nil || from != "bucket" {
+			t.Fatalf("frame %d came from %s: %v", i, from, err)
+		}
+	}
+	if took := time.Since(start); took > 10*time.Second || a.Sharers(w.want.Key) != 1 || a.Sharers(fleet.DigestOf([]byte("another"))) != 2 {
+		t.Errorf("it took %v; %d share the release", took, a.Sharers(w.want.Key))
+	}
+	// Seen by somebody who does not know of that yet, it is told in the middle of a question.
+	w.house("new", patient)
+	w.introduce()
+	time.AfterFunc(50*time.Millisecond, func() {
+		told.Store(true)
+		late.Believed()
+	})
+	for i := range w.frames {
+		if late.Owns(w.frames[i]) {
+			if from, err := w.houses[2].take(i); err != nil || from != "late" {
+				t.Errorf("frame %d came from %s: %v", i, from, err)
+			}
+		}
 	}
 }
 
