@@ -45,7 +45,9 @@ type head struct {
 	plain  int // length of the block
 	packed int // length of its payload
 
-	limit uint // bits of the greatest difference, in DELTA; known to the encoder alone
+	// Of DELTA, for the encoder alone:
+	limit    uint // bits of the greatest difference
+	directed bool
 }
 
 // append writes the head, in a frame of which left plain bytes are left.

@@ -121,12 +121,22 @@ func restOf(v uint64, width int) uint64 {
 	return v&low | v>>8&^low
 }
 
-// zigzag is the difference of two elements of the given width, its sign lowest.
-func zigzag(a, b uint64, width int) uint64 {
+// difference is the zigzag of the difference of v to base, its sign lowest.
+// Flip is all ones if it is to be negated, and zero if not.
+func difference(v, base uint64, width int, flip uint64) uint64 {
 	shift := 64 - 8*uint(width)
-	d := int64((a-b)<<shift) >> shift
+	d := int64(((v-base)^flip-flip)<<shift) >> shift
 	return uint64(d<<1^d>>63) << shift >> shift
 }
 
 // unzig undoes the zigzag of a difference.
 func unzig(z uint64) uint64 { return z>>1 ^ -(z & 1) }
+
+// signOf is all ones for an element whose highest bit is set. Of a single byte,
+// which is an integer, it is zero: bytes grow in one direction.
+func signOf(v uint64, width int) uint64 {
+	if width == 1 {
+		return 0
+	}
+	return -(v >> (8*uint(width) - 1))
+}

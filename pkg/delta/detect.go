@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
 )
 
@@ -54,9 +55,14 @@ func (e *Encoder) detect(plain, base []byte) (head, int64) {
 			try(h)
 		}
 	}
-	if base != nil && (best.width == 2 || best.width == 4) {
+	if base != nil {
+		if best.width == 2 || best.width == 4 {
+			h = best
+			h.limit += 3
+			try(h)
+		}
 		h = best
-		h.limit += 3
+		h.directed = true
 		try(h)
 	}
 	return best, least / int64(len(e.pieces))
@@ -82,24 +88,39 @@ func (e *Encoder) sampleSelf(plain []byte, h head) int64 {
 	return cost
 }
 
-// sampleDiff is the cost of the sample as DELTA, with few contexts.
+// sampleDiff is the cost of the sample as DELTA, with fewer contexts.
 func (e *Encoder) sampleDiff(plain, base []byte, h head) int64 {
-	e.planes = [8]histogram{}
+	used := 1
+	if h.directed {
+		used = levels
+	}
+	clear(e.levels[:used])
+	e.model.directed = h.directed
 	var extra int64
+	var past history
+	var sym [groupSize]uint8
+	n := 0
 	for _, at := range e.pieces {
 		for i := at + h.phase; i+h.width <= min(at+sampleRun, len(plain)); i += h.width {
 			v, b := load(plain[i:], h.width), load(base[i:], h.width)
-			s, x := symbol(v, b, h.width, h.limit)
-			e.planes[keyOf(b, h.width)%7][s]++
+			s, x := symbol(v, b, h.width, h.limit, e.model.flip(&past, b, h.width))
+			seen := &e.levels[past.level()]
+			seen[keyOf(b, h.width)%7][s]++
 			if s == replace && h.width > 1 {
-				e.planes[7][keyOf(v, h.width)]++
+				seen[7][keyOf(v, h.width)]++
 			}
 			extra += int64(x)
+			sym[n%groupSize] = s
+			if n++; n%groupSize == 0 {
+				past.see(binary.LittleEndian.Uint64(sym[:]), binary.LittleEndian.Uint64(sym[8:]), h.directed)
+			}
 		}
 	}
 	cost := extra * bit
-	for p := range e.planes {
-		cost += e.costs.of(e.planes[p][:])
+	for l := range e.levels[:used] {
+		for p := range e.levels[l] {
+			cost += e.costs.of(e.levels[l][p].used())
+		}
 	}
 	return cost
 }

@@ -9,37 +9,32 @@ func (d *Decoder) diff(dst, in, base []byte, width int) bool {
 	if !ok || !d.model.read(&d.bits, tables) || !d.openStreams(in) {
 		return false
 	}
-	m, c := &d.model, d.classes[width]
-	step := groupSize * width
-	activity := uint(0)
-	for b := range len(m.edges) + 2 {
-		for k, t := range &m.row[b] {
-			d.rows[b][k] = &d.slots[t]
+	m := &d.model
+	for r := range m.rows() + 1 {
+		for k, t := range &m.row[r] {
+			d.rows[r][k] = &d.slots[t]
 		}
 	}
-	replaced := &d.rows[len(m.edges)+1]
+	var h history
+	level, flip := 0, uint64(0)
+	step := groupSize * width
 	for len(dst) >= step {
-		bin := m.bin[activity&maxActivity] & (maxBins - 1)
-		if f := m.flag[bin]; f != always && d.rans.one(&d.slots[f&(maxTables-1)]) == 0 {
+		bin := int(m.bin[h.activity&maxActivity])
+		if f := m.flag[bin&(maxBins-1)]; f != always && d.rans.one(&d.slots[f&(maxTables-1)]) == 0 {
 			copy(dst[:step], base)
-			activity = decay(activity, 0)
+			h.see(0, 0, false)
 		} else {
+			if m.directed {
+				level, flip = h.level(), h.flip()
+				bin = bin*levels + level
+			}
 			keys(&d.table, &d.rows[bin], base[:step], width)
 			d.rans.group(&d.sym, &d.table)
+			d.add(dst[:step], base[:step], width, flip)
 			lo, hi := binary.LittleEndian.Uint64(d.sym[:]), binary.LittleEndian.Uint64(d.sym[8:])
-			switch width {
-			case 1:
-				add1((*[groupSize]byte)(dst), (*[groupSize]byte)(base), lo, hi)
-			case 2:
-				add2((*[2 * groupSize]byte)(dst), (*[2 * groupSize]byte)(base), &d.sym, &d.bits, c)
-			case 4:
-				add4((*[4 * groupSize]byte)(dst), (*[4 * groupSize]byte)(base), &d.sym, &d.bits, c)
-			default:
-				add8((*[8 * groupSize]byte)(dst), (*[8 * groupSize]byte)(base), &d.sym, &d.bits, c)
-			}
-			activity = decay(activity, sum16(lo, hi))
+			h.see(lo, hi, m.directed)
 			if (hasReplace(lo) || hasReplace(hi)) && width > 1 {
-				d.replaceIn(dst[:step], base, replaced, width)
+				d.replaceIn(dst[:step], base, width)
 			}
 		}
 		dst, base = dst[step:], base[step:]
@@ -48,7 +43,8 @@ func (d *Decoder) diff(dst, in, base []byte, width int) bool {
 }
 
 // replaceIn decodes the replaced elements of a group.
-func (d *Decoder) replaceIn(dst, base []byte, row *[256]*slots, width int) {
+func (d *Decoder) replaceIn(dst, base []byte, width int) {
+	row := &d.rows[d.model.rows()]
 	for i, s := range &d.sym {
 		if s == replace {
 			key := d.rans.one(row[keyOf(load(base[i*width:], width), width)])
@@ -84,39 +80,38 @@ func keys(table *[groupSize]*slots, row *[256]*slots, base []byte, width int) {
 	}
 }
 
-// Eight symbols at a time, a byte each.
-const (
-	low1  = 0x0101010101010101
-	low7  = 0x7f * low1
-	high1 = 0x80 * low1
-	odd16 = 0x00ff00ff00ff00ff
-)
-
-// unzig8 undoes the zigzag of eight bytes.
-func unzig8(v uint64) uint64 { return v>>1&low7 ^ v&low1*0xff }
-
-// add8x1 adds eight bytes to eight bytes.
-func add8x1(a, b uint64) uint64 { return (a&low7 + b&low7) ^ (a^b)&high1 }
-
-// sum16 adds up sixteen bytes.
-func sum16(a, b uint64) uint {
-	s := a&odd16 + a>>8&odd16 + b&odd16 + b>>8&odd16
-	return uint(s * 0x0001000100010001 >> 48)
+// add adds the differences of a group to its base.
+func (d *Decoder) add(dst, base []byte, width int, flip uint64) {
+	signs := uint64(0)
+	if d.model.directed {
+		signs = ^signs
+	}
+	switch c := d.classes[width]; width {
+	case 1:
+		add1((*[groupSize]byte)(dst), (*[groupSize]byte)(base), &d.sym, flip)
+	case 2:
+		add2((*[2 * groupSize]byte)(dst), (*[2 * groupSize]byte)(base), &d.sym, &d.bits, c, uint16(flip), uint16(signs))
+	case 4:
+		add4((*[4 * groupSize]byte)(dst), (*[4 * groupSize]byte)(base), &d.sym, &d.bits, c, uint32(flip), uint32(signs))
+	default:
+		for i, s := range &d.sym {
+			b := binary.LittleEndian.Uint64(base[8*i:])
+			f := flip ^ signOf(b, 8)&signs
+			v := unzig(c.low[s] + d.bits.get(uint(c.extra[s])))
+			binary.LittleEndian.PutUint64(dst[8*i:], b+(v^f-f))
+		}
+	}
 }
 
-// hasReplace reports whether one of eight symbols is replace.
-func hasReplace(v uint64) bool { return (^v-low1)&v&high1 != 0 }
-
-// The adds add the differences of a group to its base. Where every symbol is
-// an exact difference, nothing is read.
-
-func add1(dst, base *[groupSize]byte, lo, hi uint64) {
-	a, b := binary.LittleEndian.Uint64(base[:]), binary.LittleEndian.Uint64(base[8:])
-	binary.LittleEndian.PutUint64(dst[:], add8x1(a, unzig8(lo)))
-	binary.LittleEndian.PutUint64(dst[8:], add8x1(b, unzig8(hi)))
+func add1(dst, base, sym *[groupSize]byte, flip uint64) {
+	for i := 0; i < groupSize; i += 8 {
+		v := unzig8(binary.LittleEndian.Uint64(sym[i:])) ^ flip
+		v = add8(v, flip&low1)
+		binary.LittleEndian.PutUint64(dst[i:], add8(binary.LittleEndian.Uint64(base[i:]), v))
+	}
 }
 
-func add2(to, b *[2 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *classes) {
+func add2(to, b *[2 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *classes, flip, signs uint16) {
 	acc, n, pos, in := r.acc, r.n, r.pos, r.in
 	for i := 0; i < groupSize; i += 4 {
 		if pos+8 <= len(in) {
@@ -132,22 +127,15 @@ func add2(to, b *[2 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *cl
 			z := c.low[s] + acc&(1<<(x&63)-1)
 			acc >>= x & 63
 			n -= uint(x)
-			binary.LittleEndian.PutUint16(to[2*j:], binary.LittleEndian.Uint16(v[2*j:])+uint16(unzig(z)))
+			b := binary.LittleEndian.Uint16(v[2*j:])
+			f := uint16(int16(b)>>15)&signs ^ flip
+			binary.LittleEndian.PutUint16(to[2*j:], b+(uint16(unzig(z))^f-f))
 		}
 	}
 	r.acc, r.n, r.pos = acc, n, pos
 }
 
-func add2exact(to, b *[2 * groupSize]byte, sym uint64) {
-	d := unzig8(sym)
-	for i := 0; i < groupSize; i += 2 {
-		v := binary.LittleEndian.Uint16(b[i:]) + uint16(int8(d))
-		binary.LittleEndian.PutUint16(to[i:], v)
-		d >>= 8
-	}
-}
-
-func add4(to, b *[4 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *classes) {
+func add4(to, b *[4 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *classes, flip, signs uint32) {
 	acc, n, pos, in := r.acc, r.n, r.pos, r.in
 	for i := 0; i < groupSize; i += 2 {
 		if pos+8 <= len(in) {
@@ -163,15 +151,10 @@ func add4(to, b *[4 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *cl
 			z := c.low[s] + acc&(1<<(x&63)-1)
 			acc >>= x & 63
 			n -= uint(x)
-			binary.LittleEndian.PutUint32(to[4*j:], binary.LittleEndian.Uint32(v[4*j:])+uint32(unzig(z)))
+			b := binary.LittleEndian.Uint32(v[4*j:])
+			f := uint32(int32(b)>>31)&signs ^ flip
+			binary.LittleEndian.PutUint32(to[4*j:], b+(uint32(unzig(z))^f-f))
 		}
 	}
 	r.acc, r.n, r.pos = acc, n, pos
-}
-
-func add8(to, b *[8 * groupSize]byte, sym *[groupSize]uint8, r *bitReader, c *classes) {
-	for i, s := range sym {
-		z := c.low[s] + r.get(uint(c.extra[s]))
-		binary.LittleEndian.PutUint64(to[8*i:], binary.LittleEndian.Uint64(b[8*i:])+unzig(z))
-	}
 }

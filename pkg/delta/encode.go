@@ -18,7 +18,8 @@ type Encoder struct {
 	fit     fit
 	try     [2][]byte // payloads
 	planes  [8]histogram
-	pieces  []int // offsets of the sample
+	levels  [levels][8]histogram // of a sample, by level and key
+	pieces  []int                // offsets of the sample
 }
 
 // NewEncoder returns an Encoder.

@@ -7,15 +7,15 @@ import (
 
 // fit is the scratch of fitting a model to a block.
 type fit struct {
-	sym      []uint8                 // of the elements
-	key      []uint8                 // of their base elements
-	new      []uint8                 // of themselves
-	activity []uint16                // before each group
-	changed  []bool                  // groups
-	groups   [maxActivity + 1]uint32 // by activity
-	parts    []part
-	keys     [256]part
-	cells    []cell
+	sym     []uint8                 // of the elements
+	key     []uint8                 // of their base elements
+	new     []uint8                 // of themselves
+	past    []history               // before each group
+	changed []bool                  // groups
+	groups  [maxActivity + 1]uint32 // by activity
+	parts   []part
+	keys    [256]part
+	cells   []cell
 }
 
 // cell is the statistics of one bin and key range, or of one bin's flags.
@@ -29,17 +29,17 @@ func (e *Encoder) fitModel() {
 	f, m := &e.fit, &e.model
 	e.fitBins()
 	e.fitRanges()
-	bins, ranges := len(m.edges)+1, len(m.ranges)
+	bins, rows, ranges := len(m.edges)+1, m.rows(), len(m.ranges)
 	f.cells = f.cells[:0]
-	for b := range bins + 1 {
+	for i := range rows + 1 {
 		for r := range ranges {
-			f.cells = append(f.cells, cell{table: &m.cell[b][r]})
+			f.cells = append(f.cells, cell{table: &m.cell[i][r]})
 		}
 	}
 	for b := range bins {
 		f.cells = append(f.cells, cell{table: &m.flag[b]})
 	}
-	fresh, flags := f.cells[bins*ranges:], f.cells[(bins+1)*ranges:]
+	fresh, flags := f.cells[rows*ranges:], f.cells[(rows+1)*ranges:]
 	var rangeOf [256]uint8
 	for k, r := 0, 0; k < 256; k++ {
 		if r+1 < ranges && k >= int(m.ranges[r+1]) {
@@ -48,13 +48,13 @@ func (e *Encoder) fitModel() {
 		rangeOf[k] = uint8(r)
 	}
 	for g, changed := range f.changed {
-		b := int(m.bin[f.activity[g]])
+		b := m.bin[f.past[g].activity]
 		if !changed {
 			flags[b].histogram[0]++
 			continue
 		}
 		flags[b].histogram[1]++
-		row := f.cells[b*ranges:]
+		row := f.cells[m.rowOf(&f.past[g])*ranges:]
 		for i := g * groupSize; i < (g+1)*groupSize; i++ {
 			r := rangeOf[f.key[i]]
 			row[r].histogram[f.sym[i]]++
@@ -63,7 +63,7 @@ func (e *Encoder) fitModel() {
 			}
 		}
 	}
-	e.assign(f.cells[:bins*ranges], maxTables-1-maxBins-4)
+	e.assign(f.cells[:rows*ranges], maxTables-1-maxBins-4)
 	e.assign(fresh[:ranges], 4)
 	for b := range flags {
 		if flags[b].histogram[0] == 0 {
@@ -84,8 +84,8 @@ func (e *Encoder) fitModel() {
 func (e *Encoder) fitBins() {
 	f, m := &e.fit, &e.model
 	clear(f.groups[:])
-	for _, a := range f.activity {
-		f.groups[a]++
+	for i := range f.past {
+		f.groups[f.past[i].activity]++
 	}
 	m.edges = m.edges[:0]
 	var seen int
@@ -93,7 +93,7 @@ func (e *Encoder) fitBins() {
 		if n == 0 {
 			continue
 		}
-		if b := seen * maxBins / len(f.activity); seen > 0 && b > len(m.edges) && len(m.edges) < maxBins-1 {
+		if b := seen * maxBins / len(f.past); seen > 0 && b > len(m.edges) && len(m.edges) < maxBins-1 {
 			m.edges = append(m.edges, uint16(a))
 		}
 		seen += int(n)
@@ -104,7 +104,7 @@ func (e *Encoder) fitBins() {
 		f.parts[b] = part{first: b}
 	}
 	for g, changed := range f.changed {
-		h := &f.parts[m.bin[f.activity[g]]].histogram
+		h := &f.parts[m.bin[f.past[g].activity]].histogram
 		if !changed {
 			h[replace-1]++
 			continue
@@ -139,7 +139,7 @@ func (e *Encoder) fitRanges() {
 			f.parts = append(f.parts, f.keys[k])
 		}
 	}
-	f.parts = e.costs.merge(f.parts, maxRanges, int64(8+6*len(m.edges)))
+	f.parts = e.costs.merge(f.parts, maxRanges, int64(8+6*m.rows()))
 	m.ranges = append(m.ranges[:0], 0)
 	for i := 1; i < len(f.parts); i++ {
 		m.ranges = append(m.ranges, uint8(f.parts[i].first))

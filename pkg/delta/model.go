@@ -1,31 +1,42 @@
 package delta
 
 // A model says which table codes what: the header of a DELTA block. Elements
-// are taken in groups of groupSize. The activity of a block is a decaying sum
-// of the symbols of the groups before; its bin and the base
-// element's key choose the table of an element, its bin that of the flag
-// whether a group changed at all.
+// are taken in groups of groupSize. What the groups before did gives a bin of
+// activity and, if the model is directed, a level of trend; they and the key
+// of the base's element choose the table of an element. The bin alone chooses
+// that of the flag whether a group changed at all.
 type model struct {
-	edges  []uint16                // activity at which bins begin, but for the first
-	ranges []uint8                 // first keys of the key ranges; ranges[0] is 0
-	flag   [maxBins]uint8          // bin to table
-	cell   [maxBins + 1][256]uint8 // bin and key range to table; the row after the last bin is for replaced elements
-	row    [maxBins + 1][256]uint8 // the same by bin and key
-	bin    [maxActivity + 1]uint8  // by activity
+	directed bool
+	edges    []uint16                // activity at which bins begin, but for the first
+	ranges   []uint8                 // first keys of the key ranges; ranges[0] is 0
+	flag     [maxBins]uint8          // bin to table
+	cell     [maxRows + 1][256]uint8 // row and key range to table; a row is a bin, or a bin and a level; the one after the last is for replaced elements
+	row      [maxRows + 1][256]uint8 // the same by row and key
+	bin      [maxActivity + 1]uint8  // by activity
 }
 
 const (
-	maxBins     = 16
-	maxRanges   = 32
-	maxActivity = 1<<14 - 1 // over 4 times 16 symbols
-	always      = 63        // in place of a flag's table: every group changed
+	maxBins   = 16
+	maxRows   = maxBins * levels
+	maxRanges = 32
+	always    = 63 // in place of a flag's table: every group changed
 )
 
-// decay ages an activity and adds the symbols of one more group.
-func decay(activity, sum uint) uint { return activity - activity>>2 + sum }
+// rows is how many rows there are, without that of replaced elements.
+func (m *model) rows() int {
+	if m.directed {
+		return (len(m.edges) + 1) * levels
+	}
+	return len(m.edges) + 1
+}
 
 // write puts the model into a header.
 func (m *model) write(w *bitWriter) {
+	directed := uint64(0)
+	if m.directed {
+		directed = 1
+	}
+	w.put(directed, 1)
 	w.put(uint64(len(m.edges)), 4)
 	for _, e := range m.edges {
 		w.put(uint64(e), 14)
@@ -34,12 +45,12 @@ func (m *model) write(w *bitWriter) {
 	for _, k := range m.ranges[1:] {
 		w.put(uint64(k), 8)
 	}
-	for b := range len(m.edges) + 2 {
-		if b <= len(m.edges) {
-			w.put(uint64(m.flag[b]), 6)
-		}
-		for r := range m.ranges {
-			w.put(uint64(m.cell[b][r]), 6)
+	for b := range len(m.edges) + 1 {
+		w.put(uint64(m.flag[b]), 6)
+	}
+	for r := range m.rows() + 1 {
+		for k := range m.ranges {
+			w.put(uint64(m.cell[r][k]), 6)
 		}
 	}
 }
@@ -47,6 +58,7 @@ func (m *model) write(w *bitWriter) {
 // read is the inverse of write, for a block of so many tables.
 func (m *model) read(r *bitReader, tables int) bool {
 	m.edges, m.ranges = m.edges[:0], append(m.ranges[:0], 0)
+	m.directed = r.get(1) == 1
 	ok := true
 	for range r.get(4) {
 		e := uint16(r.get(14))
@@ -58,14 +70,14 @@ func (m *model) read(r *bitReader, tables int) bool {
 		ok = ok && k > m.ranges[len(m.ranges)-1]
 		m.ranges = append(m.ranges, k)
 	}
-	for b := range len(m.edges) + 2 {
-		if b <= len(m.edges) {
-			m.flag[b] = uint8(r.get(6))
-			ok = ok && (int(m.flag[b]) < tables || m.flag[b] == always)
-		}
-		for i := range m.ranges {
-			m.cell[b][i] = uint8(r.get(6))
-			ok = ok && int(m.cell[b][i]) < tables
+	for b := range len(m.edges) + 1 {
+		m.flag[b] = uint8(r.get(6))
+		ok = ok && (int(m.flag[b]) < tables || m.flag[b] == always)
+	}
+	for i := range m.rows() + 1 {
+		for k := range m.ranges {
+			m.cell[i][k] = uint8(r.get(6))
+			ok = ok && int(m.cell[i][k]) < tables
 		}
 	}
 	if ok {
@@ -77,13 +89,13 @@ func (m *model) read(r *bitReader, tables int) bool {
 // expand fills the look-up tables from what the header says.
 func (m *model) expand() {
 	m.layBins()
-	for b := range len(m.edges) + 2 {
+	for i := range m.rows() + 1 {
 		r := 0
 		for k := range 256 {
 			if r+1 < len(m.ranges) && k >= int(m.ranges[r+1]) {
 				r++
 			}
-			m.row[b][k] = m.cell[b][r]
+			m.row[i][k] = m.cell[i][r]
 		}
 	}
 }
@@ -102,5 +114,19 @@ func (m *model) layBins() {
 	}
 }
 
-// replaced is the row of replaced elements.
-func (m *model) replaced() *[256]uint8 { return &m.row[len(m.edges)+1] }
+// rowOf is the row of a group after such a history.
+func (m *model) rowOf(h *history) int {
+	if m.directed {
+		return int(m.bin[h.activity])*levels + h.level()
+	}
+	return int(m.bin[h.activity])
+}
+
+// flip says whether the difference to an element is coded negated: so that it
+// is positive if the value moves as those before it did.
+func (m *model) flip(h *history, base uint64, width int) uint64 {
+	if m.directed {
+		return h.flip() ^ signOf(base, width)
+	}
+	return 0
+}
