@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/delivery"
@@ -191,7 +192,7 @@ func (s *Site) find(life context.Context, fetch Fetch, f wanted, hop int, w http
 	}
 	line := s.line(f.FrameRef, owners)
 	if hop == 0 && len(line) > 0 && line[0] != s.o.Self {
-		passed := s.fly(flightKey{f.Digest, true}, func() ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
+		passed := s.fly(flightKey{f.Digest, true}, func(*flight) ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
 		if err := s.arrival(passed, w, r); err == nil {
 			return io.NopCloser(bytes.NewReader(passed.data)), nil
 		}
@@ -200,7 +201,7 @@ func (s *Site) find(life context.Context, fetch Fetch, f wanted, hop int, w http
 	if !slices.Contains(line, s.o.Self) {
 		return nil, fault.Newf(fault.NotFound, "find frame", f.Digest.Short(), "it is not this member's to fetch")
 	}
-	pulled := s.fly(flightKey{f.Digest, false}, func() ([]byte, error) { return s.pull(life, fetch, f) })
+	pulled := s.fly(flightKey{f.Digest, false}, func(self *flight) ([]byte, error) { return s.pull(life, fetch, f, self) })
 	if err := s.arrival(pulled, w, r); err != nil {
 		return nil, err
 	}
@@ -227,9 +228,10 @@ func (s *Site) open(f wanted) (io.ReadCloser, error) {
 
 // flight is one fetch that any number of neighbours wait for.
 type flight struct {
-	done chan struct{}
-	data []byte // nil: the frame is on the disk
-	err  error
+	begun atomic.Bool // it does not wait for its turn any more
+	done  chan struct{}
+	data  []byte // nil: the frame is on the disk
+	err   error
 }
 
 // flightKey keeps what is fetched from what is asked of a better owner apart:
@@ -242,7 +244,7 @@ type flightKey struct {
 
 // fly begins a flight, or joins the one of its key. It ends by itself, whoever
 // goes away.
-func (s *Site) fly(k flightKey, fetch func() ([]byte, error)) *flight {
+func (s *Site) fly(k flightKey, fetch func(*flight) ([]byte, error)) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.flights[k]
@@ -251,7 +253,7 @@ func (s *Site) fly(k flightKey, fetch func() ([]byte, error)) *flight {
 		s.flights[k] = f
 		s.work.Go(func() { // a question is under way: work is not waited for yet
 			err := guard.Do(s.o.Logger, "fetch for neighbour", k.frame.Short(), func() (err error) {
-				f.data, err = fetch()
+				f.data, err = fetch(f)
 				return err
 			})
 			s.mu.Lock()
@@ -296,12 +298,13 @@ func (s *Site) await(done <-chan struct{}, limit <-chan time.Time, w http.Respon
 
 // pull fetches a frame for neighbours. It stays in memory only when the disk has
 // no room for it.
-func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted) ([]byte, error) {
+func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted, self *flight) ([]byte, error) {
 	done, err := take(ctx, s.pulls)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	self.begun.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timing.Wait)
 	defer cancel()
 	data := make([]byte, f.Length)

@@ -255,11 +255,15 @@ func (s *Site) Owns(r delivery.FrameRef) bool {
 	return len(line) == 1 && line[0] == s.o.Self && s.flight(r.Digest) == nil && !s.cache.has(r.Digest)
 }
 
-// flight is the fetch of a frame for neighbours that is under way.
+// flight is the fetch of a frame for neighbours that is under way, and not only
+// meant to be: one that begins later becomes part of the install that asks.
 func (s *Site) flight(frame fleet.Digest) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.flights[flightKey{frame, false}]
+	if f := s.flights[flightKey{frame, false}]; f != nil && f.begun.Load() {
+		return f
+	}
+	return nil
 }
 
 // Frame fills dst with a frame that is kept here (then from is "") or that an
@@ -288,8 +292,13 @@ func (s *Site) Frame(ctx context.Context, r delivery.FrameRef, dst []byte) (from
 // kept fills dst with a frame that was, or is being, fetched for neighbours.
 func (s *Site) kept(ctx context.Context, r delivery.FrameRef, dst []byte) (bool, error) {
 	if f := s.flight(r.Digest); f != nil {
+		// Not for ever: it might have begun this moment, and wait for the install.
+		limit := time.NewTimer(3 * s.o.Timing.Stall)
+		defer limit.Stop()
 		select {
 		case <-f.done:
+		case <-limit.C:
+			return false, nil
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
