@@ -21,7 +21,7 @@ func TestDbg(t *testing.T) {
 		out := e.Encode(nil, nw[o:n], base[o:n])
 		h, _, _ := readHead(out, n-o, true)
 		if h.mode == modeDiff {
-			fmt.Printf("%d %s w%d p%d len %d header %d words %d bits %d tables %d bins %d ranges %d\n", o>>20, h.mode, h.width, h.phase, len(out), len(e.header.out), 4*len(e.rans.words), len(e.bits.out), len(e.tables), len(e.model.edges)+1, len(e.model.ranges))
+			fmt.Printf("%d %s w%d p%d len %d header %d words %d bits %d tables %d bins %d ranges %d\n", o>>20, h.mode, h.width, h.phase, len(out), len(e.header.out), 4*len(e.rans.words), len(e.bits.out), len(e.tables), len(e.model.edges)+1, len(e.model.grids[0].ranges))
 			hd += len(e.header.out)
 			ww += 4 * len(e.rans.words)
 			bb += len(e.bits.out)

@@ -6,7 +6,6 @@ import "github.com/modelfleet/modelfleet/pkg/fault"
 // between frames and is not safe for concurrent use.
 type Decoder struct {
 	slots   [maxTables]slots
-	rows    [maxRows + 1][256]*slots // the model's rows
 	rans    ransReader
 	words   int // length of the rANS stream
 	bits    bitReader

@@ -95,7 +95,7 @@ func (e *Encoder) sampleDiff(plain, base []byte, h head) int64 {
 		used = levels
 	}
 	clear(e.levels[:used])
-	e.model.directed = h.directed
+	e.model.states = used
 	var extra int64
 	var past history
 	var sym [groupSize]uint8

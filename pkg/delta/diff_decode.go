@@ -6,33 +6,26 @@ import "encoding/binary"
 // same length, a multiple of groupSize elements.
 func (d *Decoder) diff(dst, in, base []byte, width int) bool {
 	tables, ok := d.openHeader(in)
-	if !ok || !d.model.read(&d.bits, tables) || !d.openStreams(in) {
+	if !ok || !d.model.read(&d.bits, tables, false) || !d.openStreams(in) {
 		return false
 	}
 	m := &d.model
-	for r := range m.rows() + 1 {
-		for k, t := range &m.row[r] {
-			d.rows[r][k] = &d.slots[t]
-		}
-	}
+	m.grids[kindMain].aim(&d.slots)
+	m.grids[kindFresh].aim(&d.slots)
+	rows := m.grids[kindMain].slots
 	var h history
-	level, flip := 0, uint64(0)
 	step := groupSize * width
 	for len(dst) >= step {
-		bin := int(m.bin[h.activity&maxActivity])
-		if f := m.flag[bin&(maxBins-1)]; f != always && d.rans.one(&d.slots[f&(maxTables-1)]) == 0 {
+		bin := m.binOf(&h)
+		if !d.changed(bin) {
 			copy(dst[:step], base)
 			h.see(0, 0, false)
 		} else {
-			if m.directed {
-				level, flip = h.level(), h.flip()
-				bin = bin*levels + level
-			}
-			keys(&d.table, &d.rows[bin], base[:step], width)
+			keys(&d.table, &rows[m.row(kindMain, m.state(&h), bin)], base[:step], width)
 			d.rans.group(&d.sym, &d.table)
-			d.add(dst[:step], base[:step], width, flip)
+			d.add(dst[:step], base[:step], width, m.flip(&h, 0, width))
 			lo, hi := binary.LittleEndian.Uint64(d.sym[:]), binary.LittleEndian.Uint64(d.sym[8:])
-			h.see(lo, hi, m.directed)
+			h.see(lo, hi, m.states == levels)
 			if (hasReplace(lo) || hasReplace(hi)) && width > 1 {
 				d.replaceIn(dst[:step], base, width)
 			}
@@ -42,9 +35,15 @@ func (d *Decoder) diff(dst, in, base []byte, width int) bool {
 	return d.done()
 }
 
+// changed decodes the flag of a unit.
+func (d *Decoder) changed(bin int) bool {
+	f := d.model.flag[bin&(maxBins-1)]
+	return f == always || d.rans.one(&d.slots[f&(maxTables-1)]) != 0
+}
+
 // replaceIn decodes the replaced elements of a group.
 func (d *Decoder) replaceIn(dst, base []byte, width int) {
-	row := &d.rows[d.model.rows()]
+	row := &d.model.grids[kindFresh].slots[0]
 	for i, s := range &d.sym {
 		if s == replace {
 			key := d.rans.one(row[keyOf(load(base[i*width:], width), width)])
@@ -83,7 +82,7 @@ func keys(table *[groupSize]*slots, row *[256]*slots, base []byte, width int) {
 // add adds the differences of a group to its base.
 func (d *Decoder) add(dst, base []byte, width int, flip uint64) {
 	signs := uint64(0)
-	if d.model.directed {
+	if d.model.states == levels {
 		signs = ^signs
 	}
 	switch c := d.classes[width]; width {

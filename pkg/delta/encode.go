@@ -15,6 +15,7 @@ type Encoder struct {
 	header  bitWriter
 	rans    ransWriter
 	bits    bitWriter
+	record  record
 	fit     fit
 	try     [2][]byte // payloads
 	planes  [8]histogram

@@ -5,66 +5,51 @@ import (
 	"slices"
 )
 
-// fit is the scratch of fitting a model to a block.
+// fit is the scratch of fitting a model to a record.
 type fit struct {
-	sym     []uint8                 // of the elements
-	key     []uint8                 // of their base elements
-	new     []uint8                 // of themselves
-	past    []history               // before each group
-	changed []bool                  // groups
-	groups  [maxActivity + 1]uint32 // by activity
-	parts   []part
-	keys    [256]part
-	cells   []cell
+	units [maxActivity + 1]uint32 // by activity
+	parts []part
+	keys  [4][256]part // by kind and key
+	cells [4][]cell    // by kind, row and range
+	flags [maxBins]cell
+	order []int
 }
 
-// cell is the statistics of one bin and key range, or of one bin's flags.
+// cell is the statistics of what shares a table.
 type cell struct {
 	histogram
-	table *uint8 // where its table's number goes
+	table *uint8 // where the table's number goes
 }
 
-// fitModel chooses bins, key ranges and tables for what classify found.
+// tableLimits is how many tables each kind may have; with one for every flag
+// they are less than maxTables.
+var tableLimits = [4]int{30, 4, 6, 6}
+
+// fitModel chooses bins, key ranges and tables for what was recorded.
 func (e *Encoder) fitModel() {
 	f, m := &e.fit, &e.model
-	e.fitBins()
+	bins := maxBins
+	if m.states == scaleStates {
+		bins = maxStrideBins
+	}
+	e.fitBins(bins)
 	e.fitRanges()
-	bins, rows, ranges := len(m.edges)+1, m.rows(), len(m.ranges)
-	f.cells = f.cells[:0]
-	for i := range rows + 1 {
-		for r := range ranges {
-			f.cells = append(f.cells, cell{table: &m.cell[i][r]})
-		}
-	}
-	for b := range bins {
-		f.cells = append(f.cells, cell{table: &m.flag[b]})
-	}
-	fresh, flags := f.cells[rows*ranges:], f.cells[(rows+1)*ranges:]
-	var rangeOf [256]uint8
-	for k, r := 0, 0; k < 256; k++ {
-		if r+1 < ranges && k >= int(m.ranges[r+1]) {
-			r++
-		}
-		rangeOf[k] = uint8(r)
-	}
-	for g, changed := range f.changed {
-		b := m.bin[f.past[g].activity]
-		if !changed {
-			flags[b].histogram[0]++
-			continue
-		}
-		flags[b].histogram[1]++
-		row := f.cells[m.rowOf(&f.past[g])*ranges:]
-		for i := g * groupSize; i < (g+1)*groupSize; i++ {
-			r := rangeOf[f.key[i]]
-			row[r].histogram[f.sym[i]]++
-			if f.sym[i] == replace {
-				fresh[r].histogram[f.new[i]]++
+	for kind := range m.grids {
+		g := &m.grids[kind]
+		f.cells[kind] = f.cells[kind][:0]
+		for r := range g.cell {
+			for k := range g.ranges {
+				f.cells[kind] = append(f.cells[kind], cell{table: &g.cell[r][k]})
 			}
 		}
 	}
-	e.assign(f.cells[:rows*ranges], maxTables-1-maxBins-4)
-	e.assign(fresh[:ranges], 4)
+	e.count()
+	for kind := range m.grids {
+		e.assign(f.cells[kind], tableLimits[kind])
+		m.grids[kind].fill(f.cells[kind])
+		m.grids[kind].expand()
+	}
+	flags := f.flags[:len(m.edges)+1]
 	for b := range flags {
 		if flags[b].histogram[0] == 0 {
 			flags[b].histogram[1] = 0
@@ -76,100 +61,146 @@ func (e *Encoder) fitModel() {
 			m.flag[b] = always
 		}
 	}
-	m.expand()
 }
 
-// fitBins divides the activities into bins of about as many groups each, and
-// joins those that need not be told apart.
-func (e *Encoder) fitBins() {
+// count counts the symbols of every cell and flag.
+func (e *Encoder) count() {
 	f, m := &e.fit, &e.model
-	clear(f.groups[:])
-	for i := range f.past {
-		f.groups[f.past[i].activity]++
+	for b := range f.flags {
+		f.flags[b] = cell{table: &m.flag[b]}
+	}
+	var rangeOf [4][256]uint8
+	for kind := range m.grids {
+		r, ranges := 0, m.grids[kind].ranges
+		for k := range 256 {
+			if r+1 < len(ranges) && k >= int(ranges[r+1]) {
+				r++
+			}
+			rangeOf[kind][k] = uint8(r)
+		}
+	}
+	events := e.record.events
+	for _, u := range e.record.units {
+		bin := int(m.bin[u.activity])
+		f.flags[bin].histogram[min(u.events, 1)]++
+		for i := range events[:u.events] {
+			v := &events[i]
+			kind := int(v.kind)
+			at := m.row(kind, int(v.state), bin)*len(m.grids[kind].ranges) + int(rangeOf[kind][v.key])
+			f.cells[kind][at].histogram[v.sym]++
+		}
+		events = events[u.events:]
+	}
+}
+
+// fitBins divides the activities into bins of about as many units each, and
+// joins those that need not be told apart.
+func (e *Encoder) fitBins(most int) {
+	f, m := &e.fit, &e.model
+	clear(f.units[:])
+	for _, u := range e.record.units {
+		f.units[u.activity]++
 	}
 	m.edges = m.edges[:0]
 	var seen int
-	for a, n := range f.groups {
+	for a, n := range f.units {
 		if n == 0 {
 			continue
 		}
-		if b := seen * maxBins / len(f.past); seen > 0 && b > len(m.edges) && len(m.edges) < maxBins-1 {
+		if b := seen * most / len(e.record.units); b > len(m.edges) && len(m.edges) < most-1 {
 			m.edges = append(m.edges, uint16(a))
 		}
 		seen += int(n)
 	}
 	m.layBins()
-	f.parts = slices.Grow(f.parts[:0], maxBins)[:len(m.edges)+1]
+	f.parts = slices.Grow(f.parts[:0], most)[:len(m.edges)+1]
 	for b := range f.parts {
 		f.parts[b] = part{first: b}
 	}
-	for g, changed := range f.changed {
-		h := &f.parts[m.bin[f.past[g].activity]].histogram
-		if !changed {
+	events := e.record.events
+	for _, u := range e.record.units {
+		h := &f.parts[m.bin[u.activity]].histogram
+		if u.events == 0 {
 			h[replace-1]++
-			continue
 		}
-		for _, s := range f.sym[g*groupSize : (g+1)*groupSize] {
-			h[s]++
+		for i := range events[:u.events] {
+			if events[i].kind == kindMain {
+				h[events[i].sym]++
+			}
 		}
+		events = events[u.events:]
 	}
-	f.parts = e.costs.merge(f.parts, maxBins, 60)
+	f.parts = e.costs.merge(f.parts, most, 60)
 	for b, p := range f.parts[1:] {
 		m.edges[b] = m.edges[p.first-1]
 	}
 	m.edges = m.edges[:len(f.parts)-1]
 	m.layBins()
+	for kind := range m.grids {
+		m.grids[kind].shape(m.rows(kind))
+	}
 }
 
-// fitRanges divides the keys into ranges.
+// fitRanges divides the keys of every kind into ranges.
 func (e *Encoder) fitRanges() {
 	f, m := &e.fit, &e.model
-	f.keys = [256]part{}
-	for g, changed := range f.changed {
-		if changed {
-			for i := g * groupSize; i < (g+1)*groupSize; i++ {
-				f.keys[f.key[i]].histogram[f.sym[i]]++
+	f.keys = [4][256]part{}
+	for i := range e.record.events {
+		v := &e.record.events[i]
+		f.keys[v.kind][v.key].histogram[v.sym]++
+	}
+	for kind := range m.grids {
+		f.parts = f.parts[:0]
+		for k := range f.keys[kind] {
+			if f.keys[kind][k].histogram != (histogram{}) {
+				f.keys[kind][k].first = k
+				f.parts = append(f.parts, f.keys[kind][k])
 			}
 		}
-	}
-	f.parts = f.parts[:0]
-	for k := range f.keys {
-		if f.keys[k].histogram != (histogram{}) {
-			f.keys[k].first = k
-			f.parts = append(f.parts, f.keys[k])
+		if len(f.parts) > 16 || m.states != scaleStates { // nibbles stay apart
+			f.parts = e.costs.merge(f.parts, maxRanges, int64(8+2*m.rows(kind)))
 		}
-	}
-	f.parts = e.costs.merge(f.parts, maxRanges, int64(8+6*m.rows()))
-	m.ranges = append(m.ranges[:0], 0)
-	for i := 1; i < len(f.parts); i++ {
-		m.ranges = append(m.ranges, uint8(f.parts[i].first))
+		for i := 1; i < len(f.parts); i++ {
+			m.grids[kind].ranges = append(m.grids[kind].ranges, uint8(f.parts[i].first))
+		}
 	}
 }
 
 // assign gives the cells that occur tables to share, at most limit of them.
+// Cells are sorted by their mean symbol and neighbours joined.
 func (e *Encoder) assign(cells []cell, limit int) {
 	f := &e.fit
-	order := make([]int, 0, len(cells))
+	f.order = f.order[:0]
 	for i := range cells {
-		*cells[i].table = 0
 		if cells[i].histogram != (histogram{}) {
-			order = append(order, i)
+			f.order = append(f.order, i)
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cells[a].mean(), cells[b].mean()) })
+	slices.SortStableFunc(f.order, func(a, b int) int { return cmp.Compare(cells[a].mean(), cells[b].mean()) })
 	f.parts = f.parts[:0]
-	for at, i := range order {
+	for at, i := range f.order {
 		f.parts = append(f.parts, part{histogram: cells[i].histogram, first: at})
 	}
 	f.parts = e.costs.merge(f.parts, limit, 0)
 	for p := range f.parts {
-		to := len(order)
+		to := len(f.order)
 		if p+1 < len(f.parts) {
 			to = f.parts[p+1].first
 		}
-		for _, i := range order[f.parts[p].first:to] {
+		for _, i := range f.order[f.parts[p].first:to] {
 			*cells[i].table = uint8(len(e.counts))
 		}
 		e.counts = append(e.counts, f.parts[p].histogram)
+	}
+}
+
+// fill gives cells that do not occur the table of the cell before.
+func (g *grid) fill(cells []cell) {
+	t := uint8(0)
+	for i := range cells {
+		if cells[i].histogram == (histogram{}) {
+			*cells[i].table = t
+		}
+		t = *cells[i].table
 	}
 }

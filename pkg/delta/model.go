@@ -1,105 +1,101 @@
 package delta
 
-// A model says which table codes what: the header of a DELTA block. Elements
-// are taken in groups of groupSize. What the groups before did gives a bin of
-// activity and, if the model is directed, a level of trend; they and the key
-// of the base's element choose the table of an element. The bin alone chooses
-// that of the flag whether a group changed at all.
+// A model says which table codes what: the header of a DELTA or STRIDE block.
+// A block is a row of units: groups of elements, or quantised blocks. What the
+// units before did gives a bin of activity. The bin chooses the table of the
+// flag whether a unit changed at all, and with the state of a group its row.
 type model struct {
-	directed bool
-	edges    []uint16                // activity at which bins begin, but for the first
-	ranges   []uint8                 // first keys of the key ranges; ranges[0] is 0
-	flag     [maxBins]uint8          // bin to table
-	cell     [maxRows + 1][256]uint8 // row and key range to table; a row is a bin, or a bin and a level; the one after the last is for replaced elements
-	row      [maxRows + 1][256]uint8 // the same by row and key
-	bin      [maxActivity + 1]uint8  // by activity
+	states int                    // of a group: 1, levels or scaleStates
+	edges  []uint16               // activities at which bins begin, but for the first
+	flag   [maxBins]uint8         // by bin, the table
+	bin    [maxActivity + 1]uint8 // by activity
+	grids  [4]grid                // by kind
 }
 
+// The kinds of symbols; each has its grid.
 const (
-	maxBins   = 16
-	maxRows   = maxBins * levels
-	maxRanges = 32
-	always    = 63 // in place of a flag's table: every group changed
+	kindMain  = iota // elements or quants, in groups; row: state and bin
+	kindFresh        // keys of replaced elements; one row
+	kindScale        // scales of quantised blocks; row: bin
+	kindOther        // other bytes of quantised blocks; row: whether the scale changed
 )
 
-// rows is how many rows there are, without that of replaced elements.
-func (m *model) rows() int {
-	if m.directed {
-		return (len(m.edges) + 1) * levels
+const (
+	maxBins       = 16
+	maxStrideBins = 4 // with scaleStates states to each
+	scaleStates   = 16
+	always        = 63 // in place of a flag's table: every unit changed
+)
+
+// rows is how many rows the grid of a kind has.
+func (m *model) rows(kind int) int {
+	bins := len(m.edges) + 1
+	switch {
+	case kind == kindMain:
+		return m.states * bins
+	case m.states == scaleStates && kind == kindScale:
+		return bins
+	case m.states == scaleStates && kind == kindOther:
+		return 2
+	case m.states != scaleStates && kind == kindFresh:
+		return 1
+	default:
+		return 0
 	}
-	return len(m.edges) + 1
 }
 
-// write puts the model into a header.
+// write puts the model into a header: for elements, a bit whether it is
+// directed; the number of bins less one (4 bits) and where they begin, but for
+// the first (14 bits each); the flags' tables (6 bits each); the grids.
 func (m *model) write(w *bitWriter) {
-	directed := uint64(0)
-	if m.directed {
-		directed = 1
+	if m.states != scaleStates {
+		w.put(uint64(m.states/levels), 1)
 	}
-	w.put(directed, 1)
 	w.put(uint64(len(m.edges)), 4)
 	for _, e := range m.edges {
 		w.put(uint64(e), 14)
 	}
-	w.put(uint64(len(m.ranges)-1), 5)
-	for _, k := range m.ranges[1:] {
-		w.put(uint64(k), 8)
-	}
 	for b := range len(m.edges) + 1 {
 		w.put(uint64(m.flag[b]), 6)
 	}
-	for r := range m.rows() + 1 {
-		for k := range m.ranges {
-			w.put(uint64(m.cell[r][k]), 6)
+	for kind := range m.grids {
+		if m.rows(kind) > 0 {
+			m.grids[kind].write(w)
 		}
 	}
 }
 
 // read is the inverse of write, for a block of so many tables.
-func (m *model) read(r *bitReader, tables int) bool {
-	m.edges, m.ranges = m.edges[:0], append(m.ranges[:0], 0)
-	m.directed = r.get(1) == 1
+func (m *model) read(r *bitReader, tables int, stride bool) bool {
+	m.states = scaleStates
+	if !stride {
+		m.states = 1
+		if r.get(1) == 1 {
+			m.states = levels
+		}
+	}
 	ok := true
+	m.edges = m.edges[:0]
 	for range r.get(4) {
 		e := uint16(r.get(14))
 		ok = ok && (len(m.edges) == 0 || e > m.edges[len(m.edges)-1])
 		m.edges = append(m.edges, e)
 	}
-	for range r.get(5) {
-		k := uint8(r.get(8))
-		ok = ok && k > m.ranges[len(m.ranges)-1]
-		m.ranges = append(m.ranges, k)
+	if !ok || stride && len(m.edges) >= maxStrideBins {
+		return false
 	}
 	for b := range len(m.edges) + 1 {
 		m.flag[b] = uint8(r.get(6))
 		ok = ok && (int(m.flag[b]) < tables || m.flag[b] == always)
 	}
-	for i := range m.rows() + 1 {
-		for k := range m.ranges {
-			m.cell[i][k] = uint8(r.get(6))
-			ok = ok && int(m.cell[i][k]) < tables
-		}
+	for kind := range m.grids {
+		ok = ok && m.grids[kind].read(r, m.rows(kind), tables)
 	}
-	if ok {
-		m.expand()
-	}
+	m.layBins()
 	return ok
 }
 
-// expand fills the look-up tables from what the header says.
-func (m *model) expand() {
-	m.layBins()
-	for i := range m.rows() + 1 {
-		r := 0
-		for k := range 256 {
-			if r+1 < len(m.ranges) && k >= int(m.ranges[r+1]) {
-				r++
-			}
-			m.row[i][k] = m.cell[i][r]
-		}
-	}
-}
-
+// layBins fills in bin from edges.
 func (m *model) layBins() {
 	from := 0
 	for b := range len(m.edges) + 1 {
@@ -114,19 +110,34 @@ func (m *model) layBins() {
 	}
 }
 
-// rowOf is the row of a group after such a history.
-func (m *model) rowOf(h *history) int {
-	if m.directed {
-		return int(m.bin[h.activity])*levels + h.level()
+// binOf is the bin of what comes after such a history.
+func (m *model) binOf(h *history) int { return int(m.bin[h.activity&maxActivity]) }
+
+// row is the row of a symbol.
+func (m *model) row(kind, state, bin int) int {
+	switch kind {
+	case kindMain:
+		return state*(len(m.edges)+1) + bin
+	case kindScale:
+		return bin
+	default:
+		return state
 	}
-	return int(m.bin[h.activity])
 }
 
 // flip says whether the difference to an element is coded negated: so that it
 // is positive if the value moves as those before it did.
 func (m *model) flip(h *history, base uint64, width int) uint64 {
-	if m.directed {
+	if m.states == levels {
 		return h.flip() ^ signOf(base, width)
+	}
+	return 0
+}
+
+// state is the state of a group of elements after such a history.
+func (m *model) state(h *history) int {
+	if m.states == levels {
+		return h.level()
 	}
 	return 0
 }
