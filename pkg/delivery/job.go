@@ -225,11 +225,7 @@ func (j *job) replan() (busy bool, err error) {
 		// A file that is whole is still being made durable, which may fail.
 		busy = busy || t.busy > 0 || (t.missing == 0 && !t.done)
 	}
-	rates := j.meter.rates()
-	if j.asks && j.o.Peers != nil {
-		rates.Sharers = j.o.Peers.Sharers(j.want.Key)
-	}
-	fetches, lacking := Plan(needs, j.offers, rates, j.span(needs))
+	fetches, lacking := Plan(needs, j.offers, j.meter.rates(), j.span(needs))
 	for _, id := range lacking {
 		if t := j.targets[id.File]; t.busy == 0 { // else what is under way may still bring it about
 			if err := j.lacks(t, id); err != nil {

@@ -69,10 +69,6 @@ type Rates struct {
 	Disk   float64 // copying here
 	Unpack float64 // plain bytes out of full objects, all cores together
 	Apply  float64 // plain bytes out of deltas, all cores together
-	// Sharers is how many members of the site share the link to the bucket. For a
-	// frame that a neighbour offers it counts so many times: each of them would
-	// have to take it over the same link. Below 2: nobody does.
-	Sharers int
 }
 
 // Fetch is one range of one offer: whole frames, adjacent in the file and in
@@ -135,16 +131,16 @@ func copyRank(k Kind) int {
 }
 
 // cheapest is the offer with the least price for a frame; at equal price the
-// kind that comes first, then the offer that does. -1: none has it.
+// kind that comes first, then the offer that does. -1: none has it. A frame that
+// neighbours offer is not taken out of the bucket as long as they do: the link
+// is the site's, and each of them would take it over the same one.
 func cheapest(offers []Offer, candidates []int, frame int, plain int64, r Rates) int {
 	has := func(o Offer) bool { return frame < len(o.Frames) && o.Frames[frame].Length > 0 }
-	if r.Sharers > 1 && slices.ContainsFunc(candidates, func(i int) bool { return offers[i].Kind == Peer && has(offers[i]) }) {
-		r.Link /= float64(r.Sharers)
-	}
+	shared := slices.ContainsFunc(candidates, func(i int) bool { return offers[i].Kind == Peer && has(offers[i]) })
 	best, price := -1, 0.0
 	for _, i := range candidates {
 		o := offers[i]
-		if !has(o) {
+		if !has(o) || shared && o.Kind != Copy && o.Kind != Peer {
 			continue
 		}
 		p := r.price(o.Kind, o.Frames[frame].Length, plain)

@@ -39,7 +39,7 @@ func draw(t *rapid.T) drawn {
 		d.offers = append(d.offers, o)
 	}
 	rate := rapid.Float64Range(1, 1e9)
-	d.rates = delivery.Rates{Link: rate.Draw(t, "link"), Peer: rate.Draw(t, "peer"), Disk: rate.Draw(t, "disk"), Unpack: rate.Draw(t, "unpack"), Apply: rate.Draw(t, "apply"), Sharers: rapid.IntRange(0, 30).Draw(t, "sharers")}
+	d.rates = delivery.Rates{Link: rate.Draw(t, "link"), Peer: rate.Draw(t, "peer"), Disk: rate.Draw(t, "disk"), Unpack: rate.Draw(t, "unpack"), Apply: rate.Draw(t, "apply")}
 	return d
 }
 
@@ -52,8 +52,8 @@ func (d drawn) price(o delivery.Offer, file, frame int) float64 {
 	packed, plain := float64(o.Frames[frame].Length), float64(d.needs[file].FrameLen(frame))
 	link := d.rates.Link
 	for _, other := range d.offers {
-		if other.Kind == delivery.Peer && other.File == file && other.Frames[frame].Length > 0 && d.rates.Sharers > 1 {
-			link = d.rates.Link / float64(d.rates.Sharers) // the neighbours want it over the same link
+		if other.Kind == delivery.Peer && other.File == file && other.Frames[frame].Length > 0 {
+			link = 0 // the neighbours want it over the same link: the bucket costs too much
 		}
 	}
 	switch o.Kind {
@@ -163,7 +163,11 @@ func TestASourceMoreNeverMakesItDearer(t *testing.T) {
 		if len(d.offers) == 0 {
 			return
 		}
-		d.rates.Sharers = 0 // what neighbours offer does make the bucket dearer
+		for i := range d.offers { // what neighbours offer does make the bucket dearer
+			if d.offers[i].Kind == delivery.Peer {
+				d.offers[i].Kind = delivery.Raw
+			}
+		}
 		cost := func(d drawn) (sum float64, lacking int) {
 			fetches, lack := d.plan()
 			for _, f := range fetches {
@@ -203,43 +207,36 @@ func TestTheLinkDecidesBetweenFullAndRaw(t *testing.T) {
 	}
 }
 
-// What neighbours have is taken from them although the bucket is as near, since
-// all of them share its link; a delta that is small enough is not worth asking.
+// What neighbours offer is taken from them however near the bucket is, and
+// however little it would be: all of them share its link.
 func TestTheSharedLinkCountsForAll(t *testing.T) {
 	t.Parallel()
 	needs := []delivery.Need{{Size: 200, FrameSize: 100, Wanted: []bool{true, true}}}
 	both := func(n int64) []delivery.Span { return []delivery.Span{{Length: n}, {Offset: n, Length: n}} }
-	offers := []delivery.Offer{
-		{Kind: delivery.Delta, Frames: both(4)},
-		{Kind: delivery.Peer, Frames: []delivery.Span{{}, {Offset: 100, Length: 100}}}, // the first is this member's to bring in
-		{Kind: delivery.Full, Frames: both(66)},
-		{Kind: delivery.Raw, Frames: both(100)},
-	}
-	rates := delivery.Rates{Link: 1e8, Peer: 1e8, Disk: 1e9, Unpack: 6e8, Apply: 6e8}
+	delta := delivery.Offer{Kind: delivery.Delta, Frames: both(1)}
+	peer := delivery.Offer{Kind: delivery.Peer, Frames: []delivery.Span{{}, {Offset: 100, Length: 100}}} // the first is this member's to bring in
+	full := delivery.Offer{Kind: delivery.Full, Frames: both(66)}
+	raw := delivery.Offer{Kind: delivery.Raw, Frames: both(100)}
+	here := delivery.Offer{Kind: delivery.Copy, Frames: both(100)}
+	rates := delivery.Rates{Link: 1e9, Peer: 1e6, Disk: 1e9, Unpack: 6e9, Apply: 6e9}
 	for _, c := range []struct {
-		sharers int
-		deltas  bool
-		want    [2]delivery.Kind
+		offers []delivery.Offer
+		want   [2]delivery.Kind
 	}{
-		{10, true, [2]delivery.Kind{delivery.Delta, delivery.Delta}},
-		{30, true, [2]delivery.Kind{delivery.Delta, delivery.Peer}},
-		{2, false, [2]delivery.Kind{delivery.Full, delivery.Peer}},
-		{0, false, [2]delivery.Kind{delivery.Full, delivery.Full}},
+		{[]delivery.Offer{delta, peer, full, raw}, [2]delivery.Kind{delivery.Delta, delivery.Peer}},
+		{[]delivery.Offer{peer, full, raw}, [2]delivery.Kind{delivery.Full, delivery.Peer}},
+		{[]delivery.Offer{peer, here, raw}, [2]delivery.Kind{delivery.Copy, delivery.Copy}},
+		{[]delivery.Offer{full, raw}, [2]delivery.Kind{delivery.Full, delivery.Full}},
 	} {
-		offers[0].Frames = both(4)
-		if !c.deltas {
-			offers[0].Frames = nil
-		}
-		rates.Sharers = c.sharers
 		var got [2]delivery.Kind
-		fetches, _ := delivery.Plan(needs, offers, rates, 16<<20)
+		fetches, _ := delivery.Plan(needs, c.offers, rates, 16<<20)
 		for _, f := range fetches {
 			for i := range f.Count {
-				got[f.First+i] = offers[f.Offer].Kind
+				got[f.First+i] = c.offers[f.Offer].Kind
 			}
 		}
 		if got != c.want {
-			t.Errorf("%d sharers: %v, want %v", c.sharers, got, c.want)
+			t.Errorf("%v: %v, want %v", c.offers, got, c.want)
 		}
 	}
 }
