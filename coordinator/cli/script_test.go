@@ -261,7 +261,7 @@ func stillRollout() api.RolloutInfo {
 		Fetching: &api.FetchingInfo{Members: 2, Done: 20 << 20, Total: 36 << 20, From: api.Sources{Peer: 16 << 20, Bucket: 4 << 20}, Rate: 2 << 20, Left: fleet.Duration(9 * time.Second)},
 		Stuck:    []api.StuckInfo{{Failure: fleet.TransportFailure, Code: "network", Members: 1, Since: moment.Add(-12 * time.Minute)}},
 		Exposed:  api.ArmInfo{Members: 13, Seen: 13, Requests: 10_000, Errors: 81, Right: 960, Wrong: 40, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
-		Control: api.ArmInfo{Members: 39, Seen: 38, Requests: 40_000, Errors: 392, Right: 3800, Wrong: 200, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
+		Control:  api.ArmInfo{Members: 39, Seen: 38, Requests: 40_000, Errors: 392, Right: 3800, Wrong: 200, P50: fleet.Duration(2 * time.Millisecond), P95: fleet.Duration(5 * time.Millisecond)},
 	}
 }
 
