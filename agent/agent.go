@@ -146,14 +146,15 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l.liars = a.liars
 	peers, spare := a.peers()
 	a.fetcher, err = delivery.New(delivery.Options{
-		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Rate: o.Rate, Keep: keep, Logger: o.Logger,
+		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Rate: o.Rate,
+		Windows: o.Download, Metered: o.Metered, Keep: keep, Logger: o.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	l.run = effect.New(effect.Options{
 		Store: store, Slots: slots, Source: source, Fetcher: a.fetcher, Meet: a.meet, Probe: o.Probe,
-		Trusted: l.trusted.Load, Keep: keep, Answer: l.send, Progress: l.progress.told, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
+		Trusted: l.trusted.Load, Keep: keep, Older: o.Older, Answer: l.send, Progress: l.progress.told, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,
 	})
 	return a, a.telemetry()
 }

@@ -34,7 +34,7 @@ type Options struct {
 	Share     string
 	ShareRate int64 // bytes a second that neighbours are served at; default 32 MiB
 	ShareDisk int64 // bytes of frames kept for neighbours; default 512 MiB, negative: none
-	Metered   bool  // what is fetched costs money: ask neighbours, and fetch nothing for them
+	Metered   bool  // what is fetched costs money: fewest bytes, neighbours first, and nothing for them
 
 	Report time.Duration // between rows; default 1 min
 	Busy   time.Duration // between rows while a rollout concerns the device; default 10 s, at most Report
@@ -49,7 +49,9 @@ type Options struct {
 
 	Scrub time.Duration // between looks at the files that are kept; default 24 h, negative: none
 
-	Rate      int64 // bytes a second that model files are fetched at; 0: no cap
+	Rate      int64          // bytes a second that model files are fetched at; 0: no cap
+	Download  []fleet.Window // when model files are fetched, in local time; none: always
+	Older     int            // releases that stay on the disk, while there is room, besides those that may be needed
 	LowMemory bool
 	Version   string // of this program
 	Logger    *slog.Logger

@@ -131,7 +131,18 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 		}
 		return err
 	})
-	f.BoolVar(&o.Metered, "metered", false, "what this device fetches costs money: it asks neighbours and fetches nothing for them")
+	f.BoolVar(&o.Metered, "metered", false, "what this device fetches costs money: it asks neighbours, takes the fewest bytes and fetches nothing for others")
+	f.Func("download-window", "`span` of each day, local time, in which model files are fetched, such as 22:00-05:00; several with commas (default: always)", func(text string) error {
+		for span := range strings.SplitSeq(text, ",") {
+			w, err := fleet.ParseWindow(span)
+			if err != nil {
+				return err
+			}
+			o.Download = append(o.Download, w)
+		}
+		return nil
+	})
+	f.IntVar(&o.Older, "keep", 0, "how many releases stay on the disk, while there is room, besides the one served and the one to go back to")
 	f.DurationVar(&o.Report, "report", 0, "time between reports (default 1m)")
 	f.DurationVar(&o.Busy, "report-busy", 0, "time between reports while a rollout concerns the device (default 10s)")
 	f.DurationVar(&o.Window, "window", 0, "length of a window of error counting (default 10s)")

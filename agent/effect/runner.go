@@ -13,7 +13,10 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +43,9 @@ type Options struct {
 	Probe   probe.Options
 	Trusted func() *trust.Trusted // newest pack that was believed; nil: none yet
 	Keep    func() []fleet.Digest // bundles that no collection may take
+	// Older is how many releases stay besides those, the last ones installed, until
+	// an install needs their place.
+	Older int
 	// Answer is given the event that ends an effect, unless its context is over.
 	Answer func(context.Context, fleet.ModelName, update.Event)
 	// Progress is told how far the fetch or the mending of a release is, first of
@@ -169,7 +175,8 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	if root := fleet.Digest(w.Manifest.Root); root != o.Root {
 		return fault.Newf(fault.Untrusted, "fetch release", o.Ref, "the bundle has root %s, the directive says %s", root.Short(), o.Root.Short())
 	}
-	w.Size = o.Size
+	w.Size, w.Bases = o.Size, r.bases(e.Model)
+	w.Urgent = e.Kind == update.Mend // what is served is damaged
 	err = r.install(ctx, e, w)
 	debug.FreeOSMemory() // the buffers of an install are not needed again soon
 	r.mu.Lock()
@@ -196,11 +203,26 @@ func (r *Runner) Want(ctx context.Context, path string, bundle fleet.Digest) (de
 	if err != nil {
 		return delivery.Want{}, err
 	}
+	manifest, err := backing.VerifyBundle(b)
+	if err != nil {
+		return delivery.Want{}, err
+	}
 	if fleet.DigestOf(b) != bundle {
 		return delivery.Want{}, fault.Newf(fault.Untrusted, "read release", path, "the bundle is not the one with digest %s", bundle.Short())
 	}
-	manifest, err := backing.VerifyBundle(b)
-	return delivery.Want{Key: bundle, Path: path, Manifest: manifest}, err
+	return delivery.Want{Key: bundle, Path: path, Manifest: manifest, Size: backing.Entry.Release.Variants[0].Size}, nil
+}
+
+// bases are the releases that a model's next one is likely a small difference
+// to: the one that runs, then what is kept.
+func (r *Runner) bases(m fleet.ModelName) []fleet.Digest {
+	var bases []fleet.Digest
+	if dir, err := r.o.Slots.Current(m); err == nil {
+		if d, err := fleet.ParseDigest(filepath.Base(dir)); err == nil {
+			bases = append(bases, d)
+		}
+	}
+	return append(bases, r.o.Keep()...)
 }
 
 // install brings the files in, with no collection beside it.
@@ -257,13 +279,36 @@ func (r *Runner) collect(ctx context.Context) {
 	r.mu.Lock()
 	r.dirty = false
 	r.mu.Unlock()
-	freed, err := r.o.Store.Collect(ctx, r.o.Keep()...)
+	freed, err := r.o.Store.Collect(ctx, append(r.o.Keep(), r.older()...)...)
 	switch {
 	case err != nil && ctx.Err() == nil:
 		r.o.Logger.Warn("store not collected", "err", err)
 	case freed.Releases > 0:
 		r.o.Logger.Info("store collected", "releases", freed.Releases, "bytes", freed.Bytes)
 	}
+}
+
+// older are the releases that stay as long as there is room.
+func (r *Runner) older() []fleet.Digest {
+	if r.o.Older <= 0 {
+		return nil
+	}
+	all, err := r.o.Store.Releases()
+	if err != nil {
+		r.o.Logger.Warn("releases not listed", "err", err)
+		return nil
+	}
+	keep := r.o.Keep()
+	all = slices.DeleteFunc(all, func(d fleet.Digest) bool { return slices.Contains(keep, d) })
+	since := func(d fleet.Digest) time.Time {
+		fi, err := os.Stat(r.o.Store.ReleaseDir(d))
+		if err != nil {
+			return time.Time{} // gone meanwhile
+		}
+		return fi.ModTime()
+	}
+	slices.SortStableFunc(all, func(a, b fleet.Digest) int { return since(b).Compare(since(a)) })
+	return all[:min(len(all), r.o.Older)]
 }
 
 // Await waits for the effects under way, whose context is over.

@@ -44,6 +44,9 @@ type Options struct {
 	// Patience is how long an install goes on without one new verified frame
 	// while every source fails; default 2 min. After it the error is Transient.
 	Patience time.Duration
+	// Metered says that what comes out of the bucket costs money: the fewest bytes
+	// are taken, however long that takes.
+	Metered bool
 	// Windows are when releases are fetched, in the member's own local time; none:
 	// always. What is urgent does not wait for them.
 	Windows []fleet.Window
@@ -121,7 +124,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Fetcher{
-		o: o, meter: &meter{cap: o.Rate}, shop: newWorkshop(o.Memory),
+		o: o, meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory),
 		turns: map[fleet.Digest]chan struct{}{}, jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
 	}, nil
 }

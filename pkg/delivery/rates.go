@@ -22,7 +22,8 @@ const (
 // meter measures the member's rates. What was measured in one install is the
 // next one's first guess.
 type meter struct {
-	cap int64 // bytes a second from the bucket; 0: none
+	cap     int64 // bytes a second from the bucket; 0: none
+	metered bool  // bytes from the bucket cost more than time
 
 	mu            sync.Mutex
 	plain, packed gauge // the link, by what was read from it
@@ -88,6 +89,9 @@ func (m *meter) rates() Rates {
 	}
 	if m.cap > 0 {
 		r.Link = min(r.Link, float64(m.cap))
+	}
+	if m.metered {
+		r.Link = 1 // then bytes alone decide
 	}
 	return r
 }
