@@ -52,6 +52,7 @@ type job struct {
 	plan     []Fetch          // what is to be done next
 	stale    bool             // the plan is of the past
 	planned  int64            // Progress.Done when it was made
+	sharers  int              // members of the site when neighbours were offered
 	asking   int              // errands to neighbours under way
 	settled  chan struct{}    // closed when a frame is here or let go of
 	progress Progress
@@ -85,7 +86,7 @@ func (f *Fetcher) job(w Want) *job {
 // fetch carries out errands until every frame is here.
 func (j *job) fetch(ctx context.Context) error {
 	j.mu.Lock()
-	j.offers, j.stale = nil, true
+	j.offers, j.stale, j.sharers = nil, true, 0
 	j.offerLocal()
 	for i := range j.targets {
 		j.offer(i)
@@ -219,6 +220,7 @@ func (j *job) tell() {
 
 // replan plans what is wanted now. busy: somebody is fetching frames.
 func (j *job) replan() (busy bool, err error) {
+	j.meet()
 	needs := make([]Need, len(j.targets))
 	for i, t := range j.targets {
 		needs[i] = t.need()

@@ -18,13 +18,6 @@ func (j *job) offer(i int) {
 	if len(t.frames) == 0 {
 		return
 	}
-	whole := func(k Kind, name string) Offer {
-		o := Offer{Kind: k, File: i, Name: name, Frames: make([]Span, len(t.frames))}
-		for f := range o.Frames {
-			o.Frames[f] = Span{int64(f) * t.file.FrameSize, t.frameLen(f)}
-		}
-		return o
-	}
 	packed := func(k Kind, name string, x *artifact.Index) Offer {
 		o := Offer{Kind: k, File: i, Name: name, Frames: make([]Span, len(t.frames)), index: x}
 		var at int64
@@ -40,30 +33,52 @@ func (j *job) offer(i int) {
 			o.base = d.base
 			j.offers = append(j.offers, o)
 		}
-		if o, ok := j.shared(t, whole(Peer, neighbours)); ok {
-			j.offers = append(j.offers, o)
-		}
 	}
 	if t.full != nil && t.doubt != 1 {
 		j.offers = append(j.offers, packed(Full, artifact.FullKey(t.file.Digest), t.full))
 	}
 	if t.doubt != 2 {
-		j.offers = append(j.offers, whole(Raw, artifact.RawKey(t.file.Digest)))
+		j.offers = append(j.offers, t.offer(Raw, i, artifact.RawKey(t.file.Digest)))
 	}
 }
 
-// shared takes from an offer of the neighbours what this member is to bring in
-// for them.
-func (j *job) shared(t *target, o Offer) (Offer, bool) {
-	if !j.asks || j.o.Peers == nil || t.file.Whole() || j.o.Peers.Sharers(j.want.Key) < 2 {
-		return o, false
-	}
+// offer is of all frames, plain and each at its place.
+func (t *target) offer(k Kind, file int, name string) Offer {
+	o := Offer{Kind: k, File: file, Name: name, Frames: make([]Span, len(t.frames))}
 	for f := range o.Frames {
-		if t.frames[f] == wanted && j.o.Peers.Owns(j.ref(t, f)) {
-			o.Frames[f].Length = 0
+		o.Frames[f] = Span{int64(f) * t.file.FrameSize, t.frameLen(f)}
+	}
+	return o
+}
+
+// meet offers what neighbours have, anew when their number has changed: all but
+// the frames that this member is to bring in for them.
+func (j *job) meet() {
+	if !j.asks || j.o.Peers == nil {
+		return
+	}
+	n := j.o.Peers.Sharers(j.want.Key)
+	if n == j.sharers {
+		return
+	}
+	j.sharers = n
+	for i := range j.offers {
+		if j.offers[i].Kind == Peer {
+			j.offers[i].Frames = nil
 		}
 	}
-	return o, true
+	for i, t := range j.targets {
+		if n < 2 || t.file.Whole() || t.done {
+			continue
+		}
+		o := t.offer(Peer, i, neighbours)
+		for f := range o.Frames {
+			if t.frames[f] == here || j.o.Peers.Owns(j.ref(t, f)) {
+				o.Frames[f].Length = 0
+			}
+		}
+		j.offers = append(j.offers, o)
+	}
 }
 
 // ref is what neighbours call frame i.
@@ -80,11 +95,7 @@ func (j *job) offerLocal() {
 	places := j.places()
 	for i, t := range j.targets {
 		if aside := j.damaged[t.file.Digest]; aside != "" {
-			o := Offer{Kind: Copy, File: i, Name: aside, Frames: make([]Span, len(t.frames))}
-			for f := range o.Frames {
-				o.Frames[f] = Span{int64(f) * t.file.FrameSize, t.frameLen(f)}
-			}
-			j.offers = append(j.offers, o)
+			j.offers = append(j.offers, t.offer(Copy, i, aside))
 		}
 		byPath := map[string]*Offer{}
 		for f, d := range t.digests {
