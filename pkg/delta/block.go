@@ -10,11 +10,12 @@ const blockSize = 1 << 20
 type mode uint8
 
 const (
-	modeRaw  mode = iota // the plain bytes
-	modeCopy             // nothing: the block equals its base
-	modeSelf             // elements without a base
-	modeDiff             // elements as differences to the base's
-	modePart mode = 7    // no mode: a plain length comes before the head
+	modeRaw    mode = iota // the plain bytes
+	modeCopy               // nothing: the block equals its base
+	modeSelf               // elements without a base
+	modeDiff               // elements as differences to the base's
+	modeStride             // quantised blocks as differences to the base's
+	modePart   mode = 7    // no mode: a plain length comes before the head
 )
 
 func (m mode) String() string {
@@ -27,6 +28,8 @@ func (m mode) String() string {
 		return "SELF"
 	case modeDiff:
 		return "DELTA"
+	case modeStride:
+		return "STRIDE"
 	default:
 		return "unknown"
 	}
@@ -36,12 +39,14 @@ func (m mode) String() string {
 var widths = [...]int{1, 2, 4, 8}
 
 // A head is what the first bytes of a block say: mode in the highest three
-// bits, then log2 of the width in two, then the phase. For SELF and DELTA the
-// payload's length follows in three bytes.
+// bits, then log2 of the width in two, then the phase. In STRIDE the low five
+// bits are the number of the layout, and the phase is a byte of its own. The
+// payload's length follows in three bytes, but for RAW and COPY.
 type head struct {
 	mode   mode
 	width  int // of an element: 1, 2, 4 or 8 bytes
-	phase  int // where the first element begins, below width
+	layout int // of quantised blocks
+	phase  int // where the first element or quantised block begins
 	plain  int // length of the block
 	packed int // length of its payload
 
@@ -59,8 +64,12 @@ func (h head) append(dst []byte, left int) []byte {
 	if h.mode == modeRaw || h.mode == modeCopy {
 		return append(dst, b)
 	}
-	b |= byte(bits.TrailingZeros(uint(h.width)))<<3 | byte(h.phase)
-	return append(dst, b, byte(h.packed), byte(h.packed>>8), byte(h.packed>>16))
+	if h.mode == modeStride {
+		dst = append(dst, b|byte(h.layout), byte(h.phase))
+	} else {
+		dst = append(dst, b|byte(bits.TrailingZeros(uint(h.width)))<<3|byte(h.phase))
+	}
+	return append(dst, byte(h.packed), byte(h.packed>>8), byte(h.packed>>16))
 }
 
 // readHead is the inverse of append; it returns what follows the head, of
@@ -94,14 +103,27 @@ func readHead(in []byte, left int, based bool) (head, []byte, bool) {
 		}
 		h.packed = int(in[0]) | int(in[1])<<8 | int(in[2])<<16
 		in = in[3:]
+	case modeStride:
+		h.layout = int(b & 31)
+		if len(in) < 4 || h.layout >= len(layouts) || int(in[0]) >= layouts[h.layout].period || !based {
+			return h, nil, false
+		}
+		h.phase = int(in[0])
+		h.packed = int(in[1]) | int(in[2])<<8 | int(in[3])<<16
+		in = in[4:]
 	default:
 		return h, nil, false
 	}
 	return h, in, h.packed <= len(in)
 }
 
-// groups is where in the plain block the whole groups of elements lie.
-func (h head) groups() (from, to int) {
+// whole is where in the plain block the whole groups of elements, or the whole
+// quantised blocks, lie.
+func (h head) whole() (from, to int) {
+	step := groupSize * h.width
+	if h.mode == modeStride {
+		step = layouts[h.layout].period
+	}
 	from = min(h.phase, h.plain)
-	return from, h.plain - (h.plain-from)%(groupSize*h.width)
+	return from, h.plain - (h.plain-from)%step
 }

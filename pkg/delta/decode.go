@@ -70,17 +70,22 @@ func (d *Decoder) block(dst, in, base []byte, h head) bool {
 		return true
 	}
 	// The bytes before the first and after the last whole group are as they are.
-	from, to := h.groups()
+	from, to := h.whole()
 	edge := from + len(dst) - to
 	if len(in) < edge {
 		return false
 	}
 	copy(dst[:from], in)
 	copy(dst[to:], in[from:edge])
-	if h.mode == modeSelf {
-		return d.self(dst[from:to], in[edge:], h.width)
+	dst, in = dst[from:to], in[edge:]
+	switch h.mode {
+	case modeSelf:
+		return d.self(dst, in, h.width)
+	case modeDiff:
+		return d.diff(dst, in, base[from:to], h.width)
+	default:
+		return d.stride(dst, in, base[from:to], &layouts[h.layout])
 	}
-	return d.diff(dst[from:to], in[edge:], base[from:to], h.width)
 }
 
 // openHeader reads the front of a payload up to and with the tables, and says

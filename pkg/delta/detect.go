@@ -38,6 +38,8 @@ func (e *Encoder) detect(plain, base []byte) (head, int64) {
 		var cost int64
 		if base == nil {
 			cost = e.sampleSelf(plain, h)
+		} else if h.mode == modeStride {
+			cost = e.sampleStride(plain, base, h)
 		} else {
 			cost = e.sampleDiff(plain, base, h)
 		}
@@ -61,9 +63,18 @@ func (e *Encoder) detect(plain, base []byte) (head, int64) {
 			h.limit += 3
 			try(h)
 		}
-		h = best
-		h.directed = true
-		try(h)
+		if best.width <= 2 {
+			h.mode = modeStride
+			for _, h.layout = range e.likelyLayouts(base) {
+				h.phase, _ = e.findPhase(base, &layouts[h.layout])
+				try(h)
+			}
+		}
+		if best.mode == modeDiff {
+			h = best
+			h.directed = true
+			try(h)
+		}
 	}
 	return best, least / int64(len(e.pieces))
 }
@@ -123,4 +134,107 @@ func (e *Encoder) sampleDiff(plain, base []byte, h head) int64 {
 		}
 	}
 	return cost
+}
+
+// likelyLayouts are the two layouts that look most like the base.
+func (e *Encoder) likelyLayouts(base []byte) [2]int {
+	var best [2]int
+	var most [2]uint64
+	for i := range layouts {
+		_, n := e.findPhase(base, &layouts[i])
+		switch {
+		case n > most[0]:
+			best[1], most[1] = best[0], most[0]
+			best[0], most[0] = i, n
+		case n > most[1]:
+			best[1], most[1] = i, n
+		}
+	}
+	return best
+}
+
+// findPhase finds where quantised blocks would begin: the higher byte of a
+// scale, its exponent, is the one that varies least. It also says how little.
+func (e *Encoder) findPhase(base []byte, l *layout) (int, uint64) {
+	seen := e.bytes[:l.period]
+	clear(seen)
+	var same [maxPeriod]uint64 // how often a byte was as one before
+	for _, at := range e.pieces {
+		r := at % l.period
+		for _, b := range base[at:min(at+sampleRun, len(base))] {
+			n := &seen[r][b&0x7f]
+			same[r] += uint64(*n)
+			*n++
+			if r++; r == l.period {
+				r = 0
+			}
+		}
+	}
+	most := 0
+	for r := range l.period {
+		if same[r] > same[most] {
+			most = r
+		}
+	}
+	phase := (most - l.scales[0] - 1 + l.period) % l.period
+	return phase, same[most] * uint64(l.period*l.period)
+}
+
+// findCuts finds where in a block the phase of its quantised blocks changes:
+// where another tensor begins. A phase must hold for a few pieces.
+func (e *Encoder) findCuts(base []byte, l *layout) {
+	e.cuts = e.cuts[:0]
+	const enough = 4
+	now, next, since := -1, -1, 0
+	for at := 0; at < len(base); at += sampleRun {
+		e.pieces = append(e.pieces[:0], at)
+		phase, _ := e.findPhase(base, l)
+		switch {
+		case phase == now:
+			next = -1
+		case phase != next:
+			next, since = phase, at
+		case at-since == (enough-1)*sampleRun:
+			if now >= 0 {
+				e.cuts = append(e.cuts, since)
+			}
+			now, next = phase, -1
+		}
+	}
+}
+
+// sampleStride is the cost of the sample as STRIDE, with fewer contexts.
+func (e *Encoder) sampleStride(plain, base []byte, h head) int64 {
+	l := &layouts[h.layout]
+	clear(e.states[:])
+	clear(e.planes[:3])
+	r, cost := &e.record, int64(0)
+	e.bits.reset(e.bits.out[:0])
+	for _, at := range e.pieces {
+		r.reset()
+		first := at + (h.phase+l.period-at%l.period)%l.period
+		for i := first; i+l.period <= min(at+sampleRun, len(plain)); i += l.period {
+			e.recordQuants(plain[i:i+l.period], base[i:i+l.period], l)
+		}
+		for _, u := range r.units {
+			e.planes[2][min(u.events, 1)]++
+		}
+		for i := range r.events {
+			switch v := &r.events[i]; v.kind {
+			case kindMain:
+				e.states[v.state][v.sym]++
+			case kindScale:
+				e.planes[0][v.sym]++
+			default:
+				e.planes[1][v.sym]++
+			}
+		}
+	}
+	for i := range e.states {
+		cost += e.costs.of(e.states[i].used())
+	}
+	for p := range 3 {
+		cost += e.costs.of(e.planes[p].used())
+	}
+	return cost + int64(len(e.bits.close()))*8*bit
 }

@@ -19,8 +19,11 @@ type Encoder struct {
 	fit     fit
 	try     [2][]byte // payloads
 	planes  [8]histogram
-	levels  [levels][8]histogram // of a sample, by level and key
-	pieces  []int                // offsets of the sample
+	levels  [levels][8]histogram   // of a sample, by level and key
+	bytes   [maxPeriod][128]uint32 // of a sample, by place in a quantised block
+	states  [scaleStates]histogram // of a sample, by state
+	pieces  []int                  // offsets of the sample
+	cuts    []int                  // offsets of the parts of a block, but for the first
 }
 
 // NewEncoder returns an Encoder.
@@ -49,15 +52,38 @@ func (e *Encoder) Encode(dst, plain, base []byte) []byte {
 	return dst
 }
 
-// block appends the shortest form of a block that it finds.
+// block appends the shortest form of a block that it finds: as a whole, or in
+// parts where quantised blocks begin anew.
 func (e *Encoder) block(dst, plain, base []byte, left int) []byte {
+	at := len(dst)
+	dst, h := e.part(dst, plain, base, left)
+	if h.mode != modeStride {
+		return dst
+	}
+	if e.findCuts(base, &layouts[h.layout]); len(e.cuts) == 0 {
+		return dst
+	}
+	parts, from := len(dst), 0
+	for _, to := range append(e.cuts, len(plain)) {
+		dst, _ = e.part(dst, plain[from:to], base[from:to], left-from)
+		from = to
+	}
+	if len(dst)-parts < parts-at {
+		return append(dst[:at], dst[parts:]...)
+	}
+	return dst[:parts]
+}
+
+// part appends the shortest form of plain as one block that it finds.
+func (e *Encoder) part(dst, plain, base []byte, left int) ([]byte, head) {
 	if base != nil && bytes.Equal(plain, base) {
-		return head{mode: modeCopy, plain: len(plain)}.append(dst, left)
+		h := head{mode: modeCopy, plain: len(plain)}
+		return h.append(dst, left), h
 	}
 	best := head{mode: modeRaw, plain: len(plain), packed: len(plain)}
 	payload := plain
 	offer := func(h head, p []byte) {
-		if h.packed = len(p); h.packed+3 < best.packed {
+		if h.packed = len(p); h.packed+4 < best.packed {
 			best, payload = h, p
 		}
 	}
@@ -73,22 +99,26 @@ func (e *Encoder) block(dst, plain, base []byte, left int) []byte {
 		e.try[1] = e.payload(e.try[1][:0], plain, nil, self)
 		offer(self, e.try[1])
 	}
-	return append(best.append(dst, left), payload...)
+	return append(best.append(dst, left), payload...), best
 }
 
 // payload appends the payload of a SELF or DELTA block.
 func (e *Encoder) payload(dst, plain, base []byte, h head) []byte {
-	from, to := h.groups()
+	from, to := h.whole()
 	dst = append(append(dst, plain[:from]...), plain[to:]...)
-	if h.mode == modeSelf {
+	switch h.mode {
+	case modeSelf:
 		return e.self(dst, plain[from:to], h.width)
+	case modeDiff:
+		return e.diff(dst, plain[from:to], base[from:to], h)
+	default:
+		return e.stride(dst, plain[from:to], base[from:to], &layouts[h.layout])
 	}
-	return e.diff(dst, plain[from:to], base[from:to], h)
 }
 
 // selfBound is a length in bytes below which e.self cannot get.
 func (e *Encoder) selfBound(plain []byte, h head) int64 {
-	from, to := h.groups()
+	from, to := h.whole()
 	e.countPlanes(plain[from:to], h.width)
 	var sum int64
 	for p := range h.width {

@@ -22,8 +22,7 @@ const (
 
 const (
 	maxBins       = 16
-	maxStrideBins = 4 // with scaleStates states to each
-	scaleStates   = 16
+	maxStrideBins = 4  // with scaleStates states to each
 	always        = 63 // in place of a flag's table: every unit changed
 )
 
