@@ -106,6 +106,12 @@ data "aws_iam_policy_document" "publisher" {
     actions   = ["s3:PutObject", "s3:GetObject"]
     resources = local.immutable
   }
+  # An upload that was cut is resumed, or taken back.
+  statement {
+    sid       = "Resume"
+    actions   = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
+    resources = local.immutable
+  }
   statement {
     sid       = "NotTheTimestamp"
     effect    = "Deny"
@@ -114,7 +120,7 @@ data "aws_iam_policy_document" "publisher" {
   }
   statement {
     sid       = "List"
-    actions   = ["s3:ListBucket"]
+    actions   = ["s3:ListBucket", "s3:ListBucketMultipartUploads"]
     resources = [local.arn]
   }
 }
