@@ -95,9 +95,12 @@ func (a *agent) serveShare(ctx context.Context, ln net.Listener) {
 
 // see tells the site who is in the cell.
 func (a *agent) see() {
-	if pool := a.pool.Load(); pool != nil && a.site != nil {
-		a.site.See(pool.Members())
+	pool := a.pool.Load()
+	if pool == nil || a.site == nil {
+		return
 	}
+	a.site.See(pool.Members())
+	a.o.Logger.Debug("neighbours seen", "count", a.site.Sharers(fleet.Digest{}))
 }
 
 // meet lets the cell come together before an install begins: who does not know

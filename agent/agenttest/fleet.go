@@ -117,8 +117,19 @@ func (f *Fleet) write(ws []repository.Write) {
 	}
 }
 
-// Publish signs and uploads a version of the model with these files.
+// Publish signs and uploads a version of the model with these files, signed whole.
 func (f *Fleet) Publish(version fleet.Version, files map[string]string) fleet.Release {
+	f.t.Helper()
+	return f.publish(version, files, oms.Options{Name: string(Model)})
+}
+
+// PublishShards is Publish with files signed in shards, which neighbours share.
+func (f *Fleet) PublishShards(version fleet.Version, files map[string]string, shard int64) fleet.Release {
+	f.t.Helper()
+	return f.publish(version, files, oms.Options{Name: string(Model), Method: oms.Shards, ShardSize: shard})
+}
+
+func (f *Fleet) publish(version fleet.Version, files map[string]string, o oms.Options) fleet.Release {
 	f.t.Helper()
 	ctx := f.t.Context()
 	folder := f.t.TempDir()
@@ -129,7 +140,7 @@ func (f *Fleet) Publish(version fleet.Version, files map[string]string) fleet.Re
 		}
 		size += int64(len(content))
 	}
-	m, err := oms.Hash(ctx, folder, oms.Options{Name: string(Model)})
+	m, err := oms.Hash(ctx, folder, o)
 	if err != nil {
 		f.t.Fatal(err)
 	}
