@@ -12,7 +12,13 @@ type fit struct {
 	keys  [4][256]part // by kind and key
 	cells [4][]cell    // by kind, row and range
 	flags [maxBins]cell
-	order []int
+	order []ranked
+}
+
+// ranked is a cell's index by its mean symbol.
+type ranked struct {
+	mean uint64
+	cell int
 }
 
 // cell is the statistics of what shares a table.
@@ -173,13 +179,13 @@ func (e *Encoder) assign(cells []cell, limit int) {
 	f.order = f.order[:0]
 	for i := range cells {
 		if cells[i].histogram != (histogram{}) {
-			f.order = append(f.order, i)
+			f.order = append(f.order, ranked{cells[i].mean(), i})
 		}
 	}
-	slices.SortStableFunc(f.order, func(a, b int) int { return cmp.Compare(cells[a].mean(), cells[b].mean()) })
+	slices.SortStableFunc(f.order, func(a, b ranked) int { return cmp.Compare(a.mean, b.mean) })
 	f.parts = f.parts[:0]
-	for at, i := range f.order {
-		f.parts = append(f.parts, part{histogram: cells[i].histogram, first: at})
+	for at, r := range f.order {
+		f.parts = append(f.parts, part{histogram: cells[r.cell].histogram, first: at})
 	}
 	f.parts = e.costs.merge(f.parts, limit, 0)
 	for p := range f.parts {
@@ -187,8 +193,8 @@ func (e *Encoder) assign(cells []cell, limit int) {
 		if p+1 < len(f.parts) {
 			to = f.parts[p+1].first
 		}
-		for _, i := range f.order[f.parts[p].first:to] {
-			*cells[i].table = uint8(len(e.counts))
+		for _, r := range f.order[f.parts[p].first:to] {
+			*cells[r.cell].table = uint8(len(e.counts))
 		}
 		e.counts = append(e.counts, f.parts[p].histogram)
 	}
