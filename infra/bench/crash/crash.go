@@ -87,6 +87,7 @@ func (b *bench) shares(what string, shares []float64) {
 	if len(shares) == 0 {
 		return
 	}
+	b.o.Logf("%s: median %.1f %%, from %.1f to %.1f", what, 100*figure.Median(shares), 100*shares[0], 100*shares[len(shares)-1])
 	b.figure(what+", least", 100*shares[0], "%")
 	b.figure(what+", median", 100*figure.Median(shares), "%")
 	b.figure(what+", 95th percentile", 100*shares[(len(shares)-1)*95/100], "%")
