@@ -123,14 +123,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.StringVar(&o.Pack, "pack", "", "`file` that trust packs are also read from, for an air gap")
 	f.StringVar(&o.Gossip, "gossip-bind", "", "`host:port` for the cell's gossip, UDP and TCP; port 0 takes any (default: no gossip)")
 	f.StringVar(&o.Address, "gossip-address", "", "`host` that others of the cell reach this device by")
-	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off (default: the gossip's host and the port after its own)")
-	bytesVar(f, &o.ShareRate, "share-rate", "most `bytes` a second that neighbours are served at (default 32MiB)")
-	f.Func("share-disk", "most `bytes` of the disk that frames fetched for neighbours take, 0 for none (default 512MiB)", func(text string) (err error) {
-		if o.ShareDisk = -1; text != "0" {
-			o.ShareDisk, err = parseBytes(text)
-		}
-		return err
-	})
+	shareFlags(f, &o)
 	f.BoolVar(&o.Metered, "metered", false, "what this device fetches costs money: it asks neighbours, takes the fewest bytes and fetches nothing for others")
 	f.Func("download-window", "`span` of each day, local time, in which model files are fetched, such as 22:00-05:00; several with commas (default: always)", func(text string) error {
 		for span := range strings.SplitSeq(text, ",") {
@@ -187,6 +180,18 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	}
 	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: l}))
 	return o, showVersion, nil
+}
+
+// shareFlags are those of what neighbours give each other.
+func shareFlags(f *flag.FlagSet, o *agent.Options) {
+	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off (default: the gossip's host and the port after its own)")
+	bytesVar(f, &o.ShareRate, "share-rate", "most `bytes` a second that neighbours are served at (default 32MiB)")
+	f.Func("share-disk", "most `bytes` of the disk that frames fetched for neighbours take, 0 for none (default 512MiB)", func(text string) (err error) {
+		if o.ShareDisk = -1; text != "0" {
+			o.ShareDisk, err = parseBytes(text)
+		}
+		return err
+	})
 }
 
 // bytesVar is a flag that takes a number of bytes.
