@@ -58,9 +58,9 @@ type Options struct {
 
 // Timing sets what is waited for. Zero fields take the defaults.
 type Timing struct {
-	Dial  time.Duration // a connection with its handshake; default 3 s
+	Dial  time.Duration // a connection with its handshake; default 5 s
 	Pulse time.Duration // between signs of life from an owner that is still fetching; default 2 s
-	Stall time.Duration // without a byte or a sign of life, either way; default 10 s
+	Stall time.Duration // without a byte or a sign of life, either way; default 15 s
 	Wait  time.Duration // for an owner's answer, however lively; default 5 min
 	Age   time.Duration // of one frame being sent; default 2 min
 	Queue time.Duration // for one of Streams to be free; default 5 s
@@ -137,7 +137,7 @@ func New(o Options) (*Site, error) {
 		to *time.Duration
 		by time.Duration
 	}{
-		{&t.Dial, 3 * time.Second}, {&t.Pulse, 2 * time.Second}, {&t.Stall, 10 * time.Second}, {&t.Wait, 5 * time.Minute},
+		{&t.Dial, 5 * time.Second}, {&t.Pulse, 2 * time.Second}, {&t.Stall, 15 * time.Second}, {&t.Wait, 5 * time.Minute},
 		{&t.Age, 2 * time.Minute}, {&t.Queue, 5 * time.Second}, {&t.Head, 5 * time.Second}, {&t.News, 3 * time.Second}, {&t.Meet, 3 * time.Second}, {&t.Rest, 15 * time.Second},
 	} {
 		*d.to = cmp.Or(*d.to, d.by)
@@ -293,7 +293,7 @@ func (s *Site) Frame(ctx context.Context, r delivery.FrameRef, dst []byte) (from
 func (s *Site) kept(ctx context.Context, r delivery.FrameRef, dst []byte) (bool, error) {
 	if f := s.flight(r.Digest); f != nil {
 		// Not for ever: it might have begun this moment, and wait for the install.
-		limit := time.NewTimer(3 * s.o.Timing.Stall)
+		limit := time.NewTimer(s.o.Timing.Stall)
 		defer limit.Stop()
 		select {
 		case <-f.done:
