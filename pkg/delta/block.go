@@ -72,6 +72,19 @@ func (h head) append(dst []byte, left int) []byte {
 	return append(dst, byte(h.packed), byte(h.packed>>8), byte(h.packed>>16))
 }
 
+// size is the length of head and payload in the packed frame, for a block that
+// needs no length of its own.
+func (h head) size() int {
+	switch h.mode {
+	case modeRaw, modeCopy:
+		return 1 + h.packed
+	case modeStride:
+		return 5 + h.packed
+	default:
+		return 4 + h.packed
+	}
+}
+
 // readHead is the inverse of append; it returns what follows the head, of
 // which the payload is there in full.
 func readHead(in []byte, left int, based bool) (head, []byte, bool) {

@@ -29,54 +29,64 @@ func (e *Encoder) sample(plain, base []byte) {
 	}
 }
 
-// detect picks the width and phase that promise the shortest payload, without
-// a base if that is nil, and says what the sample would cost.
-func (e *Encoder) detect(plain, base []byte) (head, int64) {
-	e.sample(plain, base)
-	best, least := head{}, int64(math.MaxInt64)
-	try := func(h head) {
-		var cost int64
-		if base == nil {
-			cost = e.sampleSelf(plain, h)
-		} else if h.mode == modeStride {
-			cost = e.sampleStride(plain, base, h)
-		} else {
-			cost = e.sampleDiff(plain, base, h)
-		}
-		if cost < least {
-			best, least = h, cost
-		}
-	}
+// A guess is a way to pack a block and what the sample would cost so, per
+// piece.
+type guess struct {
+	head
+	cost int64
+}
+
+// guessSelf picks the width and phase that promise the shortest SELF block.
+func (e *Encoder) guessSelf(plain []byte) guess {
+	e.sample(plain, nil)
+	best := guess{cost: math.MaxInt64}
 	h := head{mode: modeSelf, plain: len(plain)}
-	if base != nil {
-		h.mode = modeDiff
+	for _, h.width = range widths {
+		for h.phase = range h.width {
+			best.offer(h, e.sampleSelf(plain, h), e)
+		}
 	}
+	return best
+}
+
+// guessDiff picks what promises the shortest DELTA block.
+func (e *Encoder) guessDiff(plain, base []byte) guess {
+	e.sample(plain, base)
+	best := guess{cost: math.MaxInt64}
+	h := head{mode: modeDiff, plain: len(plain)}
 	for _, h.width = range widths {
 		h.limit = uint(8*h.width - 6)
 		for h.phase = range h.width {
-			try(h)
+			best.offer(h, e.sampleDiff(plain, base, h), e)
 		}
 	}
-	if base != nil {
-		if best.width == 2 || best.width == 4 {
-			h = best
-			h.limit += 3
-			try(h)
-		}
-		if best.width <= 2 {
-			h.mode = modeStride
-			for _, h.layout = range e.likelyLayouts(base) {
-				h.phase, _ = e.findPhase(base, &layouts[h.layout])
-				try(h)
-			}
-		}
-		if best.mode == modeDiff {
-			h = best
-			h.directed = true
-			try(h)
-		}
+	if h = best.head; h.width == 2 || h.width == 4 {
+		h.limit += 3
+		best.offer(h, e.sampleDiff(plain, base, h), e)
 	}
-	return best, least / int64(len(e.pieces))
+	h = best.head
+	h.directed = true
+	best.offer(h, e.sampleDiff(plain, base, h), e)
+	return best
+}
+
+// guessStride picks the layout and phase that promise the shortest STRIDE
+// block, of the pieces that guessDiff looked at.
+func (e *Encoder) guessStride(plain, base []byte) guess {
+	best := guess{cost: math.MaxInt64}
+	h := head{mode: modeStride, plain: len(plain)}
+	for _, h.layout = range e.likelyLayouts(base) {
+		h.phase, _ = e.findPhase(base, &layouts[h.layout])
+		best.offer(h, e.sampleStride(plain, base, h), e)
+	}
+	return best
+}
+
+// offer takes h if it costs less; the cost is that of the whole sample.
+func (g *guess) offer(h head, cost int64, e *Encoder) {
+	if cost /= int64(len(e.pieces)); cost < g.cost {
+		g.head, g.cost = h, cost
+	}
 }
 
 // sampleSelf is the cost of the sample as SELF.
@@ -208,13 +218,14 @@ func (e *Encoder) sampleStride(plain, base []byte, h head) int64 {
 	l := &layouts[h.layout]
 	clear(e.states[:])
 	clear(e.planes[:3])
-	r, cost := &e.record, int64(0)
+	r, cost, covered := &e.record, int64(0), 0
 	e.bits.reset(e.bits.out[:0])
 	for _, at := range e.pieces {
 		r.reset()
 		first := at + (h.phase+l.period-at%l.period)%l.period
 		for i := first; i+l.period <= min(at+sampleRun, len(plain)); i += l.period {
 			e.recordQuants(plain[i:i+l.period], base[i:i+l.period], l)
+			covered += l.period
 		}
 		for _, u := range r.units {
 			e.planes[2][min(u.events, 1)]++
@@ -236,5 +247,9 @@ func (e *Encoder) sampleStride(plain, base []byte, h head) int64 {
 	for p := range 3 {
 		cost += e.costs.of(e.planes[p].used())
 	}
-	return cost + int64(len(e.bits.close()))*8*bit
+	cost += int64(len(e.bits.close())) * 8 * bit
+	if covered == 0 {
+		return math.MaxInt64
+	}
+	return cost / int64(covered) * int64(len(e.pieces)*sampleRun)
 }

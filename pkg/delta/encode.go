@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"math"
 )
 
 // Encoder packs frames. It keeps its scratch memory, some MiB, between frames
@@ -17,7 +18,7 @@ type Encoder struct {
 	bits    bitWriter
 	record  record
 	fit     fit
-	try     [2][]byte // payloads
+	try     [3][]byte // payloads
 	planes  [8]histogram
 	levels  [levels][8]histogram   // of a sample, by level and key
 	bytes   [maxPeriod][128]uint32 // of a sample, by place in a quantised block
@@ -56,11 +57,11 @@ func (e *Encoder) Encode(dst, plain, base []byte) []byte {
 // parts where quantised blocks begin anew.
 func (e *Encoder) block(dst, plain, base []byte, left int) []byte {
 	at := len(dst)
-	dst, h := e.part(dst, plain, base, left)
-	if h.mode != modeStride {
+	dst, l := e.part(dst, plain, base, left)
+	if l == nil {
 		return dst
 	}
-	if e.findCuts(base, &layouts[h.layout]); len(e.cuts) == 0 {
+	if e.findCuts(base, l); len(e.cuts) == 0 {
 		return dst
 	}
 	parts, from := len(dst), 0
@@ -74,32 +75,44 @@ func (e *Encoder) block(dst, plain, base []byte, left int) []byte {
 	return dst[:parts]
 }
 
-// part appends the shortest form of plain as one block that it finds.
-func (e *Encoder) part(dst, plain, base []byte, left int) ([]byte, head) {
+// part appends the shortest form of plain as one block that it finds, and says
+// of which layout it may be, if any.
+func (e *Encoder) part(dst, plain, base []byte, left int) ([]byte, *layout) {
 	if base != nil && bytes.Equal(plain, base) {
-		h := head{mode: modeCopy, plain: len(plain)}
-		return h.append(dst, left), h
+		return head{mode: modeCopy, plain: len(plain)}.append(dst, left), nil
 	}
+	var l *layout
 	best := head{mode: modeRaw, plain: len(plain), packed: len(plain)}
 	payload := plain
 	offer := func(h head, p []byte) {
-		if h.packed = len(p); h.packed+4 < best.packed {
+		if h.packed = len(p); h.size() < best.size() {
 			best, payload = h, p
 		}
 	}
-	self, alone := e.detect(plain, nil)
+	self := e.guessSelf(plain)
 	if base != nil {
-		if h, cost := e.detect(plain, base); cost < alone+alone/16 {
-			e.try[0] = e.payload(e.try[0][:0], plain, base, h)
-			offer(h, e.try[0])
+		diff, stride := e.guessDiff(plain, base), guess{cost: math.MaxInt64}
+		if diff.width <= 2 {
+			stride = e.guessStride(plain, base)
+		}
+		// A guess is not that sure: both are tried where they come near.
+		worth := self.cost + self.cost/16
+		if stride.cost < worth && stride.cost-stride.cost/5 < diff.cost {
+			e.try[0] = e.payload(e.try[0][:0], plain, base, stride.head)
+			offer(stride.head, e.try[0])
+			l = &layouts[stride.layout]
+		}
+		if diff.cost < worth && diff.cost-diff.cost/5 < stride.cost {
+			e.try[1] = e.payload(e.try[1][:0], plain, base, diff.head)
+			offer(diff.head, e.try[1])
 		}
 	}
 	// With a base, SELF is tried only where it could win.
-	if base == nil || e.selfBound(plain, self) < int64(best.packed) {
-		e.try[1] = e.payload(e.try[1][:0], plain, nil, self)
-		offer(self, e.try[1])
+	if base == nil || e.selfBound(plain, self.head) < int64(best.size()) {
+		e.try[2] = e.payload(e.try[2][:0], plain, nil, self.head)
+		offer(self.head, e.try[2])
 	}
-	return append(best.append(dst, left), payload...), best
+	return append(best.append(dst, left), payload...), l
 }
 
 // payload appends the payload of a SELF or DELTA block.
@@ -124,7 +137,7 @@ func (e *Encoder) selfBound(plain []byte, h head) int64 {
 	for p := range h.width {
 		sum += e.costs.of(e.planes[p][:])
 	}
-	return sum*15/16/(8*bit) + int64(len(plain)-to+from)
+	return sum*15/16/(8*bit) - int64(len(plain)/8192) + int64(len(plain)-to+from) // the estimate is this fine
 }
 
 func (e *Encoder) openHeader() {
