@@ -5,7 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -102,6 +104,7 @@ type Fetcher struct {
 	o     Options
 	meter *meter
 	shop  *workshop
+	wire  atomic.Int64 // bytes taken from the bucket
 
 	mu    sync.Mutex
 	turns map[fleet.Digest]chan struct{} // one token each: whose turn it is, by key
@@ -124,7 +127,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Fetcher{
-		o: o, meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory),
+		o: o, meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory, pick(o.LowMemory, 1, runtime.GOMAXPROCS(0))),
 		turns: map[fleet.Digest]chan struct{}{}, jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
 	}, nil
 }
@@ -142,6 +145,10 @@ func pick[T any](cond bool, yes, no T) T {
 	}
 	return no
 }
+
+// Wire is how many bytes this fetcher ever took from the bucket: for installs
+// and for neighbours.
+func (f *Fetcher) Wire() int64 { return f.wire.Load() }
 
 // turn waits until no other install of the release is under way.
 func (f *Fetcher) turn(ctx context.Context, key fleet.Digest) (done func(), err error) {

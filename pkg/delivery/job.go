@@ -18,8 +18,9 @@ import (
 const (
 	maxSpan = 16 << 20 // one ranged read
 	// replanAfter is how many bytes are fetched before the rest is planned anew:
-	// by then the rates are known better.
-	replanAfter = 32 << 20
+	// by then the rates are known better. Before the link was measured it is less,
+	// and so is what one read may take.
+	replanAfter, probeAfter, probeSpan = 32 << 20, enough, 4 << 20
 	// tries is how often one source may deliver a wrong frame: the first may
 	// have been the wire, the second is the source.
 	tries = 2
@@ -52,6 +53,7 @@ type job struct {
 	plan     []Fetch          // what is to be done next
 	stale    bool             // the plan is of the past
 	planned  int64            // Progress.Done when it was made
+	guessed  bool             // the link was not measured by then
 	sharers  int              // members of the site when neighbours were offered
 	asking   int              // errands to neighbours under way
 	settled  chan struct{}    // closed when a frame is here or let go of
@@ -167,9 +169,12 @@ func (j *job) claim(f Fetch) *errand {
 	for first < end && !is(first) {
 		first++
 	}
-	last := first
+	last, mine := first, claimed
+	if o.Kind == Peer {
+		mine = asked
+	}
 	for last < end && is(last) {
-		t.frames[last] = claimed
+		t.frames[last] = mine
 		t.busy++
 		last++
 	}
@@ -204,7 +209,7 @@ func (j *job) release(e errand) {
 		j.asking--
 	}
 	for i := e.First; i < e.First+e.Count; i++ {
-		if e.t.frames[i] == claimed {
+		if s := e.t.frames[i]; s == claimed || s == asked {
 			e.t.frames[i] = wanted
 			e.t.busy--
 			j.stale = true
@@ -227,7 +232,12 @@ func (j *job) replan() (busy bool, err error) {
 		// A file that is whole is still being made durable, which may fail.
 		busy = busy || t.busy > 0 || (t.missing == 0 && !t.done)
 	}
-	fetches, lacking := Plan(needs, j.offers, j.meter.rates(), j.span(needs))
+	rates, measured := j.meter.rates()
+	span := j.span(needs)
+	if j.guessed = !measured; j.guessed {
+		span = min(span, probeSpan)
+	}
+	fetches, lacking := Plan(needs, j.offers, rates, span)
 	for _, id := range lacking {
 		if t := j.targets[id.File]; t.busy == 0 { // else what is under way may still bring it about
 			if err := j.lacks(t, id); err != nil {
@@ -377,7 +387,7 @@ func (j *job) guarded(f func() error) error {
 func (j *job) landed(k Kind, t *target, i int) (last bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if t.frames[i] == claimed {
+	if s := t.frames[i]; s == claimed || s == asked {
 		t.busy--
 	}
 	t.frames[i] = here
@@ -397,7 +407,11 @@ func (j *job) credit(k Kind, n int64) {
 func (j *job) advance(n int64) {
 	j.progress.Done += n
 	j.lastGood = time.Now()
-	if j.progress.Done-j.planned > max(replanAfter, j.progress.Total/64) {
+	after := max(replanAfter, j.progress.Total/64)
+	if j.guessed {
+		after = probeAfter
+	}
+	if j.progress.Done-j.planned > after {
 		j.stale = true
 	}
 	if j.report != nil {

@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -16,8 +15,9 @@ import (
 // workshop is what all transfers of a fetcher share: memory up to a limit and
 // decoders. Both are given back when the last transfer ends.
 type workshop struct {
-	limit int64
-	sem   *semaphore.Weighted // in bytes
+	limit    int64
+	decoders int                 // at once
+	sem      *semaphore.Weighted // in bytes
 
 	mu     sync.Mutex
 	users  int
@@ -25,8 +25,8 @@ type workshop struct {
 	idle   [][]byte // buffers that nobody uses
 }
 
-func newWorkshop(limit int64) *workshop {
-	return &workshop{limit: limit, sem: semaphore.NewWeighted(limit)}
+func newWorkshop(limit int64, decoders int) *workshop {
+	return &workshop{limit: limit, decoders: decoders, sem: semaphore.NewWeighted(limit)}
 }
 
 // enter begins a use of the workshop; leave ends it.
@@ -35,7 +35,7 @@ func (w *workshop) enter() (*artifact.Unpacker, error) {
 	defer w.mu.Unlock()
 	if w.unpack == nil {
 		var err error
-		if w.unpack, err = artifact.NewUnpacker(runtime.GOMAXPROCS(0)); err != nil {
+		if w.unpack, err = artifact.NewUnpacker(w.decoders); err != nil {
 			return nil, err
 		}
 	}

@@ -181,7 +181,10 @@ func TestAFrameIsPulledThroughOnceForAll(t *testing.T) {
 }
 
 func testPulledThrough(t *testing.T, w *world) {
-	w.src.open = func(string, int64, int64) error { time.Sleep(time.Second); return nil } // so that all eight come before it is there
+	w.src.open = func(string, int64, int64) error { // so that all eight come before it is there
+		<-time.After(time.Second)
+		return nil
+	}
 	m := model{"model.bin": weights(9*shard+55, 6)}
 	want := w.publish(m, oms.Shards)
 	f := w.fetcher(nil)
@@ -300,6 +303,30 @@ func TestAPullIsPartOfTheInstallUnderWay(t *testing.T) {
 	}
 	if es, err := os.ReadDir(w.store.StagingDir(want.Key)); err == nil && len(es) > 0 {
 		t.Errorf("left in staging: %v", es)
+	}
+}
+
+// A neighbour may need this member for the very frame that it is asked for: then
+// nobody waits for the other.
+func TestAskingAndPullingOneFrameDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := model{"model.bin": noise(9*shard, 10)}
+	want, s := shared(w, m)
+	s.owns = nil
+	var f *delivery.Fetcher
+	s.answer = func(r delivery.FrameRef, b []byte) ([]byte, error) {
+		dst := make([]byte, len(b))
+		return dst, f.Frame(t.Context(), want, r, dst)
+	}
+	f = w.fetcher(func(o *delivery.Options) { o.Peers = s })
+	res, err := f.Install(t.Context(), want, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.holds(res.Dir, m)
+	if f.Wire() != want.Size || res.Progress.Wire != 0 {
+		t.Errorf("%d bytes from the bucket, %d of them by the install itself", f.Wire(), res.Progress.Wire)
 	}
 }
 

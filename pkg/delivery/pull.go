@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -88,6 +89,9 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 	file, err := frameOf(w, r, len(dst))
 	if err != nil {
 		return err
+	}
+	if !fleet.Open(f.o.Windows, time.Now()) && f.Read(r, dst) != nil {
+		return fault.Newf(fault.Transient, "read frame", r.File.Short(), "outside of the download window, %s", windows(f.o.Windows))
 	}
 	for {
 		if err := f.Read(r, dst); err == nil {
@@ -225,7 +229,8 @@ func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame in
 		retired := j.retired
 		j.mu.Unlock()
 		switch {
-		case retired:
+		case retired, state == asked:
+			// A neighbour that the install asks may be waiting for this very pull.
 			return nil, t, nil
 		case state == here:
 			return nil, nil, errHere

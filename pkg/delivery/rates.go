@@ -72,12 +72,12 @@ func (g *gauge) rate(guess float64) float64 {
 
 // rates are the best known. While frames are decoded the network fills buffers,
 // so packed frames make the link look faster than it is, never slower: plain
-// ones, which nothing holds up, correct it.
-func (m *meter) rates() Rates {
+// ones, which nothing holds up, correct it. measured: something is known of it.
+func (m *meter) rates() (r Rates, measured bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	cores := float64(runtime.GOMAXPROCS(0))
-	r := Rates{
+	r = Rates{
 		Link:   m.plain.rate(m.packed.rate(guessLink)),
 		Peer:   m.peer.rate(guessPeer),
 		Disk:   guessDisk,
@@ -93,7 +93,7 @@ func (m *meter) rates() Rates {
 	if m.metered {
 		r.Link = 1 // then bytes alone decide
 	}
-	return r
+	return r, max(m.plain.bytes, m.packed.bytes) >= enough
 }
 
 // timed calls read and counts the bytes it returns on a gauge of the meter.

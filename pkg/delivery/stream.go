@@ -80,6 +80,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	s.watch.Stop()
 	s.prod.Stop()
 	if n > 0 {
+		s.j.wire.Add(int64(n))
 		s.j.mu.Lock()
 		s.j.progress.Wire += int64(n)
 		s.j.mu.Unlock()

@@ -45,6 +45,7 @@ type frameState uint8
 const (
 	wanted  frameState = iota
 	claimed            // somebody is fetching it
+	asked              // a neighbour is asked for it
 	here               // verified and written
 )
 
