@@ -152,6 +152,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
+	l.wire = a.fetcher.Wire
 	l.run = effect.New(effect.Options{
 		Store: store, Slots: slots, Source: source, Fetcher: a.fetcher, Meet: a.meet, Probe: o.Probe,
 		Trusted: l.trusted.Load, Keep: keep, Older: o.Older, Answer: l.send, Progress: l.progress.told, Failpoint: o.Failpoint, Dead: l.dead, Logger: o.Logger,

@@ -44,6 +44,7 @@ type loop struct {
 	changed  func()
 	announce func(gossip.Pack)
 	liars    func() (int, fleet.MemberID) // neighbours that were left out, and the last
+	wire     func() int64                 // bytes taken from the bucket since the start
 
 	packs  chan packOffer
 	times  chan time.Time // the coordinator's

@@ -43,7 +43,7 @@ func newProgress() *progress {
 func (g *progress) told(e update.Effect, p delivery.Progress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	k, d := install{e.Model, e.Kind, e.Offer.Bundle}, telemetry.Delivery{Fetched: fetchedOf(p), Wire: uint64(max(p.Wire, 0))}
+	k, d := install{e.Model, e.Kind, e.Offer.Bundle}, telemetry.Delivery{Fetched: fetchedOf(p)}
 	g.total.Add(d.Since(g.latest[k]))
 	g.latest[k] = d
 	if e.Kind != update.Fetch {
@@ -68,7 +68,8 @@ func (g *progress) of(m fleet.ModelName) fetching {
 	return f
 }
 
-// delivered is what was fetched since the agent started.
+// delivered is what was fetched since the agent started, but for the bytes that
+// went over the wire: neighbours want some of those.
 func (g *progress) delivered() telemetry.Delivery {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -33,7 +33,7 @@ func (l *loop) publish() {
 		}
 	}
 	d := l.progress.delivered()
-	d.Damaged = l.scrub.Damaged()
+	d.Damaged, d.Wire = l.scrub.Damaged(), uint64(l.wire())
 	if n, last := l.liars(); n > 0 {
 		d.Liars, d.Liar = uint64(n), telemetry.MemberPrefix(last)
 	}
