@@ -94,45 +94,72 @@ func (h *histogram) mean() uint64 {
 type part struct {
 	histogram
 	first int // index of its first member
+	top   int // symbols from here on do not occur
 	cost  int64
 	join  int64 // what joining it with the next part would add
+	next  int   // index of the next part
+}
+
+// joined is the cost of two parts as one.
+func (c *costs) joined(a, b *part) int64 {
+	var total uint32
+	var sum, used int64
+	top := max(a.top, b.top)
+	x, y := a.histogram[:top], b.histogram[:top]
+	for s, n := range x {
+		if n += y[s]; n > 0 {
+			total += n
+			used++
+			sum += int64(n) * c.lg(n)
+		}
+	}
+	if total == 0 {
+		return 0
+	}
+	return int64(total)*c.lg(total) - sum + (8+9*used)*bit
 }
 
 // merge joins neighbours in list while that saves bits or there are more than
 // limit. A part costs extra bits besides its table.
 func (c *costs) merge(list []part, limit int, extra int64) []part {
-	var sum histogram
-	joined := func(a, b *part) int64 {
-		sum = a.histogram
-		sum.add(&b.histogram)
-		return c.with(sum.used()) - a.cost - b.cost - extra*bit
+	for i := range list {
+		p := &list[i]
+		p.top, p.next = len(p.used()), i+1
+		p.cost = c.with(p.histogram[:p.top])
+	}
+	price := func(p *part) {
+		if p.next < len(list) {
+			p.join = c.joined(p, &list[p.next]) - p.cost - list[p.next].cost - extra*bit
+		}
 	}
 	for i := range list {
-		list[i].cost = c.with(list[i].used())
+		price(&list[i])
 	}
-	for i := 0; i+1 < len(list); i++ {
-		list[i].join = joined(&list[i], &list[i+1])
-	}
-	for len(list) > 1 {
-		best := 0
-		for i := 1; i+1 < len(list); i++ {
+	for n := len(list); n > 1; n-- {
+		best, before := 0, -1
+		for i, from := 0, -1; list[i].next < len(list); i, from = list[i].next, i {
 			if list[i].join < list[best].join {
-				best = i
+				best, before = i, from
 			}
 		}
-		if list[best].join > 0 && len(list) <= limit {
+		p := &list[best]
+		if p.join > 0 && n <= limit {
 			break
 		}
-		p := &list[best]
-		p.cost += list[best+1].cost + p.join + extra*bit
-		p.add(&list[best+1].histogram)
-		list = append(list[:best+1], list[best+2:]...)
-		if best+1 < len(list) {
-			list[best].join = joined(&list[best], &list[best+1])
-		}
-		if best > 0 {
-			list[best-1].join = joined(&list[best-1], &list[best])
+		q := &list[p.next]
+		p.cost += q.cost + p.join + extra*bit
+		p.add(&q.histogram)
+		p.top, p.next = max(p.top, q.top), q.next
+		price(p)
+		if before >= 0 {
+			price(&list[before])
 		}
 	}
-	return list
+	n := 0
+	for i := 0; i < len(list); n++ {
+		next := list[i].next
+		list[n] = list[i]
+		i = next
+	}
+	return list[:n]
 }

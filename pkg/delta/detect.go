@@ -228,17 +228,15 @@ func (e *Encoder) sampleStride(plain, base []byte, h head) int64 {
 			covered += l.period
 		}
 		for _, u := range r.units {
-			e.planes[2][min(u.events, 1)]++
+			e.planes[2][min(u.groups, 1)]++
 		}
-		for i := range r.events {
-			switch v := &r.events[i]; v.kind {
-			case kindMain:
-				e.states[v.state][v.sym]++
-			case kindScale:
-				e.planes[0][v.sym]++
-			default:
-				e.planes[1][v.sym]++
+		for i := range r.groups {
+			for _, s := range &r.groups[i].sym {
+				e.states[r.groups[i].state][s]++
 			}
+		}
+		for _, s := range r.singles {
+			e.planes[s.kind&1][s.sym]++
 		}
 	}
 	for i := range e.states {

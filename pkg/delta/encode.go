@@ -95,14 +95,16 @@ func (e *Encoder) part(dst, plain, base []byte, left int) ([]byte, *layout) {
 		if diff.width <= 2 {
 			stride = e.guessStride(plain, base)
 		}
-		// A guess is not that sure: both are tried where they come near.
+		// A guess is not that sure: both are tried where they come near, or
+		// where little changed.
+		near := func(a, b int64) bool { return a-a/8-4096*bit < b }
 		worth := self.cost + self.cost/16
-		if stride.cost < worth && stride.cost-stride.cost/5 < diff.cost {
+		if stride.cost < worth && near(stride.cost, diff.cost) {
 			e.try[0] = e.payload(e.try[0][:0], plain, base, stride.head)
 			offer(stride.head, e.try[0])
 			l = &layouts[stride.layout]
 		}
-		if diff.cost < worth && diff.cost-diff.cost/5 < stride.cost {
+		if diff.cost < worth && near(diff.cost, stride.cost) {
 			e.try[1] = e.payload(e.try[1][:0], plain, base, diff.head)
 			offer(diff.head, e.try[1])
 		}
@@ -169,12 +171,21 @@ func (e *Encoder) close(dst []byte) []byte {
 	return append(dst, e.bits.close()...)
 }
 
+// countPlanes counts the bytes of every plane, as SELF would code them.
 func (e *Encoder) countPlanes(plain []byte, width int) {
-	for p := range width {
-		e.planes[p] = histogram{}
+	clear(e.planes[:])
+	if width == 1 { // as if of eight planes, since runs of one byte count slowly
+		for ; len(plain) >= 8; plain = plain[8:] {
+			for p, b := range plain[:8] {
+				e.planes[p][b<<1|b>>7]++
+			}
+		}
+		for p := range e.planes[1:] {
+			e.planes[0].add(&e.planes[p+1])
+		}
 	}
-	for i := 0; i < len(plain); i += width {
-		v := turn(load(plain[i:], width), width)
+	for ; len(plain) > 0; plain = plain[width:] {
+		v := turn(load(plain, width), width)
 		for p := range width {
 			e.planes[p][uint8(v>>(8*p))]++
 		}

@@ -85,18 +85,22 @@ func (e *Encoder) count() {
 			rangeOf[kind][k] = uint8(r)
 		}
 	}
-	events := e.record.events
-	for _, u := range e.record.units {
+	e.record.visit(func(u *unit, groups []group, singles []single) {
 		bin := int(m.bin[u.activity])
-		f.flags[bin].histogram[min(u.events, 1)]++
-		for i := range events[:u.events] {
-			v := &events[i]
-			kind := int(v.kind)
-			at := m.row(kind, int(v.state), bin)*len(m.grids[kind].ranges) + int(rangeOf[kind][v.key])
-			f.cells[kind][at].histogram[v.sym]++
+		f.flags[bin].histogram[min(u.groups, 1)]++
+		for i := range groups {
+			g := &groups[i]
+			row := f.cells[kindMain][m.row(kindMain, int(g.state), bin)*len(m.grids[kindMain].ranges):]
+			for i, k := range &g.key {
+				row[rangeOf[kindMain][k]].histogram[g.sym[i]]++
+			}
 		}
-		events = events[u.events:]
-	}
+		for _, s := range singles {
+			kind := int(s.kind)
+			at := m.row(kind, int(s.state), bin)*len(m.grids[kind].ranges) + int(rangeOf[kind][s.key])
+			f.cells[kind][at].histogram[s.sym]++
+		}
+	})
 }
 
 // fitBins divides the activities into bins of about as many units each, and
@@ -123,19 +127,17 @@ func (e *Encoder) fitBins(most int) {
 	for b := range f.parts {
 		f.parts[b] = part{first: b}
 	}
-	events := e.record.events
-	for _, u := range e.record.units {
+	e.record.visit(func(u *unit, groups []group, _ []single) {
 		h := &f.parts[m.bin[u.activity]].histogram
-		if u.events == 0 {
+		if u.groups == 0 {
 			h[replace-1]++
 		}
-		for i := range events[:u.events] {
-			if events[i].kind == kindMain {
-				h[events[i].sym]++
+		for i := range groups {
+			for _, s := range &groups[i].sym {
+				h[s]++
 			}
 		}
-		events = events[u.events:]
-	}
+	})
 	f.parts = e.costs.merge(f.parts, most, 60)
 	for b, p := range f.parts[1:] {
 		m.edges[b] = m.edges[p.first-1]
@@ -151,9 +153,14 @@ func (e *Encoder) fitBins(most int) {
 func (e *Encoder) fitRanges() {
 	f, m := &e.fit, &e.model
 	f.keys = [4][256]part{}
-	for i := range e.record.events {
-		v := &e.record.events[i]
-		f.keys[v.kind][v.key].histogram[v.sym]++
+	for i := range e.record.groups {
+		g := &e.record.groups[i]
+		for i, k := range &g.key {
+			f.keys[kindMain][k].histogram[g.sym[i]]++
+		}
+	}
+	for _, s := range e.record.singles {
+		f.keys[s.kind][s.key].histogram[s.sym]++
 	}
 	for kind := range m.grids {
 		f.parts = f.parts[:0]

@@ -74,5 +74,11 @@ func unzig8(v uint64) uint64 { return v>>1&low7 ^ v&low1*0xff }
 // add8 adds eight bytes to eight bytes.
 func add8(a, b uint64) uint64 { return (a&low7 + b&low7) ^ (a^b)&high1 }
 
+// sub8 takes eight bytes from eight bytes.
+func sub8(a, b uint64) uint64 { return ((a | high1) - b&low7) ^ (a^^b)&high1 }
+
+// zigzag8 is the zigzag of eight bytes.
+func zigzag8(v uint64) uint64 { return v<<1&(0xfe*low1) ^ v>>7&low1*0xff }
+
 // hasReplace reports whether one of eight symbols is replace.
 func hasReplace(v uint64) bool { return (^v-low1)&v&high1 != 0 }

@@ -5,46 +5,72 @@ import "encoding/binary"
 // A record is what is to be coded of a block, in order: the encoder first
 // records it, then fits the model to it, then writes it.
 type record struct {
-	events []event
-	units  []unit
-	now    history
+	units   []unit
+	groups  []group  // of kindMain
+	singles []single // of the other kinds
+	now     history
 }
 
-// event is one symbol.
-type event struct{ kind, state, key, sym uint8 }
-
-// unit is a group of elements or a quantised block.
+// unit is a group of elements or a quantised block, unchanged if it has no
+// groups. Of elements, the group comes before the singles; of a quantised
+// block, after them.
 type unit struct {
-	events   int // in order, how many of the events are its own
-	activity uint
+	activity        uint16
+	groups, singles uint16 // how many are its own
 }
 
-func (r *record) reset() { r.events, r.units, r.now = r.events[:0], r.units[:0], history{} }
-
-// begin starts a unit; end, if it changed, must follow the last of its events.
-func (r *record) begin() {
-	r.units = append(r.units, unit{events: -len(r.events), activity: r.now.activity})
+// group is the symbols of a group and their keys.
+type group struct {
+	key, sym [groupSize]uint8
+	state    uint8
 }
 
-func (r *record) end() { r.units[len(r.units)-1].events += len(r.events) }
+// single is a symbol on its own.
+type single struct{ kind, state, key, sym uint8 }
+
+func (r *record) reset() {
+	r.units, r.groups, r.singles, r.now = r.units[:0], r.groups[:0], r.singles[:0], history{}
+}
+
+// begin starts a unit and returns it; until the next one starts it may be
+// added to.
+func (r *record) begin() *unit {
+	r.units = append(r.units, unit{activity: uint16(r.now.activity)})
+	return &r.units[len(r.units)-1]
+}
 
 // same records an unchanged unit.
 func (r *record) same() {
 	r.begin()
-	r.end()
 	r.now.see(0, 0, false)
 }
 
-func (r *record) add(kind, state int, key, sym uint8) {
-	r.events = append(r.events, event{uint8(kind), uint8(state), key, sym})
+// single adds a symbol to the unit.
+func (r *record) single(u *unit, kind, state int, key, sym uint8) {
+	r.singles = append(r.singles, single{uint8(kind), uint8(state), key, sym})
+	u.singles++
 }
 
-// group records a group and lets it count for the history.
-func (r *record) group(state int, key, sym *[groupSize]uint8, directed bool) {
-	for i, s := range sym {
-		r.add(kindMain, state, key[i], s)
+// group adds a group to the unit, to be filled in.
+func (r *record) group(u *unit, state int) *group {
+	r.groups = append(r.groups, group{state: uint8(state)})
+	u.groups++
+	return &r.groups[len(r.groups)-1]
+}
+
+// count lets a group count for the history.
+func (r *record) count(g *group, directed bool) {
+	r.now.see(binary.LittleEndian.Uint64(g.sym[:]), binary.LittleEndian.Uint64(g.sym[8:]), directed)
+}
+
+// visit calls unit for each unit, with its groups and singles.
+func (r *record) visit(unit func(u *unit, groups []group, singles []single)) {
+	groups, singles := r.groups, r.singles
+	for i := range r.units {
+		u := &r.units[i]
+		unit(u, groups[:u.groups], singles[:u.singles])
+		groups, singles = groups[u.groups:], singles[u.singles:]
 	}
-	r.now.see(binary.LittleEndian.Uint64(sym[:]), binary.LittleEndian.Uint64(sym[8:]), directed)
 }
 
 // writeRecord fits the model to the record and hands everything to the range
@@ -54,30 +80,33 @@ func (e *Encoder) writeRecord() {
 	e.fitModel()
 	e.writeTables()
 	m.write(&e.header)
-	events := e.record.events
-	var sym, table [groupSize]uint8
-	for _, u := range e.record.units {
+	var table [groupSize]uint8
+	e.record.visit(func(u *unit, groups []group, singles []single) {
 		bin := int(m.bin[u.activity])
 		if m.flag[bin] != always {
-			e.rans.one(m.flag[bin], uint8(min(u.events, 1)))
+			e.rans.one(m.flag[bin], uint8(min(u.groups, 1)))
 		}
-		for rest := events[:u.events]; len(rest) > 0; {
-			if rest[0].kind != kindMain {
-				e.rans.one(e.tableOf(&rest[0], bin), rest[0].sym)
-				rest = rest[1:]
-				continue
-			}
-			for i := range sym {
-				sym[i], table[i] = rest[i].sym, e.tableOf(&rest[i], bin)
-			}
-			e.rans.group(&sym, &table)
-			rest = rest[groupSize:]
+		if m.states == scaleStates {
+			e.writeSingles(singles, bin)
 		}
-		events = events[u.events:]
-	}
+		for i := range groups {
+			g := &groups[i]
+			row := &m.grids[kindMain].row[m.row(kindMain, int(g.state), bin)]
+			for i, k := range &g.key {
+				table[i] = row[k]
+			}
+			e.rans.group(&g.sym, &table)
+		}
+		if m.states != scaleStates {
+			e.writeSingles(singles, bin)
+		}
+	})
 }
 
-func (e *Encoder) tableOf(v *event, bin int) uint8 {
-	m, kind := &e.model, int(v.kind)
-	return m.grids[kind].row[m.row(kind, int(v.state), bin)][v.key]
+func (e *Encoder) writeSingles(singles []single, bin int) {
+	for _, s := range singles {
+		kind := int(s.kind)
+		row := &e.model.grids[kind].row[e.model.row(kind, int(s.state), bin)]
+		e.rans.one(row[s.key], s.sym)
+	}
 }

@@ -93,40 +93,37 @@ func (e *Encoder) recordQuants(plain, base []byte, l *layout) {
 		r.same()
 		return
 	}
-	r.begin()
+	u := r.begin()
 	state := 0
 	for i, at := range l.scales {
 		b := binary.LittleEndian.Uint16(base[at:])
 		sym, rest, extra, s := scaleSymbol(binary.LittleEndian.Uint16(plain[at:]), b)
-		r.add(kindScale, 0, uint8(b>>7), sym)
+		r.single(u, kindScale, 0, uint8(b>>7), sym)
 		e.bits.put(rest, extra)
 		if i == 0 {
 			state = s
 		}
 	}
 	for i := l.other[0]; i < l.other[1]; i++ {
-		r.add(kindOther, min(state, 1), base[i], uint8(difference(uint64(plain[i]), uint64(base[i]), 1, 0)))
+		r.single(u, kindOther, min(state, 1), base[i], uint8(difference(uint64(plain[i]), uint64(base[i]), 1, 0)))
 	}
 	for at := l.quants[0]; at < l.quants[1]; at += groupSize {
-		var key, sym [groupSize]uint8
 		if !l.nibbles {
-			for i := range sym {
-				key[i] = base[at+i]
-				sym[i] = uint8(difference(uint64(plain[at+i]), uint64(base[at+i]), 1, 0))
-			}
-			r.group(state, &key, &sym, false)
+			g := r.group(u, state)
+			g.recordBytes(plain[at:], base[at:], 0)
+			r.count(g, false)
 			continue
 		}
 		for shift := 0; shift < 8; shift += 4 {
-			for i := range sym {
+			g := r.group(u, state)
+			for i := range g.sym {
 				v, b := plain[at+i]>>shift&15, base[at+i]>>shift&15
 				d := int8((v-b)<<4) >> 4
-				key[i], sym[i] = b, uint8(d<<1^d>>7)&15
+				g.key[i], g.sym[i] = b, uint8(d<<1^d>>7)&15
 			}
-			r.group(state, &key, &sym, false)
+			r.count(g, false)
 		}
 	}
-	r.end()
 }
 
 // stride decodes the whole quantised blocks of a STRIDE block into dst.
