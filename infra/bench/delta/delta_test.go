@@ -1,44 +1,12 @@
 package delta
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"github.com/modelfleet/modelfleet/infra/bench/weights"
 )
-
-func TestPlanesComeBack(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		next := rapid.SliceOf(rapid.Byte()).Draw(t, "next")
-		base := rapid.SliceOf(rapid.Byte()).Draw(t, "base")
-		width := rapid.SampledFrom([]int{1, 2, 4}).Draw(t, "width")
-		packed, err := EncodePlanes(next, base, width)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if back, err := DecodePlanes(packed, base, width); err != nil || !bytes.Equal(back, next) {
-			t.Fatalf("%d bytes came back as %d: %v", len(next), len(back), err)
-		}
-	})
-}
-
-func TestPackedPlanesThatEndEarlyAreRefused(t *testing.T) {
-	t.Parallel()
-	packed, err := EncodePlanes([]byte("some weights"), []byte("same weights"), 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := range packed {
-		if _, err := DecodePlanes(packed[:n], []byte("same weights"), 2); err == nil {
-			t.Errorf("%d bytes of %d were decoded", n, len(packed))
-		}
-	}
-}
 
 // Of chunks only those count that the base has not, and the list of all.
 func TestOnlyNewChunksCount(t *testing.T) {

@@ -10,15 +10,12 @@ import (
 	"path/filepath"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/layout"
+	"github.com/modelfleet/modelfleet/infra/bench/delta/codec"
 	"github.com/modelfleet/modelfleet/infra/bench/process"
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 )
-
-// Codec is what the measured program says about one object: bytes of the plain
-// file for a second of processor time, nothing but the codec counted.
-type Codec struct{ MBps float64 }
 
 // object is one published object: its bytes, its index's bytes, and where the
 // two lie.
@@ -101,14 +98,14 @@ func (p *publisher) object(key string) (object, error) {
 
 // measure runs the codec over an object, in a process of its own: "encode" or
 // "decode". Decoding compares with the file.
-func (o object) measure(ctx context.Context, codec, verb, next, base string) (s speed, err error) {
-	cmd := exec.CommandContext(ctx, codec, verb, o.index, o.path, next, base)
+func (o object) measure(ctx context.Context, program, verb, next, base string) (s speed, err error) {
+	cmd := exec.CommandContext(ctx, program, verb, o.index, o.path, next, base)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	r, out, err := process.Measure(cmd)
 	if err != nil {
 		return s, err
 	}
-	var c Codec
+	var c codec.Speed
 	if err := json.Unmarshal(out, &c); err != nil {
 		return s, fmt.Errorf("read what the codec program says: %w", err)
 	}

@@ -20,35 +20,16 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
+	"github.com/modelfleet/modelfleet/infra/bench/install/member"
 	"github.com/modelfleet/modelfleet/infra/bench/process"
 	"github.com/modelfleet/modelfleet/infra/devs3"
 	"github.com/modelfleet/modelfleet/pkg/artifact"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
 // s5cmdVersion is the anchor.
 const s5cmdVersion = "v2.3.0"
-
-// Job is what the fetch program is told: a release, and where its objects are.
-type Job struct {
-	Key, Base fleet.Digest // the release, and the one it may be a difference to
-	Manifest  oms.Manifest
-	Size      int64
-	URLs      map[string]string
-	Expires   time.Time
-	LowMemory bool
-}
-
-// Report is what the fetch program says: bytes by the kind of source they came
-// from, and bytes that were sent for them.
-type Report struct {
-	From map[string]int64
-	Wire int64
-}
 
 // link is a way to the server.
 type link struct {
@@ -134,7 +115,7 @@ func (b *bench) measureLink(ctx context.Context, l link) (runs map[string][]proc
 	for round := range l.rounds {
 		for _, name := range l.cases {
 			var r process.Run
-			var report Report
+			var report member.Report
 			switch name {
 			case copied, equal:
 				if b.s5 == "" {
@@ -205,21 +186,21 @@ func peak(name string, runs []process.Run) figure.Figure {
 
 // fetchOnce installs the new version, into an empty store or into one that has
 // the base.
-func (b *bench) fetchOnce(ctx context.Context, job string, overBase bool) (process.Run, Report, error) {
+func (b *bench) fetchOnce(ctx context.Context, job string, overBase bool) (process.Run, member.Report, error) {
 	store := filepath.Join(b.o.Work, "store")
 	if err := os.RemoveAll(store); err != nil {
-		return process.Run{}, Report{}, err
+		return process.Run{}, member.Report{}, err
 	}
 	if overBase {
 		if err := linkTree(filepath.Join(b.o.Work, "base"), store); err != nil {
-			return process.Run{}, Report{}, err
+			return process.Run{}, member.Report{}, err
 		}
 	}
 	return b.install(ctx, job, "store")
 }
 
 // install runs the installer.
-func (b *bench) install(ctx context.Context, job, store string) (r process.Run, report Report, err error) {
+func (b *bench) install(ctx context.Context, job, store string) (r process.Run, report member.Report, err error) {
 	r, out, err := measure(exec.CommandContext(ctx, b.fetch, job, filepath.Join(b.o.Work, store)))
 	if err != nil {
 		return r, report, err

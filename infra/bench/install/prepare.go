@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/layout"
+	"github.com/modelfleet/modelfleet/infra/bench/install/member"
 	"github.com/modelfleet/modelfleet/infra/bench/netlimit"
 	"github.com/modelfleet/modelfleet/infra/bench/process"
 	"github.com/modelfleet/modelfleet/infra/bench/weights"
@@ -134,7 +135,7 @@ func (b *bench) job(ctx context.Context, name, endpoint string, r release, low b
 	if err != nil {
 		return "", err
 	}
-	job := Job{Key: fleet.Digest(r.man.Root), Base: fleet.Digest(b.base.man.Root), Manifest: r.man, Size: r.man.Size(),
+	job := member.Job{Key: fleet.Digest(r.man.Root), Base: fleet.Digest(b.base.man.Root), Manifest: r.man, Size: r.man.Size(),
 		URLs: map[string]string{}, LowMemory: low}
 	file, base := r.files[0].Digest, b.base.files[0].Digest
 	for _, k := range []string{artifact.RawKey(file), artifact.FullKey(file), artifact.DeltaKey(file, base)} {

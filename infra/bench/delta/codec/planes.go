@@ -1,4 +1,4 @@
-package delta
+package codec
 
 import (
 	"encoding/binary"
