@@ -36,6 +36,11 @@ func (s Sources) Plus(o Sources) Sources {
 	return Sources{s.Copy + o.Copy, s.Delta + o.Delta, s.Peer + o.Peer, s.Bucket + o.Bucket}
 }
 
+// Minus is what came since o.
+func (s Sources) Minus(o Sources) Sources {
+	return Sources{s.Copy - o.Copy, s.Delta - o.Delta, s.Peer - o.Peer, s.Bucket - o.Bucket}
+}
+
 // Text names the sources that delivered something, with numbers of bytes as size
 // writes them: "4.0 MiB here already, 12.0 MiB from the bucket".
 func (s Sources) Text(size func(int64) string) string {

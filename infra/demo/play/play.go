@@ -86,7 +86,7 @@ func newWorld(o Options, p pace) (*world, func(), error) {
 	if o.JSON {
 		out = o.Errs
 	}
-	w := &world{o: o, pace: p, n: newNarrator(out), dir: dir, releases: map[string]train.Report{}, trained: make(chan error, 1)}
+	w := &world{o: o, pace: p, n: newNarrator(out), dir: dir, releases: map[string]train.Report{}, trained: make(chan error, 1), trainedEncoder: make(chan error, 1)}
 	w.ps.dir = filepath.Join(dir, "logs")
 	if err := os.MkdirAll(w.ps.dir, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("make the log folder: %w", err)
@@ -132,6 +132,7 @@ func (w *world) play(ctx context.Context) error {
 		{"A stranger publishes", w.actStranger},
 		{"The coordinator is killed, and returns", w.actOutage},
 		{"An agent is killed in the middle of an install", w.actKill},
+		{"A larger model comes to a hall once, its fine-tune as a difference", w.actSite},
 		{"The functions answered all the while", w.actTraffic},
 	} {
 		name := a.name

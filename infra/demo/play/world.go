@@ -54,6 +54,8 @@ type world struct {
 	oldPack  []byte                  // the trust pack of when v1 was stable
 	releases map[string]train.Report // by version, v1 ...
 	trained  chan error              // one value, when training has ended
+
+	trainedEncoder chan error // likewise, of the larger model and its fine-tune
 }
 
 // pace is how quickly everybody reports, decides and retries, as flags. No flags
@@ -127,6 +129,10 @@ func (w *world) train(ctx context.Context) {
 		w.releases[r.Version] = r
 	}
 	w.trained <- err
+	if err == nil {
+		err = w.trainEncoder(ctx)
+	}
+	w.trainedEncoder <- err
 }
 
 // startStore starts the embedded S3 server, or takes the one that was named.
