@@ -191,14 +191,20 @@ func until(ctx context.Context, limit time.Duration, what string, cond func() (b
 // run runs a command to its end and returns its standard output. A command that
 // fails returns an error that carries the end of its standard error.
 func run(ctx context.Context, env []string, args ...string) (string, error) {
+	out, _, err := runBoth(ctx, env, args...)
+	return out, err
+}
+
+// runBoth also returns what a command that ended well said beside its results.
+func runBoth(ctx context.Context, env []string, args ...string) (out, said string, err error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	var results, told bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &results, &told
 	if err := cmd.Run(); err != nil {
-		return out.String(), &commandError{args: args, err: err, stderr: string(bytes.TrimSpace(errs.Bytes()))}
+		return results.String(), "", &commandError{args: args, err: err, stderr: string(bytes.TrimSpace(told.Bytes()))}
 	}
-	return out.String(), nil
+	return results.String(), told.String(), nil
 }
 
 // commandError is a command that ended badly.

@@ -18,8 +18,9 @@ import (
 // publish publishes the folder as a version of the demo's model.
 func (w *world) publish(ctx context.Context, folder, version string, more ...string) error {
 	args := append([]string{"publish", folder, string(model) + "@" + version}, more...)
-	out, err := w.cli(ctx, args...)
-	w.echo(out)
+	w.n.command(append([]string{"modelfleet"}, args...)...)
+	_, said, err := runBoth(ctx, w.env(), append([]string{w.bin("modelfleet")}, args...)...)
+	w.echo(said)
 	return err
 }
 

@@ -161,8 +161,12 @@ func (w *world) cli(ctx context.Context, args ...string) (string, error) {
 
 // quiet runs the operator's command without showing it.
 func (w *world) quiet(ctx context.Context, args ...string) (string, error) {
-	env := append([]string{"MODELFLEET_CONTEXT=" + w.contextFile(), "MODELFLEET_DIR=" + w.fleetDir()}, w.store.env...)
-	return run(ctx, env, append([]string{w.bin("modelfleet")}, args...)...)
+	return run(ctx, w.env(), append([]string{w.bin("modelfleet")}, args...)...)
+}
+
+// env is what the operator's commands find their fleet by.
+func (w *world) env() []string {
+	return append([]string{"MODELFLEET_CONTEXT=" + w.contextFile(), "MODELFLEET_DIR=" + w.fleetDir()}, w.store.env...)
 }
 
 // cliJSON runs a command with -o json and reads what it printed.
