@@ -6,6 +6,10 @@ import "math/bits"
 // does not say otherwise; the last block of a frame may hold fewer.
 const blockSize = 1 << 20
 
+// partSize divides the length of a block whose head says it: small blocks with
+// many tables would cost a decoder more time than their bytes are worth.
+const partSize = 4 << 10
+
 // A mode is how a block is packed.
 type mode uint8
 
@@ -91,7 +95,7 @@ func readHead(in []byte, left int, based bool) (head, []byte, bool) {
 	h := head{plain: min(left, blockSize)}
 	if len(in) > 4 && in[0] == byte(modePart)<<5 {
 		h.plain = int(in[1]) | int(in[2])<<8 | int(in[3])<<16
-		if h.plain == 0 || h.plain > min(left, blockSize) {
+		if h.plain == 0 || h.plain%partSize != 0 || h.plain > min(left, blockSize) {
 			return h, nil, false
 		}
 		in = in[4:]

@@ -72,7 +72,7 @@ func (d *Decoder) block(dst, in, base []byte, h head) bool {
 	// The bytes before the first and after the last whole group are as they are.
 	from, to := h.whole()
 	edge := from + len(dst) - to
-	if len(in) < edge {
+	if len(in) < edge || from == to {
 		return false
 	}
 	copy(dst[:from], in)

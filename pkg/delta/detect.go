@@ -9,7 +9,7 @@ import (
 // A sample of a block is up to sampleRuns pieces of sampleRun bytes.
 const (
 	sampleRuns = 8
-	sampleRun  = 4 << 10
+	sampleRun  = partSize
 )
 
 // sample picks the pieces to look at; with a base, only pieces that differ.

@@ -96,8 +96,9 @@ func (e *Encoder) part(dst, plain, base []byte, left int) ([]byte, *layout) {
 			stride = e.guessStride(plain, base)
 		}
 		// A guess is not that sure: both are tried where they come near, or
-		// where little changed.
-		near := func(a, b int64) bool { return a-a/8-4096*bit < b }
+		// where only few pieces changed.
+		few := len(e.pieces) < sampleRuns
+		near := func(a, b int64) bool { return a-a/8 < b || few }
 		worth := self.cost + self.cost/16
 		if stride.cost < worth && near(stride.cost, diff.cost) {
 			e.try[0] = e.payload(e.try[0][:0], plain, base, stride.head)
