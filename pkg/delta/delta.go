@@ -10,19 +10,19 @@
 // a row, so the weight's own exponent tells how many units in the last place
 // the step makes. Blocks of 1 MiB are therefore coded by what the base tells:
 //
-//	base  ── exponent ──────────────┐
-//	groups before ── how active,    ├─▶ table ─▶ range coder ─▶ class of the difference
-//	                 and which way ─┘            bit writer ──▶ its low bits
+//		base  ── exponent ──────────────┐
+//		groups before ── how active,    ├─▶ table ─▶ range coder ─▶ class of the difference
+//		                 and which way ─┘            bit writer ──▶ its low bits
 //
-//   - DELTA takes elements of 1, 2, 4 or 8 bytes as integers and codes the class
-//     of their difference to the base's; nothing is rounded, so NaNs and
-//     denormals are as good as any. Groups of 16 that did not change cost a
-//     flag. Weights that are fed by inputs of one sign move together: a running
-//     balance predicts the sign of the next difference.
-//   - STRIDE does the same for the quantised blocks of GGUF files, scales first:
-//     what a scale did decides what its quants do.
-//   - SELF needs no base: the exponents' plane is coded, the others are noise.
-//   - COPY and RAW cost a byte.
+//	  - DELTA takes elements of 1, 2, 4 or 8 bytes as integers and codes the class
+//	    of their difference to the base's; nothing is rounded, so NaNs and
+//	    denormals are as good as any. Groups of 16 that did not change cost a
+//	    flag. Weights that are fed by inputs of one sign move together: a running
+//	    balance predicts the sign of the next difference.
+//	  - STRIDE does the same for the quantised blocks of GGUF files, scales first:
+//	    what a scale did decides what its quants do.
+//	  - SELF needs no base: the exponents' plane is coded, the others are noise.
+//	  - COPY and RAW cost a byte.
 //
 // The encoder finds widths, phases and layouts on a sample of the bytes; no file
 // format is parsed. It tries what the sample leaves open, so with a base a block
