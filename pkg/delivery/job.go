@@ -21,6 +21,9 @@ const (
 	// by then the rates are known better. Before the link was measured it is less,
 	// and so is what one read may take.
 	replanAfter, probeAfter, probeSpan = 32 << 20, enough, 4 << 20
+	// probeFrom is how much must be wanted before a few plain frames are worth
+	// knowing the link by.
+	probeFrom = 32 * enough
 	// tries is how often one source may deliver a wrong frame: the first may
 	// have been the wire, the second is the source.
 	tries = 2
@@ -232,8 +235,9 @@ func (j *job) replan() (busy bool, err error) {
 		// A file that is whole is still being made durable, which may fail.
 		busy = busy || t.busy > 0 || (t.missing == 0 && !t.done)
 	}
-	rates, measured := j.meter.rates()
-	span := j.span(needs)
+	total := left(needs)
+	rates, measured := j.meter.rates(total >= probeFrom && !j.offered(Delta))
+	span := min(maxSpan, total/int64(2*j.o.Streams)+1) // near the end all streams have work
 	if j.guessed = !measured; j.guessed {
 		span = min(span, probeSpan)
 	}
@@ -250,10 +254,8 @@ func (j *job) replan() (busy bool, err error) {
 	return busy, nil
 }
 
-// span is the length of one ranged read: shorter near the end of a release, so
-// that all streams have work.
-func (j *job) span(needs []Need) int64 {
-	var total int64
+// left is how many bytes are wanted.
+func left(needs []Need) (total int64) {
 	for _, n := range needs {
 		for i, w := range n.Wanted {
 			if w {
@@ -261,7 +263,12 @@ func (j *job) span(needs []Need) int64 {
 			}
 		}
 	}
-	return min(maxSpan, total/int64(2*j.o.Streams)+1)
+	return total
+}
+
+// offered reports whether there is a source of a kind.
+func (j *job) offered(k Kind) bool {
+	return slices.ContainsFunc(j.offers, func(o Offer) bool { return o.Kind == k })
 }
 
 // mixed spreads the errands to neighbours, in random order, evenly among the

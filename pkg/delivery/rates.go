@@ -17,6 +17,12 @@ const (
 	guessApply  = 250e6
 	// enough is how much must have been seen before a measurement counts.
 	enough = 8 << 20
+	// unhurried is how much is decoded, with the link never waited for, before
+	// the link is taken for fast: until plain frames say how fast.
+	unhurried = 3 * enough
+	fastLink  = 4e9
+	// waited is how long a read takes at least that the link kept waiting.
+	waited = 100 * time.Microsecond
 )
 
 // meter measures the member's rates. What was measured in one install is the
@@ -27,6 +33,7 @@ type meter struct {
 
 	mu            sync.Mutex
 	plain, packed gauge // the link, by what was read from it
+	ready         int64 // bytes of packed frames that had arrived before they were asked for
 	peer          gauge
 	unpack, apply gauge
 	next          time.Time // when the cap allows the next byte
@@ -70,10 +77,11 @@ func (g *gauge) rate(guess float64) float64 {
 	return float64(g.bytes) / g.took.Seconds()
 }
 
-// rates are the best known. While frames are decoded the network fills buffers,
-// so packed frames make the link look faster than it is, never slower: plain
-// ones, which nothing holds up, correct it. measured: something is known of it.
-func (m *meter) rates() (r Rates, measured bool) {
+// rates are the best known. While frames are decoded the network fills buffers:
+// what packed frames say of the link is what was waited for; when nothing was,
+// only plain ones, which nothing holds up, can tell. measured: something is known
+// of the link. probe asks for a guess that has plain frames read first.
+func (m *meter) rates(probe bool) (r Rates, measured bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	cores := float64(runtime.GOMAXPROCS(0))
@@ -84,8 +92,9 @@ func (m *meter) rates() (r Rates, measured bool) {
 		Unpack: cores * m.unpack.rate(guessUnpack),
 		Apply:  cores * m.apply.rate(guessApply),
 	}
-	if m.packed.bytes >= enough {
-		r.Link = min(r.Link, m.packed.rate(r.Link))
+	measured = max(m.plain.bytes, m.packed.bytes) >= enough
+	if !measured && (probe || m.ready >= unhurried) {
+		r.Link = fastLink
 	}
 	if m.cap > 0 {
 		r.Link = min(r.Link, float64(m.cap))
@@ -93,7 +102,7 @@ func (m *meter) rates() (r Rates, measured bool) {
 	if m.metered {
 		r.Link = 1 // then bytes alone decide
 	}
-	return r, max(m.plain.bytes, m.packed.bytes) >= enough
+	return r, measured
 }
 
 // timed calls read and counts the bytes it returns on a gauge of the meter.
@@ -101,10 +110,17 @@ func (m *meter) timed(g *gauge, read func() (int, error)) (int, error) {
 	m.mu.Lock()
 	g.begin()
 	m.mu.Unlock()
+	began := time.Now()
 	n, err := read()
+	took := time.Since(began)
 	m.mu.Lock()
-	g.end(n)
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	if g == &m.packed && took < waited {
+		m.ready += int64(n)
+		g.end(0)
+	} else {
+		g.end(n)
+	}
 	return n, err
 }
 

@@ -76,7 +76,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	// hashes, writes, or waits for its own cap.
 	s.watch.Reset(s.j.o.Stall)
 	s.prod.Reset(s.j.o.Stall / hedgeAfter)
-	n, err := s.j.meter.timed(s.gauge, func() (int, error) { return s.deliver(p) })
+	deliver := func() (int, error) { return s.deliver(p) }
+	read := func() (int, error) { return s.j.meter.timed(s.gauge, deliver) }
+	if s.fresh() {
+		read = deliver // the request's way there and back says nothing of the link's rate
+	}
+	n, err := read()
 	s.watch.Stop()
 	s.prod.Stop()
 	if n > 0 {
@@ -92,6 +97,13 @@ func (s *stream) Read(p []byte) (int, error) {
 		err = fault.New(fault.Transient, "read range", s.name, errStalled)
 	}
 	return n, err
+}
+
+// fresh reports whether nothing was read yet.
+func (s *stream) fresh() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leg.body == nil
 }
 
 func (s *stream) deliver(p []byte) (int, error) {
