@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -52,7 +53,8 @@ type job struct {
 	offers   []Offer
 	wrong    map[lie]int
 	strikes  map[string]int   // wrong frames of a source
-	dead     map[string]error // sources that refused for good, by name
+	dead     map[string]error // sources that were given up, by name
+	weary    bool             // the patience came to its end, and no read succeeded since
 	plan     []Fetch          // what is to be done next
 	stale    bool             // the plan is of the past
 	planned  int64            // Progress.Done when it was made
@@ -92,6 +94,7 @@ func (f *Fetcher) job(w Want) *job {
 func (j *job) fetch(ctx context.Context) error {
 	j.mu.Lock()
 	j.offers, j.stale, j.sharers = nil, true, 0
+	clear(j.dead) // in another download window they may be well again
 	j.offerLocal()
 	for i := range j.targets {
 		j.offer(i)
@@ -304,17 +307,18 @@ func (j *job) mixed(fs []Fetch) []Fetch {
 // lacks decides what becomes of a frame that no source has (any more): another
 // way of fetching its file, or the end.
 func (j *job) lacks(t *target, id FrameID) error {
+	ends := []error{j.dead[artifact.RawKey(t.file.Digest)], j.dead[artifact.FullKey(t.file.Digest)]}
+	for _, err := range ends {
+		if fault.Is(err, fault.Transient) { // whatever else was wrong: it may have the frame
+			return err
+		}
+	}
 	if t.blame != nil && t.again() {
 		j.renew(t)
 		return nil
 	}
-	if t.blame != nil {
-		return t.blame
-	}
-	for _, o := range []string{artifact.RawKey(t.file.Digest), artifact.FullKey(t.file.Digest)} {
-		if err := j.dead[o]; err != nil {
-			return err
-		}
+	if err := cmp.Or(t.blame, ends[0], ends[1]); err != nil {
+		return err
 	}
 	return fault.Newf(fault.NotFound, "install", t.file.Path, "no source has frame %d of files/%s", id.Frame, t.file.Digest)
 }
@@ -332,11 +336,13 @@ func (j *job) renew(t *target) {
 	j.tell()
 }
 
-// bury takes a source out of the plan for good.
+// bury takes a source out of the plan.
 func (j *job) bury(name string, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.dead[name] = err
+	if j.dead[name] == nil {
+		j.dead[name] = err
+	}
 	for i := range j.offers {
 		if j.offers[i].Name == name {
 			j.offers[i].Frames = nil
@@ -344,6 +350,12 @@ func (j *job) bury(name string, err error) {
 	}
 	j.stale = true
 	j.o.Logger.Debug("source given up", "source", name, "err", err)
+}
+
+func (j *job) buried(name string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.dead[name] != nil
 }
 
 // mark notes that a source delivered a wrong frame n times; after a while it is
@@ -413,7 +425,7 @@ func (j *job) credit(k Kind, n int64) {
 
 func (j *job) advance(n int64) {
 	j.progress.Done += n
-	j.lastGood = time.Now()
+	j.lastGood, j.weary = time.Now(), false
 	after := max(replanAfter, j.progress.Total/64)
 	if j.guessed {
 		after = probeAfter

@@ -88,10 +88,14 @@ func (j *job) layOutFile(ctx context.Context, t *target, bases []cas.Entry) erro
 			t.full = &x
 		}
 	}
-	for _, err := range []error{rawErr, fullErr} {
-		if stops(err) {
-			return err
-		}
+	if stops(rawErr) {
+		return rawErr
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if fullErr != nil {
+		j.o.Logger.Debug("full object not used", "path", t.file.Path, "err", fullErr)
 	}
 	if t.file.Whole() {
 		if err := j.layOutWhole(t, raw, rawErr, fullErr); err != nil {
@@ -102,11 +106,9 @@ func (j *job) layOutFile(ctx context.Context, t *target, bases []cas.Entry) erro
 	}
 	t.clear()
 	for _, b := range bases {
-		if err := j.layOutDelta(ctx, t, b); stops(err) {
-			return err
-		}
+		j.layOutDelta(ctx, t, b)
 	}
-	return nil
+	return ctx.Err()
 }
 
 // stops reports whether an error is about more than one object.
@@ -118,6 +120,9 @@ func stops(err error) bool {
 func (j *job) layOutWhole(t *target, raw artifact.Index, rawErr, fullErr error) error {
 	hint := raw
 	if rawErr != nil {
+		if stops(fullErr) {
+			return fullErr
+		}
 		if fullErr != nil {
 			return rawErr // without a size nothing can be begun
 		}
@@ -144,9 +149,9 @@ func (j *job) layOutWhole(t *target, raw artifact.Index, rawErr, fullErr error) 
 
 // layOutDelta looks for the difference of a file to one that is here. Mostly
 // there is none.
-func (j *job) layOutDelta(ctx context.Context, t *target, base cas.Entry) error {
+func (j *job) layOutDelta(ctx context.Context, t *target, base cas.Entry) {
 	if base.Digest == t.file.Digest || t.missing == 0 {
-		return nil
+		return
 	}
 	key := artifact.DeltaKey(t.file.Digest, base.Digest)
 	x, err := j.index(ctx, key, artifact.Delta, t)
@@ -157,10 +162,9 @@ func (j *job) layOutDelta(ctx context.Context, t *target, base cas.Entry) error 
 		if !fault.Is(err, fault.NotFound) {
 			j.o.Logger.Debug("delta not used", "path", t.file.Path, "err", err)
 		}
-		return err
+		return
 	}
 	t.deltas = append(t.deltas, difference{key, &x, j.o.Store.FilePath(base.Digest)})
-	return nil
 }
 
 // index reads an object's index, with the patience of every read.

@@ -27,18 +27,23 @@ func (j *job) offer(i int) {
 		}
 		return o
 	}
+	add := func(o Offer) {
+		if j.dead[o.Name] == nil {
+			j.offers = append(j.offers, o)
+		}
+	}
 	if t.doubt == 0 {
 		for _, d := range t.deltas {
 			o := packed(Delta, d.key, d.index)
 			o.base = d.base
-			j.offers = append(j.offers, o)
+			add(o)
 		}
 	}
 	if t.full != nil && t.doubt != 1 {
-		j.offers = append(j.offers, packed(Full, artifact.FullKey(t.file.Digest), t.full))
+		add(packed(Full, artifact.FullKey(t.file.Digest), t.full))
 	}
 	if t.doubt != 2 {
-		j.offers = append(j.offers, t.offer(Raw, i, artifact.RawKey(t.file.Digest)))
+		add(t.offer(Raw, i, artifact.RawKey(t.file.Digest)))
 	}
 }
 

@@ -16,23 +16,19 @@ import (
 var (
 	errStalled = errors.New("the stream delivered nothing for too long")
 	errWrong   = errors.New("these are not the bytes that were signed")
+	errBuried  = errors.New("the source was given up while it was waited for")
 )
 
 // do carries out one errand. An error is the end of the job; a source that fails
-// is noted, and its frames are planned again.
+// is noted, and its frames are planned again: also when only the patience with it
+// is at its end, for the trouble may be that of one object.
 func (j *job) do(ctx context.Context, e errand) error {
 	defer j.release(e)
-	j.mu.Lock()
-	dead := j.dead[e.offer.Name] != nil
-	j.mu.Unlock()
-	if dead {
+	if j.buried(e.offer.Name) {
 		return nil
 	}
 	err := j.withBench(ctx, e.offer.Kind.buffers(), func(b *bench) error { return j.carry(ctx, e, b) })
 	if _, fatal := errors.AsType[*fatalError](err); fatal || ctx.Err() != nil || err == nil {
-		return err
-	}
-	if fault.Is(err, fault.Transient) { // patience is at its end
 		return err
 	}
 	j.bury(e.offer.Name, err)
@@ -59,6 +55,9 @@ func (j *job) carry(ctx context.Context, e errand, b *bench) error {
 	}
 	end := e.First + e.Count
 	return j.persist(ctx, func(ctx context.Context) error {
+		if j.buried(e.offer.Name) {
+			return errBuried
+		}
 		n, err := j.download(ctx, e, b)
 		e.Fetch = e.cut(e.offer, e.First+n, end) // the next try begins where this one ended
 		return err
