@@ -3,9 +3,11 @@ package delivery_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -239,4 +241,49 @@ func TestWholeFilesWithNothingRightEnd(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 	})
+}
+
+// A frame that an install wrote and the disk damaged since is no reason to look
+// for it for ever: a neighbour that asks is given it from the bucket.
+func TestADamagedFrameOfAnInstallIsFetchedForNeighbours(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	want := w.publish(model{"model.bin": noise(9*shard, 4)}, oms.Shards)
+	first, last := ref(w, want, "model.bin", 0), ref(w, want, "model.bin", 8)
+	wrote, asked := make(chan struct{}), make(chan struct{})
+	w.src.body = func(ctx context.Context, _ string, off int64, rc io.ReadCloser) io.ReadCloser {
+		if off != 8*shard {
+			return rc
+		}
+		select { // the install does not end before the question was answered
+		case <-asked:
+		case <-ctx.Done():
+		}
+		return rc
+	}
+	f := w.fetcher(func(o *delivery.Options) { o.Streams = 9 })
+	var once sync.Once
+	installed := make(chan error, 1)
+	go func() {
+		_, err := f.Install(t.Context(), want, func(p delivery.Progress) {
+			if p.Done == 8*shard {
+				once.Do(func() { close(wrote) })
+			}
+		})
+		installed <- err
+	}()
+	<-wrote
+	part := delivery.PartPath(w.store.StagingDir(want.Key), last.File)
+	corrupt(t, part, func(b []byte) []byte { b[99] ^= 1; return b })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	dst := make([]byte, first.Length)
+	err := f.Frame(ctx, want, first, dst)
+	close(asked)
+	if err != nil || sha256.Sum256(dst) != first.Digest {
+		t.Errorf("asked for the damaged frame: %v", err)
+	}
+	if err := <-installed; err != nil {
+		t.Log("the install:", err) // the next one mends the file
+	}
 }

@@ -93,7 +93,7 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 	if !fleet.Open(f.o.Windows, time.Now()) && f.Read(r, dst) != nil {
 		return fault.Newf(fault.Transient, "read frame", r.File.Short(), "outside of the download window, %s", windows(f.o.Windows))
 	}
-	for {
+	for alone := false; ; {
 		if err := f.Read(r, dst); err == nil {
 			return nil
 		}
@@ -107,7 +107,8 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 		}
 		f.mu.Unlock()
 		if mine {
-			err = f.lead(ctx, p, w, file, r)
+			err = f.lead(p, r.Digest, func() error { return f.pull(ctx, w, file, r.Frame, dst, alone) })
+			alone = errors.Is(err, errHere) // what cannot be read now is damaged: it is fetched beside the install
 		} else {
 			err = p.read(ctx, dst)
 		}
@@ -121,14 +122,20 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 // errHere says that an install brought the frame in the meantime.
 var errHere = errors.New("the frame is here")
 
-// lead fetches a frame for all that wait for it.
-func (f *Fetcher) lead(ctx context.Context, p *pull, w Want, file artifact.File, r FrameRef) error {
-	p.err = f.pull(ctx, w, file, r.Frame, p.dst)
-	f.mu.Lock()
-	delete(f.pulls, r.Digest)
-	f.mu.Unlock()
-	close(p.done)
-	p.readers.Wait()
+// errPanicked is what those who waited are told when fetching panicked.
+var errPanicked = errors.New("fetching the frame panicked")
+
+// lead fetches a frame for all that wait for it. They are told even of a panic.
+func (f *Fetcher) lead(p *pull, frame fleet.Digest, fetch func() error) error {
+	p.err = errPanicked
+	defer func() {
+		f.mu.Lock()
+		delete(f.pulls, frame)
+		f.mu.Unlock()
+		close(p.done)
+		p.readers.Wait()
+	}()
+	p.err = fetch()
 	return p.err
 }
 
@@ -158,11 +165,16 @@ func frameOf(w Want, r FrameRef, length int) (artifact.File, error) {
 	return artifact.File{}, fault.Newf(fault.Invalid, "read frame", r.File.Short(), "the release has no such frame %d", r.Frame)
 }
 
-// pull fetches one frame, for the install under way too if there is one.
-func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame int, dst []byte) error {
-	host, t, err := f.host(ctx, w, file, frame)
-	if err != nil {
-		return err
+// pull fetches one frame, for the install under way too if there is one, unless
+// it is to be fetched alone.
+func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame int, dst []byte, alone bool) error {
+	var host *job
+	var t *target
+	var err error
+	if !alone {
+		if host, t, err = f.host(ctx, w, file, frame); err != nil {
+			return err
+		}
 	}
 	if host != nil {
 		defer host.release(errand{Fetch: Fetch{First: frame, Count: 1}, t: t})
