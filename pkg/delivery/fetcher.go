@@ -52,8 +52,8 @@ type Options struct {
 	// Windows are when releases are fetched, in the member's own local time; none:
 	// always. What is urgent does not wait for them.
 	Windows []fleet.Window
-	// Spare, when not nil, is called before a collection: whoever borrowed disk
-	// space gives it back.
+	// Spare, when not nil, is called when an install is short of disk space: whoever
+	// borrowed some gives it back. It must not call the fetcher.
 	Spare func()
 	// Keep lists the releases (by key) that making room must not remove, besides
 	// those that are pinned. When it is nil, making room removes no release, only

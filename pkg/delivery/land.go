@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -18,7 +19,7 @@ const syncEvery = time.Second
 // file is completed.
 func (in *install) place(ctx context.Context, k Kind, t *target, i int, plain []byte, b *bench) error {
 	in.mu.Lock()
-	err := t.open()
+	err := in.reserve(t)
 	s := t.sink
 	in.mu.Unlock()
 	if err != nil {
@@ -34,11 +35,22 @@ func (in *install) place(ctx context.Context, k Kind, t *target, i int, plain []
 	return nil
 }
 
+// reserve opens a target's partial file. Disk that was borrowed since room was made
+// is asked back. The caller holds mu.
+func (in *install) reserve(t *target) error {
+	err := t.open()
+	if in.o.Spare != nil && fault.Is(err, fault.Exhausted) {
+		in.o.Spare()
+		err = t.open()
+	}
+	return err
+}
+
 // complete makes a file whose frames are all here durable and adopts it. A file
 // that can only be verified whole is, now.
 func (in *install) complete(ctx context.Context, t *target, b *bench) error {
 	in.mu.Lock()
-	err := t.open()
+	err := in.reserve(t)
 	s := t.sink
 	t.sink = nil
 	in.mu.Unlock()
