@@ -90,3 +90,19 @@ func TestAFetchThatFailsSaysSinceWhen(t *testing.T) {
 		t.Errorf("it serves and says %+v", m)
 	}
 }
+
+// Who may not fetch at this time of day says that it waits, and that nothing failed.
+func TestAClosedDownloadWindowIsTold(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	h, m, _ := time.Now().Add(6 * time.Hour).Clock()
+	from := fleet.ClockTime(h*60 + m)
+	d.o.Download = []fleet.Window{{From: from, To: (from + 60) % (24 * 60)}}
+	v1 := d.fleet.Publish("1.0.0", map[string]string{"weights.bin": "one"})
+	d.fleet.Direct(&v1, nil, 0)
+	d.run()
+	d.until("what it waits for", func(m local.Model) bool { return m.Phase == fleet.Downloading && m.Waits != "" })
+	d.row("the window", func(_ telemetry.Row, m telemetry.Model) bool {
+		return m.Phase == fleet.Downloading && m.Code == telemetry.CodeWindow && m.Failure == fleet.NoFailure
+	})
+}

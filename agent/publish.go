@@ -118,7 +118,11 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 		}
 	}
 	if st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
-		r.Fetched = fetchedOf(l.progress.of(st.Model).Progress)
+		f := l.progress.of(st.Model)
+		r.Fetched = fetchedOf(f.Progress)
+		if st.Phase == fleet.Downloading && f.Waits != "" && r.Failure == fleet.NoFailure {
+			r.Code = telemetry.CodeWindow
+		}
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
 		r.Target = st.Failure.Root

@@ -100,6 +100,18 @@ func TestPeopleSeeHowADeliveryGoes(t *testing.T) {
 			t.Errorf("no alarm %q", want)
 		}
 	}
+	closed := state(fleet.Downloading)
+	closed.Code = telemetry.CodeWindow
+	w.eventually("a member waits for its window", func() bool {
+		clock = clock.Add(10 * time.Second)
+		ds[1].tells(clock, closed, telemetry.MemberState{})
+		st := must(w.admin.Member(t.Context(), ds[1].facts.ID))(t).Models[0]
+		return st.Waits == "its download window" && st.FailureCode == "" && !st.Stuck()
+	})
+	x = must(w.admin.Explain(t.Context(), ds[1].facts.ID))(t)
+	if text := strings.Join(x.Lines, "\n"); !strings.Contains(text, "it waits for its download window") {
+		t.Errorf("explain says:\n%s", text)
+	}
 	body := must(io.ReadAll(w.plain("GET", "/metrics", "").Body))(t)
 	for _, want := range []string{
 		`modelfleet_coordinator_fetched_bytes_total{source="peer"} `, `modelfleet_coordinator_fetched_bytes_total{source="copy"} 4.194304e+06`,

@@ -81,16 +81,15 @@ func asides(m local.Model) []string {
 }
 
 // fetchText is how far a fetch is: "4.0 MiB of 18.0 MiB, 1.0 MiB/s, about 14s
-// left: 4.0 MiB from the bucket". What is not known is a dash.
+// left: 4.0 MiB from the bucket". What is not known is not said.
 func fetchText(m local.Model) string {
-	rate, left := "-", "-"
+	text := sizeText(m.BytesDone) + " of " + sizeText(m.BytesTotal)
 	if m.Rate > 0 {
-		rate = sizeText(m.Rate) + "/s"
+		text += ", " + sizeText(m.Rate) + "/s"
 	}
 	if m.Left > 0 {
-		left = "about " + m.Left.String()
+		text += ", about " + m.Left.String() + " left"
 	}
-	text := fmt.Sprintf("%s of %s, %s, %s left", sizeText(m.BytesDone), sizeText(m.BytesTotal), rate, left)
 	if m.BytesFrom != nil {
 		text += ": " + m.BytesFrom.Text(sizeText)
 	}

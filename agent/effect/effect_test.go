@@ -100,6 +100,7 @@ func TestAFailedEffectSaysWhoIsToBlame(t *testing.T) {
 		code   string
 	}{
 		{update.Fetch, fault.Newf(fault.Transient, "get", "x", "reset"), update.FetchFailed, fleet.TransportFailure, "network"},
+		{update.Fetch, fault.Newf(fault.NotFound, "get", "x", "HTTP 404"), update.FetchFailed, fleet.TransportFailure, "missing"},
 		{update.Fetch, fault.Newf(fault.Untrusted, "get", "x", "bits"), update.FetchFailed, fleet.TransportFailure, "corrupt"},
 		{update.Fetch, fault.Newf(fault.Exhausted, "get", "x", "full"), update.FetchFailed, fleet.MemberFailure, "disk-full"},
 		{update.Fetch, fault.Newf(fault.Internal, "get", "x", "EIO"), update.FetchFailed, fleet.MemberFailure, "io"},

@@ -33,6 +33,8 @@ func fetchFailure(err error) update.Failure {
 		if errors.Is(err, ErrNoSource) {
 			f.Code = "no-source"
 		}
+	case fault.NotFound:
+		f.Code = "missing"
 	case fault.Transient:
 		if _, busy := registry.RetryAfter(err); busy {
 			f.Code = "throttled"

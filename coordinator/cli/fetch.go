@@ -88,7 +88,13 @@ func fetchingText(x *api.FetchingInfo) string {
 	if x.Members == 1 {
 		who = "1 member downloads"
 	}
-	text := fmt.Sprintf("%s: %s, %s, %s left", who, doneText(x.Done, x.Total), rateText(x.Rate), leftText(x.Left))
+	text := who + ": " + doneText(x.Done, x.Total)
+	if x.Rate > 0 {
+		text += ", " + rateText(x.Rate)
+	}
+	if x.Left > 0 {
+		text += ", " + leftText(x.Left) + " left"
+	}
 	if from := x.From.Text(console.Bytes); from != "" {
 		text += "; " + from
 	}

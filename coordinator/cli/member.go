@@ -96,6 +96,9 @@ func phaseText(st api.ModelStatus) string {
 	case st.Phase == fleet.Downloading && st.BytesTotal > 0:
 		s += fmt.Sprintf(" %d%%", min(100, 100*st.BytesDone/st.BytesTotal))
 	}
+	if st.Waits != "" {
+		s += ", waits for " + st.Waits
+	}
 	if st.FailureCode != "" {
 		s += " (" + st.FailureCode + ")"
 	}

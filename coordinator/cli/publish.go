@@ -64,6 +64,7 @@ folders. All of a version's variants are published together.`,
 	f.StringVar(&o.series, "baseline", "", "baseline statistics `file`, whose digest is signed with the release")
 	o.deltas.declare(f, "delta-from")
 	f.BoolVar(&o.noDelta, "no-delta", false, "make no deltas")
+	cmd.MarkFlagsMutuallyExclusive("no-delta", "delta-from")
 	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check; write nothing")
 	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
 	return cmd

@@ -104,6 +104,9 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	if s.Failure != fleet.NoFailure || s.Phase == fleet.Quarantined {
 		st.FailureCode = s.Code.String()
 	}
+	if s.Code == telemetry.CodeWindow && s.Failure == fleet.NoFailure {
+		st.Waits = "its download window"
+	}
 	st.Running = d.RefOf(s.Running)
 	d.mu.RLock()
 	st.RunningRoot = d.catalog[s.Running].root
@@ -293,6 +296,9 @@ func whyNotYet(st api.ModelStatus, now time.Time) string {
 	case fleet.Offered:
 		return "it knows the release and has not begun"
 	case fleet.Downloading:
+		if st.Waits != "" {
+			return "it waits for " + st.Waits + "; " + fetchText(st)
+		}
 		if st.BytesTotal > 0 {
 			return fetchText(st)
 		}

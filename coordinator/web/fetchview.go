@@ -54,7 +54,11 @@ func fetchOf(st api.ModelStatus) []fetchView {
 	if st.BytesFrom != nil {
 		from = *st.BytesFrom
 	}
-	return []fetchView{newFetchView(st.BytesDone, st.BytesTotal, from, st.Rate, st.Left)}
+	v := newFetchView(st.BytesDone, st.BytesTotal, from, st.Rate, st.Left)
+	if st.Waits != "" {
+		v.Short, v.Long = "waits for "+st.Waits, "waits for "+st.Waits+": "+v.Long
+	}
+	return []fetchView{v}
 }
 
 // fetchingOf is the downloads of a rollout together.

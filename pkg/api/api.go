@@ -188,6 +188,7 @@ type ModelStatus struct {
 	BytesFrom   *Sources           `json:"bytesFrom,omitempty"` // where BytesDone came from
 	Rate        int64              `json:"rate,omitempty"`      // bytes a second that arrive; 0: not known, or none do
 	Left        fleet.Duration     `json:"left,omitempty"`      // until BytesTotal at this rate; 0: not known
+	Waits       string             `json:"waits,omitempty"`     // what the download waits for, which is no failure
 }
 
 // MemberInfo is a member. GET /v1/members, /v1/members/{id}.

@@ -23,12 +23,15 @@ const (
 	CodeInternal                 // a bug
 	CodeGate                     // it did not fail here: the gates of a rollout failed it
 	CodeNoSource                 // the agent was given no way to the bucket
+	CodeMissing                  // the bucket has no such object
+	CodeWindow                   // no failure: it waits for its download window
 	numCodes
 )
 
 var codeNames = [numCodes]string{
 	"", "self-test", "load", "crash-loop", "unhealthy", "silent", "network", "throttled",
 	"corrupt", "untrusted", "disk-full", "incompatible", "clock", "io", "canceled", "internal", "gate", "no-source",
+	"missing", "download-window",
 }
 
 // String is the code's name; CodeNone is empty.

@@ -268,8 +268,8 @@ func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, 
 	if stats.Objects == 0 {
 		o.Progress.settled("everything is there already: %d files, %s", stats.Files, console.Bytes(stats.Saved))
 	} else {
-		o.Progress.settled("%d files in %d objects, %s sent; %d files known already, %s",
-			stats.Files, stats.Objects, console.Bytes(stats.Sent), stats.Reused, console.Bytes(stats.Saved))
+		o.Progress.settled("%d of %d files sent, plain and packed, %s in %d objects; there already: %d, %s",
+			stats.Files-stats.Reused, stats.Files, console.Bytes(stats.Sent), stats.Objects, stats.Reused, console.Bytes(stats.Saved))
 	}
 	return stats, nil
 }
