@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -12,6 +13,10 @@ import (
 
 // maxBases is how many files that are here are tried as the base of a delta.
 const maxBases = 2
+
+// smallWithin bounds a read that no stream watches over: a source that trickles
+// must not hold an install for ever.
+const smallWithin = 5 * time.Minute
 
 // layOut learns the sizes of what must be fetched and where its frames lie.
 func (j *job) layOut(ctx context.Context) error {
@@ -71,6 +76,8 @@ func (j *job) prepare(ctx context.Context, bases map[string][]cas.Entry) {
 			keys = append(keys, artifact.IndexKey(artifact.DeltaKey(t.file.Digest, b.Digest)))
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, smallWithin)
+	defer cancel()
 	if err := p.Prepare(ctx, keys); err != nil { // it shows again when the keys are read
 		j.o.Logger.Debug("urls not prepared", "err", err)
 	}
@@ -171,7 +178,12 @@ func (j *job) layOutDelta(ctx context.Context, t *target, base cas.Entry) {
 func (j *job) index(ctx context.Context, key string, kind artifact.Kind, t *target) (artifact.Index, error) {
 	var x artifact.Index
 	err := j.persist(ctx, func(ctx context.Context) error {
-		b, _, err := j.o.Source.Get(ctx, artifact.IndexKey(key), "")
+		within, cancel := context.WithTimeout(ctx, smallWithin)
+		defer cancel()
+		b, _, err := j.o.Source.Get(within, artifact.IndexKey(key), "")
+		if err != nil && within.Err() != nil && ctx.Err() == nil {
+			return fault.New(fault.Transient, "read index", artifact.IndexKey(key), errStalled)
+		}
 		if err != nil {
 			return err
 		}

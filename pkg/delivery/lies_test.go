@@ -287,3 +287,40 @@ func TestADamagedFrameOfAnInstallIsFetchedForNeighbours(t *testing.T) {
 		t.Log("the install:", err) // the next one mends the file
 	}
 }
+
+// trickling is a source of which some objects begin and never end.
+type trickling struct {
+	*faulty
+	suffix string
+}
+
+func (s trickling) Get(ctx context.Context, key, etag string) ([]byte, string, error) {
+	if strings.HasSuffix(key, s.suffix) {
+		<-ctx.Done()
+		return nil, "", ctx.Err()
+	}
+	return s.faulty.Get(ctx, key, etag)
+}
+
+// An index that trickles in is not waited for for ever.
+func TestAnIndexThatNeverEndsIsGivenUp(t *testing.T) {
+	for suffix, ends := range map[string]bool{"/raw.idx": false, "/full.idx": true} {
+		t.Run(suffix, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				m := model{"model.bin": weights(9*shard, 3)}
+				want := w.publish(m, oms.Shards)
+				ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+				defer cancel()
+				begin := time.Now()
+				f := w.fetcher(func(o *delivery.Options) { o.Source = trickling{w.src, suffix} })
+				res, err := f.Install(ctx, want, nil)
+				if took := time.Since(begin); took > 15*time.Minute || fault.Is(err, fault.Transient) == ends {
+					t.Fatalf("it took %v: %v", took, err)
+				}
+				if ends {
+					w.holds(res.Dir, m)
+				}
+			})
+		})
+	}
+}
