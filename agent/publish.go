@@ -120,8 +120,8 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 	if st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
 		f := l.progress.of(st.Model)
 		r.Fetched = fetchedOf(f.Progress)
-		if st.Phase == fleet.Downloading && f.Waits != "" && r.Failure == fleet.NoFailure {
-			r.Code = telemetry.CodeWindow
+		if st.Phase == fleet.Downloading && f.Waits != "" { // whatever failed before
+			r.Failure, r.Code, r.Failing = fleet.NoFailure, telemetry.CodeWindow, time.Time{}
 		}
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more
