@@ -68,6 +68,8 @@ type loop struct {
 	reasons  map[fleet.ModelName]string
 	retry    []event   // whose state could not be written
 	stuck    time.Time // until when nothing is written, since the last write failed
+	starting bool      // effects are put into pending, in their order
+	pending  []update.Effect
 }
 
 // event is something that happened to a model.
@@ -128,8 +130,10 @@ func (l *loop) look(ctx context.Context) {
 	}
 }
 
-// start takes up what the agent before had begun.
+// start takes up what the agent before had begun. Effects wait until the pack on
+// the disk was judged: without what it proves, a fetch that goes on would fail.
 func (l *loop) start(ctx context.Context, pack []byte) error {
+	l.starting = true
 	boot := bootID()
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
 		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Restarted, Boot: boot}}); err != nil {
@@ -142,6 +146,10 @@ func (l *loop) start(ctx context.Context, pack []byte) error {
 			return err
 		}
 	}
+	for _, eff := range l.pending {
+		l.run.Do(ctx, eff)
+	}
+	l.starting, l.pending = false, nil
 	l.publish()
 	return nil
 }
@@ -221,6 +229,10 @@ func (l *loop) step(ctx context.Context, e event) error {
 	l.keep.Store(&keep)
 	l.whole.Store(&whole)
 	l.host.Moved(old, next, l.limits(next))
+	if l.starting {
+		l.pending = append(l.pending, effects...)
+		return nil
+	}
 	for _, eff := range effects {
 		l.run.Do(ctx, eff)
 	}

@@ -18,8 +18,29 @@ type progress struct {
 
 	mu     sync.Mutex
 	newest map[fleet.ModelName]fetching
-	latest map[install]telemetry.Delivery // counted in total already
+	counts map[install]count
 	total  telemetry.Delivery
+}
+
+// count is what one install brought, over all its attempts.
+type count struct {
+	latest telemetry.Fetched // of the attempt under way
+	total  telemetry.Fetched
+}
+
+// told returns the count after an attempt came as far as f. Bytes that a retry
+// finds on the disk are counted already, whether they were here before the first
+// attempt or an earlier one brought them: of what is done, only what never
+// arrived was here.
+func (c count) told(f telemetry.Fetched) count {
+	copied := c.total.Copy
+	c.total.Add(telemetry.Delivery{Fetched: f}.Since(telemetry.Delivery{Fetched: c.latest}).Fetched)
+	c.total.Copy = copied
+	if arrived := c.total.Arrived(); f.Done() > arrived {
+		c.total.Copy = max(copied, f.Done()-arrived)
+	}
+	c.latest = f
+	return c
 }
 
 // install is what an effect brings in; there is one at a time.
@@ -36,16 +57,17 @@ type fetching struct {
 }
 
 func newProgress() *progress {
-	return &progress{now: time.Now, newest: map[fleet.ModelName]fetching{}, latest: map[install]telemetry.Delivery{}}
+	return &progress{now: time.Now, newest: map[fleet.ModelName]fetching{}, counts: map[install]count{}}
 }
 
 // told takes note of how far an effect is. A fetch begins with nothing done.
 func (g *progress) told(e update.Effect, p delivery.Progress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	k, d := install{e.Model, e.Kind, e.Offer.Bundle}, telemetry.Delivery{Fetched: fetchedOf(p)}
-	g.total.Add(d.Since(g.latest[k]))
-	g.latest[k] = d
+	k := install{e.Model, e.Kind, e.Offer.Bundle}
+	was, now := g.counts[k], g.counts[k].told(fetchedOf(p))
+	g.total.Add(telemetry.Delivery{Fetched: now.total}.Since(telemetry.Delivery{Fetched: was.total}))
+	g.counts[k] = now
 	if e.Kind != update.Fetch {
 		return // what is put right is not on its way to being served
 	}
