@@ -56,6 +56,9 @@ func TestPace(t *testing.T) {
 		{"the clock stood still", []seen{{0, 0}, {0, 1000}}, -1, 100, -1},
 		{"what is long ago does not count", []seen{{0, 0}, {100 * second, 100_000}, {200 * second, 100_100}}, 1, 10, 10 * second},
 		{"it stalls for long", []seen{{0, 0}, {10 * second, 1000}, {40 * second, 1000}, {100 * second, 1000}, {130 * second, 1000}}, 0, 10, -1},
+		{"it stood still a moment ago", []seen{{0, 0}, {5 * second, 1000}, {10 * second, 2000}, {19 * second, 2000}}, 2000. / 19, 10, second},
+		{"it stands still by now", []seen{{0, 0}, {5 * second, 1000}, {10 * second, 2000}, {20 * second, 2000}}, 0, 10, -1},
+		{"much comes at once, but seldom", []seen{{0, 0}, {20 * second, 4000}, {35 * second, 4000}, {40 * second, 8000}, {50 * second, 8000}}, 160, 160, second},
 		{"nobody would believe it", []seen{{0, 0}, {10 * second, 1}}, .1, 1 << 40, -1},
 	} {
 		var p telemetry.Pace
