@@ -38,7 +38,9 @@ type Options struct {
 	// Reserve is disk space that an install must leave free; default 64 MiB.
 	Reserve int64
 	// Rate caps what is taken from the bucket, in bytes a second; 0: no cap.
-	// Neighbours are near: what they send is theirs to cap.
+	// Neighbours are near: what they send is theirs to cap. Under a cap there is
+	// one range for each MiB a second, not more than Streams: ranges that all creep
+	// all end late, and lose what they have when power fails.
 	Rate int64
 	// Stall is how long a range may deliver nothing before it is given up and
 	// asked for again; default 15 s.
@@ -84,6 +86,12 @@ type Progress struct {
 	Wire   int64          // bytes taken from the bucket, wrong ones and repeats too
 	Resume int64          // plain bytes found from an earlier, interrupted install
 	Waits  string         // what it waits for while nothing moves; "": it moves
+	// Arriving is plain bytes of frames that are on their way from the bucket:
+	// what came of them so far, not verified.
+	Arriving int64
+	// Trouble is what went wrong last while every source fails or delivers
+	// nothing; nil: frames arrive. It is tried again until Patience ends.
+	Trouble error
 }
 
 func (p Progress) clone() Progress {
@@ -101,10 +109,11 @@ type Result struct {
 // Fetcher installs releases. It may be used by many goroutines at once; installs
 // of the same release take turns.
 type Fetcher struct {
-	o     Options
-	meter *meter
-	shop  *workshop
-	wire  atomic.Int64 // bytes taken from the bucket
+	o      Options
+	ranges int // most that are read at once
+	meter  *meter
+	shop   *workshop
+	wire   atomic.Int64 // bytes taken from the bucket
 
 	mu    sync.Mutex
 	turns map[fleet.Digest]chan struct{} // one token each: whose turn it is, by key
@@ -127,7 +136,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Fetcher{
-		o: o, meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory, pick(o.LowMemory, 1, runtime.GOMAXPROCS(0))),
+		o: o, ranges: pick(o.Rate > 0, min(o.Streams, int(max(1, o.Rate>>20))), o.Streams), meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory, pick(o.LowMemory, 1, runtime.GOMAXPROCS(0))),
 		turns: map[fleet.Digest]chan struct{}{}, jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
 	}, nil
 }

@@ -61,6 +61,10 @@ type job struct {
 	guessed  bool             // the link was not measured by then
 	sharers  int              // members of the site when neighbours were offered
 	asking   int              // errands to neighbours under way
+	reading  int              // errands to the bucket under way
+	fails    int              // tries that failed since the last frame
+	warned   bool             // of trouble
+	told     time.Time        // when progress was reported last
 	settled  chan struct{}    // closed when a frame is here or let go of
 	progress Progress
 	lastGood time.Time // when a frame was verified last
@@ -141,8 +145,7 @@ func (j *job) next(ctx context.Context) (*errand, error) {
 	}
 }
 
-// take claims the first frames of the plan. Errands to neighbours, who may let
-// one wait for long, never keep all workers.
+// take claims the first frames of the plan that there is room for.
 func (j *job) take() (e *errand, busy bool, err error) {
 	for {
 		if j.stale || len(j.plan) == 0 {
@@ -150,10 +153,7 @@ func (j *job) take() (e *errand, busy bool, err error) {
 				return nil, busy, err
 			}
 		}
-		i := 0
-		if j.asking >= max(1, j.o.Streams-1) {
-			i = slices.IndexFunc(j.plan, func(f Fetch) bool { return j.offers[f.Offer].Kind != Peer })
-		}
+		i := slices.IndexFunc(j.plan, j.room)
 		if i < 0 {
 			return nil, true, nil
 		}
@@ -162,6 +162,29 @@ func (j *job) take() (e *errand, busy bool, err error) {
 		if e := j.claim(f); e != nil {
 			return e, true, nil
 		}
+	}
+}
+
+// room reports whether a fetch may begin now: errands to neighbours, who may let
+// one wait for long, never keep all workers, and few ranges are read under a cap.
+func (j *job) room(f Fetch) bool {
+	switch j.offers[f.Offer].Kind {
+	case Copy:
+		return true
+	case Peer:
+		return j.asking < max(1, j.o.Streams-1)
+	}
+	return j.reading < j.ranges
+}
+
+// count adds n to the errands of a kind that are under way. The caller holds mu.
+func (j *job) count(k Kind, n int) {
+	switch k {
+	case Copy:
+	case Peer:
+		j.asking += n
+	default:
+		j.reading += n
 	}
 }
 
@@ -190,9 +213,7 @@ func (j *job) claim(f Fetch) *errand {
 	if first == last {
 		return nil
 	}
-	if o.Kind == Peer {
-		j.asking++
-	}
+	j.count(o.Kind, 1)
 	return &errand{f.cut(o, first, last), o, t}
 }
 
@@ -211,13 +232,12 @@ func (f Fetch) cut(o Offer, first, end int) Fetch {
 func (j *job) release(e errand) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if e.offer.Kind == Peer {
-		j.asking--
-	}
+	j.count(e.offer.Kind, -1)
 	for i := e.First; i < e.First+e.Count; i++ {
 		if s := e.t.frames[i]; s == claimed || s == asked {
 			e.t.frames[i] = wanted
 			e.t.busy--
+			j.arrived(e.t, i, 0)
 			j.stale = true
 		}
 	}
@@ -411,6 +431,7 @@ func (j *job) landed(k Kind, t *target, i int) (last bool) {
 	}
 	t.frames[i] = here
 	t.missing--
+	j.arrived(t, i, 0)
 	j.credit(k, t.frameLen(i))
 	j.tell()
 	return t.missing == 0
@@ -426,6 +447,7 @@ func (j *job) credit(k Kind, n int64) {
 func (j *job) advance(n int64) {
 	j.progress.Done += n
 	j.lastGood, j.weary = time.Now(), false
+	j.fails, j.progress.Trouble = 0, nil
 	after := max(replanAfter, j.progress.Total/64)
 	if j.guessed {
 		after = probeAfter
@@ -433,9 +455,7 @@ func (j *job) advance(n int64) {
 	if j.progress.Done-j.planned > after {
 		j.stale = true
 	}
-	if j.report != nil {
-		j.report(j.progress.clone())
-	}
+	j.tellProgress()
 }
 
 func (j *job) snapshot() Progress {

@@ -25,6 +25,7 @@ func (j *job) persist(ctx context.Context, try func(context.Context) error) erro
 		j.mu.Lock()
 		if err == nil {
 			j.weary = false
+			j.fails, j.progress.Trouble = 0, nil
 		}
 		weary := j.weary
 		if j.lastGood.After(began) {
@@ -34,6 +35,7 @@ func (j *job) persist(ctx context.Context, try func(context.Context) error) erro
 		if err == nil || ctx.Err() != nil || !fault.Is(err, fault.Transient) {
 			return err
 		}
+		j.failed(err)
 		left := j.o.Patience - time.Since(began)
 		wait := rand.N(min(10*time.Second, 200*time.Millisecond<<min(n, 6)))
 		if after, ok := registry.RetryAfter(err); ok {

@@ -34,6 +34,15 @@ type stream struct {
 	leg    *leg // read from
 	rival  *leg // on its way; nil: none
 	closed bool
+
+	frame arrival // being read; guarded by the job's mu
+}
+
+// onto says which frame is read next, and how long it is in this object.
+func (s *stream) onto(t *target, frame int, packed int64) {
+	s.j.mu.Lock()
+	defer s.j.mu.Unlock()
+	s.frame = arrival{t: t, frame: frame, packed: packed}
 }
 
 func (j *job) open(ctx context.Context, o Offer, span Span) *stream {
@@ -87,7 +96,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	if n > 0 {
 		s.j.wire.Add(int64(n))
 		s.j.mu.Lock()
-		s.j.progress.Wire += int64(n)
+		s.j.arrives(&s.frame, n)
 		s.j.mu.Unlock()
 		if herr := s.j.meter.hold(s.ctx, n); herr != nil {
 			return n, herr

@@ -25,10 +25,11 @@ type target struct {
 	doubt int
 
 	frames  []frameState
-	missing int   // frames that are not here
-	busy    int   // of these, the ones that somebody is fetching
-	sink    *sink // open while frames arrive
-	blame   error // the last source that delivered wrong bytes
+	missing int           // frames that are not here
+	busy    int           // of these, the ones that somebody is fetching
+	came    map[int]int64 // plain bytes here of frames on their way
+	sink    *sink         // open while frames arrive
+	blame   error         // the last source that delivered wrong bytes
 	done    bool
 }
 

@@ -140,13 +140,14 @@ func (w *behind) wait() error {
 
 // read reads, unpacks and verifies one frame in the bench's memory. Bytes that
 // do not unpack are errWrong, like those that were not signed.
-func (j *job) read(src io.Reader, base *baseFile, e errand, i int, b *bench) ([]byte, error) {
+func (j *job) read(src *stream, base *baseFile, e errand, i int, b *bench) ([]byte, error) {
 	plain, err := b.plain()
 	if err != nil {
 		return nil, fatal(err)
 	}
 	plain = plain[:e.t.frameLen(i)]
 	codec := e.offer.codec(i)
+	src.onto(e.t, i, e.offer.Frames[i].Length)
 	if codec == artifact.Plain {
 		if err := readFull(src, plain, e.offer.Name); err != nil {
 			return nil, err

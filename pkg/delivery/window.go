@@ -66,10 +66,8 @@ func (in *install) waitsFor(what string) {
 	if in.progress.Waits == what {
 		return
 	}
-	in.progress.Waits, in.lastGood = what, time.Now()
-	if in.report != nil {
-		in.report(in.progress.clone())
-	}
+	in.progress.Waits, in.progress.Trouble, in.lastGood = what, nil, time.Now()
+	in.tellProgress()
 }
 
 func windows(ws []fleet.Window) string {
