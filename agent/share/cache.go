@@ -40,9 +40,10 @@ type cache struct {
 	log   *slog.Logger
 	free  func(dir string) (int64, error)
 
-	mu     sync.Mutex
-	used   int64
-	frames map[fleet.Digest]*cached
+	mu      sync.Mutex // not held while a frame is written
+	used    int64      // by frames, and by those being written
+	writing int64      // of that, by those being written
+	frames  map[fleet.Digest]*cached
 }
 
 type cached struct {
@@ -87,7 +88,8 @@ func (c *cache) has(d fleet.Digest) bool {
 	return c.frames[d] != nil
 }
 
-// open gives a frame that is kept, hashed just now; NotFound if there is none.
+// open gives a frame that is kept, hashed just now; NotFound if there is none, or
+// none that is right.
 func (c *cache) open(d fleet.Digest, length int) (io.ReadCloser, error) {
 	c.mu.Lock()
 	e := c.frames[d]
@@ -100,12 +102,16 @@ func (c *cache) open(d fleet.Digest, length int) (io.ReadCloser, error) {
 		return nil, missing
 	}
 	f, err := openFrame(c.path(d), 0, d, length)
-	if err != nil {
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, errWrong) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EIO):
 		c.log.Warn("cached frame is damaged and was removed", "err", err)
 		c.drop(d)
 		return nil, missing
+	default: // too many open files, say: the frame is as good as before
+		return nil, cas.Classify("open cached frame", c.path(d), err)
 	}
-	return f, nil
 }
 
 // put keeps a frame if there is room for it.
@@ -115,16 +121,40 @@ func (c *cache) put(d fleet.Digest, data []byte) error {
 	if err != nil {
 		return cas.Classify("look up free space", c.dir, err)
 	}
+	if here, err := c.reserve(d, size, free); here || err != nil {
+		return err
+	}
+	err = c.write(d, data)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	room := min(c.limit, c.used+free-leave)
+	c.writing -= size
+	if err != nil || c.frames[d] != nil {
+		c.used -= size
+		return err
+	}
+	c.frames[d] = &cached{size, time.Now()}
+	return nil
+}
+
+// reserve makes room for a frame, unless it is here.
+func (c *cache) reserve(d fleet.Digest, size, free int64) (here bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.frames[d] != nil {
-		return nil
+		return true, nil
 	}
+	room := min(c.limit, c.used-c.writing+free-leave) // what is being written is still counted as free
 	c.shrink(room - size)
-	if size > room {
-		return fault.Newf(fault.Exhausted, "keep frame", d.Short(), "there is room for %d bytes", max(room, 0))
+	if c.used+size > room {
+		return false, fault.Newf(fault.Exhausted, "keep frame", d.Short(), "there is room for %d bytes", max(room-c.used, 0))
 	}
+	c.used += size
+	c.writing += size
+	return false, nil
+}
+
+// write puts a frame on the disk, whole or not at all.
+func (c *cache) write(d fleet.Digest, data []byte) error {
 	tmp, err := os.CreateTemp(c.dir, "tmp*")
 	if err != nil {
 		return cas.Classify("keep frame", c.dir, err)
@@ -136,8 +166,6 @@ func (c *cache) put(d fleet.Digest, data []byte) error {
 	if err != nil {
 		return cas.Classify("keep frame", c.dir, errors.Join(err, os.Remove(tmp.Name())))
 	}
-	c.frames[d] = &cached{size, time.Now()}
-	c.used += size
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,5 +139,51 @@ func TestADamagedFrameIsNotGiven(t *testing.T) {
 	}
 	if got := kept(t, newCache(t, dir, 1<<20), 5); !bytes.Equal(got, []byte{2}) || onDisk(t, dir) != 1000 {
 		t.Errorf("after a restart %v, %d bytes", got, onDisk(t, dir))
+	}
+}
+
+// What cannot be opened now is not for that damaged.
+func TestAFrameThatCannotBeOpenedIsKept(t *testing.T) {
+	t.Parallel()
+	c := newCache(t, t.TempDir(), 1<<20)
+	put(t, c, 1)
+	d := fleet.DigestOf(frameOf(1))
+	if err := os.Rename(c.path(d), c.path(d)+"x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(c.path(d), c.path(d)); err != nil { // opening it is an error of its own
+		t.Fatal(err)
+	}
+	if _, err := c.open(d, 1000); err == nil || fault.Is(err, fault.NotFound) {
+		t.Errorf("opened with %v", err)
+	}
+	if err := os.Rename(c.path(d)+"x", c.path(d)); err != nil {
+		t.Fatal(err)
+	}
+	if got := kept(t, c, 2); !bytes.Equal(got, []byte{1}) {
+		t.Errorf("afterwards kept %v", got)
+	}
+}
+
+// Frames written at once are counted before they are there.
+func TestFramesWrittenAtOnceKeepTheBound(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := newCache(t, dir, 3500)
+	var g sync.WaitGroup
+	for i := range byte(40) {
+		g.Go(func() {
+			err := c.put(fleet.DigestOf(frameOf(i%10)), frameOf(i%10))
+			if err != nil && !fault.Is(err, fault.Exhausted) {
+				t.Error(err)
+			}
+			if n := onDisk(t, dir); n > 3500 {
+				t.Errorf("%d bytes on the disk", n)
+			}
+		})
+	}
+	g.Wait()
+	if n := onDisk(t, dir); c.used != n || c.writing != 0 || n == 0 {
+		t.Errorf("%d bytes kept, %d counted, %d being written", n, c.used, c.writing)
 	}
 }
