@@ -3,6 +3,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -106,11 +107,6 @@ func keepTrim(ctx context.Context, log *slog.Logger) {
 
 func parse(version string, args []string, stderr io.Writer) (o agent.Options, showVersion bool, err error) {
 	f := flag.NewFlagSet("modelfleet-agent", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() {
-		fmt.Fprint(stderr, usage)
-		f.PrintDefaults()
-	}
 	var joinFile, level, labels, id string
 	f.StringVar(&o.State, "state", "", "`folder` of everything that lasts (required)")
 	f.StringVar(&o.Token, "join", "", "join `token`; used once, to enrol")
@@ -150,11 +146,8 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&showVersion, "version", false, "print the version and exit")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return o, false, err
-		}
-		return o, false, fault.New(fault.Invalid, "read flags", "", err).WithHint("see modelfleet-agent -help")
+	if err := readFlags(f, args, usage, stderr); err != nil {
+		return o, false, err
 	}
 	if f.NArg() > 0 {
 		return o, false, fault.Newf(fault.Invalid, "read flags", f.Arg(0), "no such argument").WithHint("see modelfleet-agent -help")
@@ -182,9 +175,27 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	return o, showVersion, nil
 }
 
+// readFlags parses args. A mistake is told once, by the error; the flags are
+// listed, after intro, only to who asks.
+func readFlags(f *flag.FlagSet, args []string, intro string, stderr io.Writer) error {
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	err := f.Parse(args)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, flag.ErrHelp):
+		f.SetOutput(stderr)
+		fmt.Fprint(stderr, cmp.Or(intro, "Flags of "+f.Name()+":\n"))
+		f.PrintDefaults()
+		return err
+	}
+	return fault.New(fault.Invalid, "read flags", "", err).WithHint("see %s -help", f.Name())
+}
+
 // shareFlags are those of what neighbours give each other.
 func shareFlags(f *flag.FlagSet, o *agent.Options) {
-	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off (default: the gossip's host and the port after its own)")
+	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off, then neighbours are not asked for files either (default: the gossip's host and the port after its own)")
 	bytesVar(f, &o.ShareRate, "share-rate", "most `bytes` a second that neighbours are served at (default 32MiB)")
 	f.Func("share-disk", "most `bytes` of the disk that frames fetched for neighbours take, 0 for none (default 512MiB)", func(text string) (err error) {
 		if o.ShareDisk = -1; text != "0" {

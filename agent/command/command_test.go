@@ -3,6 +3,9 @@ package command_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/agent/agenttest"
 	"github.com/modelfleet/modelfleet/agent/command"
+	"github.com/modelfleet/modelfleet/agent/local"
 )
 
 func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
@@ -49,6 +53,50 @@ func TestMistakesAreNamedWithTheNextMove(t *testing.T) {
 	}
 	if code, _, help := run(t, "-help"); code != 0 || !strings.Contains(help, "selftest-timeout") {
 		t.Errorf("help: %d %s", code, help)
+	}
+}
+
+// A mistake is told once, with where to read on, and not among all flags.
+func TestAWrongFlagIsToldOnce(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-nonsense"}, {"status", "-nonsense"}, {"lift", "-nonsense"}} {
+		code, _, stderr := run(t, args...)
+		if code != 2 || strings.Count(stderr, "nonsense") != 1 || strings.Count(stderr, "\n") != 2 || !strings.Contains(stderr, "hint: see modelfleet-agent") {
+			t.Errorf("%q: exit %d: %s", args, code, stderr)
+		}
+	}
+	if code, _, help := run(t, "status", "-help"); code != 0 || !strings.Contains(help, "-socket") {
+		t.Errorf("status -help: %d %s", code, help)
+	}
+	if _, _, help := run(t, "-help"); !strings.Contains(help, "neighbours are not asked for files either") {
+		t.Errorf("help does not say what -share off means:\n%s", help)
+	}
+}
+
+func TestStatusOfADeviceWithNothingAndOneDamagedFile(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "mf") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	ln, err := net.Listen("unix", filepath.Join(dir, "a.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(local.Listing{Member: "dev-1", Damaged: 1})
+	})}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	_, out, stderr := run(t, "status", "-socket", filepath.Join(dir, "a.sock"))
+	for _, want := range []string{"no model is assigned to this device yet", "1 file was found damaged"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("status lacks %q:\n%s%s", want, out, stderr)
+		}
+	}
+	if strings.Contains(out, "SERVES") {
+		t.Errorf("an empty table:\n%s", out)
 	}
 }
 

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -18,14 +18,10 @@ import (
 // status prints how a running agent stands, from its local API.
 func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("modelfleet-agent status", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	socket := f.String("socket", local.DefaultSocket, "unix `socket` of the agent")
 	asJSON := f.Bool("json", false, "print JSON")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return fault.New(fault.Invalid, "read flags", "", err)
+	if err := readFlags(f, args, "", stderr); err != nil {
+		return err
 	}
 	l, err := local.NewClient(local.ClientOptions{Socket: *socket}).List(ctx)
 	if err != nil {
@@ -41,11 +37,24 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 		fmt.Fprintf(stdout, "refused trust pack from %s\n", l.Refused)
 	}
 	if l.Damaged > 0 {
-		fmt.Fprintf(stdout, "%d files were found damaged on the disk since the agent started\n", l.Damaged)
+		files := "files were"
+		if l.Damaged == 1 {
+			files = "file was"
+		}
+		fmt.Fprintf(stdout, "%d %s found damaged on the disk since the agent started\n", l.Damaged, files)
 	}
+	if len(l.Models) == 0 {
+		_, err := fmt.Fprintln(stdout, "no model is assigned to this device yet")
+		return err
+	}
+	return table(stdout, l.Models)
+}
+
+// table prints how each model stands.
+func table(stdout io.Writer, models []local.Model) error {
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MODEL\tSERVES\tWANTS\tSTATE\tWHY")
-	for _, m := range l.Models {
+	for _, m := range models {
 		serves := "-"
 		if m.Serving != nil {
 			serves = m.Serving.Ref
@@ -83,47 +92,31 @@ func asides(m local.Model) []string {
 // fetchText is how far a fetch is: "4.0 MiB of 18.0 MiB, 1.0 MiB/s, about 14s
 // left: 4.0 MiB from the bucket". What is not known is not said.
 func fetchText(m local.Model) string {
-	text := sizeText(m.BytesDone) + " of " + sizeText(m.BytesTotal)
+	text := update.SizeText(m.BytesDone) + " of " + update.SizeText(m.BytesTotal)
 	if m.Rate > 0 {
-		text += ", " + sizeText(m.Rate) + "/s"
+		text += ", " + update.SizeText(m.Rate) + "/s"
 	}
 	if m.Left > 0 {
 		text += ", about " + m.Left.String() + " left"
 	}
 	if m.BytesFrom != nil {
-		text += ": " + m.BytesFrom.Text(sizeText)
+		text += ": " + m.BytesFrom.Text(update.SizeText)
 	}
 	if m.Waits != "" {
 		text += "; waits: " + m.Waits
 	}
+	if m.Trouble != "" {
+		text += "; tried again after: " + m.Trouble
+	}
 	return text
-}
-
-// sizeText is a number of bytes for people.
-func sizeText(n int64) string {
-	v, unit := float64(n), "B"
-	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if v < 1024 {
-			break
-		}
-		v, unit = v/1024, next
-	}
-	if unit == "B" {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
 // lift lets a release that failed here be tried again.
 func lift(ctx context.Context, _ string, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("modelfleet-agent lift", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	socket := f.String("socket", local.DefaultSocket, "unix `socket` of the agent")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return fault.New(fault.Invalid, "read flags", "", err)
+	if err := readFlags(f, args, "", stderr); err != nil {
+		return err
 	}
 	model, _, err := fleet.ParseRef(f.Arg(0))
 	if err != nil {

@@ -236,7 +236,7 @@ func (m *machine) advance() {
 		case st.Target.Bundle == st.Fallback.Bundle && !st.Fallback.Damaged:
 			m.verified("its files are still on disk")
 		default:
-			m.enter(fleet.Downloading, "fetching %d bytes", st.Target.Size)
+			m.enter(fleet.Downloading, "fetching %s", SizeText(st.Target.Size))
 			m.again()
 		}
 	case fleet.Staged:
