@@ -63,12 +63,13 @@ func parseQuestion(release, file, frame, length, hop string) (q question, err er
 type wanted struct {
 	delivery.FrameRef
 	offset  int64 // of the frame in its file
+	whole   bool  // no frame of the file is signed, only the whole
 	release delivery.Want
 }
 
 // in finds the frame in a release that is to be believed.
 func (q question) in(w delivery.Want) (wanted, error) {
-	r := wanted{delivery.FrameRef{Path: w.Path, Release: q.release, File: q.file, Frame: q.frame, Length: q.length}, 0, w}
+	r := wanted{delivery.FrameRef{Path: w.Path, Release: q.release, File: q.file, Frame: q.frame, Length: q.length}, 0, false, w}
 	files, err := artifact.FilesOf(w.Manifest)
 	if err != nil {
 		return r, err
@@ -78,7 +79,7 @@ func (q question) in(w delivery.Want) (wanted, error) {
 		case f.Digest != q.file:
 			continue
 		case f.Whole() && q.frame == 0 && q.length <= artifact.FrameSize && int64(q.length) <= w.Size:
-			r.Digest = f.Digest // a file of one frame; its length is not signed, its bytes are
+			r.Digest, r.whole = f.Digest, true // a file of one frame; its length is not signed, its bytes are
 			return r, nil
 		case q.frame < len(f.Frames) && int64(q.length) == min(f.FrameSize, f.Size-int64(q.frame)*f.FrameSize):
 			r.Digest, r.offset = f.Frames[q.frame], int64(q.frame)*f.FrameSize

@@ -73,7 +73,10 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener, fetch Fetch) error {
 
 // answer answers one question. The error says why it was not given what it
 // asked for.
-func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, r *http.Request) error {
+func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, r *http.Request) (err error) {
+	if err := s.patience(w); err != nil { // else that of the last answer on this connection
+		return err
+	}
 	if r.ContentLength != 0 { // nothing of a body is waited for
 		w.Header().Set("Connection", "close")
 		return refuse(w, fault.Newf(fault.Invalid, "read question", "", "it has a body"), http.NewResponseController(w).SetReadDeadline(time.Now()))
@@ -102,7 +105,13 @@ func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, 
 	if err != nil {
 		return refuse(w, err)
 	}
-	return errors.Join(s.send(w, r, body, frame.Length), body.Close())
+	defer func() { err = errors.Join(err, body.Close()) }() // also when sending panics: it may hold a token
+	return s.send(w, r, body, frame.Length)
+}
+
+// patience has what is written next be taken within a while.
+func (s *Site) patience(w http.ResponseWriter) error {
+	return http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timing.Stall))
 }
 
 // maxKnown is how many releases' manifests are kept in memory.
@@ -192,27 +201,17 @@ func (s *Site) find(life context.Context, fetch Fetch, f wanted, hop int, w http
 	}
 	line := s.line(f.FrameRef, owners)
 	if hop == 0 && len(line) > 0 && line[0] != s.o.Self {
-		passed := s.fly(flightKey{f.Digest, true}, func(*flight) ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
-		if err := s.arrival(passed, w, r); err == nil {
-			return io.NopCloser(bytes.NewReader(passed.data)), nil
+		passed := s.fly(life, flightKey{f.Digest, true}, func() ([]byte, error) { return s.pass(life, line[0], f.FrameRef) })
+		if body, err := s.arrival(passed, f, w, r); err == nil {
+			return body, nil
 		}
 		line = s.line(f.FrameRef, owners)
 	}
-	if !slices.Contains(line, s.o.Self) {
-		return nil, fault.Newf(fault.NotFound, "find frame", f.Digest.Short(), "it is not this member's to fetch")
+	if f.whole || !slices.Contains(line, s.o.Self) {
+		return nil, fault.Newf(fault.NotFound, "find frame", f.Digest.Short(), "it is not here, and not this member's to fetch")
 	}
-	pulled := s.fly(flightKey{f.Digest, false}, func(self *flight) ([]byte, error) { return s.pull(life, fetch, f, self) })
-	if err := s.arrival(pulled, w, r); err != nil {
-		return nil, err
-	}
-	if pulled.data != nil {
-		return io.NopCloser(bytes.NewReader(pulled.data)), nil
-	}
-	body, err := s.open(f)
-	if err != nil { // collected between
-		return nil, fault.New(fault.Transient, "find frame", f.Digest.Short(), err)
-	}
-	return body, nil
+	pulled := s.fly(life, flightKey{f.Digest, false}, func() ([]byte, error) { return s.pull(life, fetch, f) })
+	return s.arrival(pulled, f, w, r)
 }
 
 // open gives a frame that is here: in an installed file, in one that is being
@@ -226,12 +225,16 @@ func (s *Site) open(f wanted) (io.ReadCloser, error) {
 	return s.cache.open(f.Digest, f.Length)
 }
 
-// flight is one fetch that any number of neighbours wait for.
+// flight is one fetch that any number of neighbours wait for. As long as its
+// frame is in memory it keeps its token: so that there are never more such frames
+// than tokens.
 type flight struct {
 	begun atomic.Bool // it does not wait for its turn any more
 	done  chan struct{}
 	data  []byte // nil: the frame is on the disk
 	err   error
+	users int    // of data, the fetch itself among them; guarded by Site.mu
+	land  func() // gives the token back; nil without one
 }
 
 // flightKey keeps what is fetched from what is asked of a better owner apart:
@@ -242,36 +245,99 @@ type flightKey struct {
 	passed bool
 }
 
-// fly begins a flight, or joins the one of its key. It ends by itself, whoever
-// goes away.
-func (s *Site) fly(k flightKey, fetch func(*flight) ([]byte, error)) *flight {
+// fly begins a flight when it is its turn, or joins the one of its key. It ends by
+// itself, whoever goes away. Who called it must leave it.
+func (s *Site) fly(life context.Context, k flightKey, fetch func() ([]byte, error)) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.flights[k]
 	if f == nil {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{done: make(chan struct{}), users: 1}
 		s.flights[k] = f
 		s.work.Go(func() { // a question is under way: work is not waited for yet
-			err := guard.Do(s.o.Logger, "fetch for neighbour", k.frame.Short(), func() (err error) {
-				f.data, err = fetch(f)
+			f.err = guard.Do(s.o.Logger, "fetch for neighbour", k.frame.Short(), func() (err error) {
+				if f.land, err = s.turn(life, k); err != nil {
+					return err
+				}
+				f.begun.Store(true)
+				f.data, err = fetch()
 				return err
 			})
 			s.mu.Lock()
 			delete(s.flights, k)
 			s.mu.Unlock()
-			f.err = err
+			if f.data == nil { // nothing is in memory, whoever still waits
+				s.freed(f)
+			}
 			close(f.done)
+			s.leave(f)
 		})
 	}
+	f.users++
 	return f
 }
 
-// arrival waits for a flight.
-func (s *Site) arrival(f *flight, w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.await(f.done, nil, w, r); err != nil {
-		return err
+// turn waits for a flight's token. Who cannot be asked is soon done without; the
+// bucket is waited for as long as an asker would.
+func (s *Site) turn(life context.Context, k flightKey) (land func(), err error) {
+	tokens, limit := s.pulls, s.o.Timing.Wait
+	if k.passed {
+		tokens, limit = s.passes, s.o.Timing.Stall
 	}
-	return f.err
+	ctx, cancel := context.WithTimeout(life, limit)
+	defer cancel()
+	if land, err = take(ctx, tokens); err != nil {
+		return nil, fault.New(fault.Transient, "fetch for neighbour", k.frame.Short(), err)
+	}
+	return land, nil
+}
+
+// leave has a flight's frame go from memory when nobody uses it any more.
+func (s *Site) leave(f *flight) {
+	s.mu.Lock()
+	f.users--
+	last := f.users == 0
+	s.mu.Unlock()
+	if last {
+		s.freed(f)
+	}
+}
+
+// freed gives a flight's token back, once.
+func (*Site) freed(f *flight) {
+	if f.land != nil {
+		f.land()
+	}
+	f.data, f.land = nil, nil
+}
+
+// arrival waits for a flight and gives its frame, to be closed when it is sent.
+func (s *Site) arrival(f *flight, want wanted, w http.ResponseWriter, r *http.Request) (io.ReadCloser, error) {
+	_, err := s.await(f.done, nil, w, r)
+	if err == nil {
+		err = f.err
+	}
+	if err == nil && f.data != nil {
+		return &section{bytes.NewReader(f.data), closer(func() { s.leave(f) })}, nil
+	}
+	s.leave(f)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.open(want)
+	if err != nil { // collected between
+		return nil, fault.New(fault.Transient, "find frame", want.Digest.Short(), err)
+	}
+	return body, nil
+}
+
+// closer is called once, when what it belongs to is closed.
+type closer func()
+
+// Close calls it.
+func (c closer) Close() error {
+	c()
+	return nil
 }
 
 // await waits until something is done or a time is over, telling the asker now
@@ -288,7 +354,7 @@ func (s *Site) await(done <-chan struct{}, limit <-chan time.Time, w http.Respon
 		case <-r.Context().Done():
 			return false, r.Context().Err()
 		case <-pulse.C:
-			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timing.Stall)); err != nil {
+			if err := s.patience(w); err != nil {
 				return false, err
 			}
 			w.WriteHeader(http.StatusProcessing)
@@ -298,13 +364,7 @@ func (s *Site) await(done <-chan struct{}, limit <-chan time.Time, w http.Respon
 
 // pull fetches a frame for neighbours. It stays in memory only when the disk has
 // no room for it.
-func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted, self *flight) ([]byte, error) {
-	done, err := take(ctx, s.pulls)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	self.begun.Store(true)
+func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timing.Wait)
 	defer cancel()
 	data := make([]byte, f.Length)
@@ -324,11 +384,6 @@ func (s *Site) pull(ctx context.Context, fetch Fetch, f wanted, self *flight) ([
 
 // pass asks the better owner.
 func (s *Site) pass(ctx context.Context, owner fleet.MemberID, ref delivery.FrameRef) ([]byte, error) {
-	done, err := take(ctx, s.passes)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
 	data := make([]byte, ref.Length)
 	if err := s.ask(ctx, owner, ref, 1, data); err != nil {
 		return nil, err
@@ -358,7 +413,7 @@ func (s *Site) send(w http.ResponseWriter, r *http.Request, body io.Reader, leng
 	cancel()
 	if err != nil {
 		s.count.busy.Add(1)
-		return refuse(w, fault.New(fault.Transient, "answer neighbour", r.RemoteAddr, err))
+		return refuse(w, fault.New(fault.Transient, "answer neighbour", r.RemoteAddr, err), s.patience(w))
 	}
 	defer done()
 	w.Header().Set("Content-Type", "application/octet-stream")

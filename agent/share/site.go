@@ -83,7 +83,7 @@ type Site struct {
 	upload *rate.Limiter
 	client *http.Client
 	sends  chan struct{} // a token for each frame being sent
-	pulls  chan struct{} // likewise being fetched for neighbours
+	pulls  chan struct{} // likewise being fetched for neighbours, or in memory since
 	passes chan struct{} // likewise asked of a better owner
 	count  counters
 	work   sync.WaitGroup // questions and flights under way; grows only under mu, while not closed
@@ -252,18 +252,30 @@ func (s *Site) Sharers(release fleet.Digest) int {
 // fetching it for neighbours.
 func (s *Site) Owns(r delivery.FrameRef) bool {
 	line := s.line(r, 1)
-	return len(line) == 1 && line[0] == s.o.Self && s.flight(r.Digest) == nil && !s.cache.has(r.Digest)
+	return len(line) == 1 && line[0] == s.o.Self && !s.pulling(r.Digest) && !s.cache.has(r.Digest)
 }
 
-// flight is the fetch of a frame for neighbours that is under way, and not only
-// meant to be: one that begins later becomes part of the install that asks.
-func (s *Site) flight(frame fleet.Digest) *flight {
+// join is the fetch of a frame for neighbours that is under way, and not only
+// meant to be: one that begins later becomes part of the install that asks. It
+// must be left.
+func (s *Site) join(frame fleet.Digest) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.flights[flightKey{frame, false}]; f != nil && f.begun.Load() {
-		return f
+	f := s.flights[flightKey{frame, false}]
+	if f == nil || !f.begun.Load() {
+		return nil
 	}
-	return nil
+	f.users++
+	return f
+}
+
+// pulling says whether there is such a fetch.
+func (s *Site) pulling(frame fleet.Digest) bool {
+	f := s.join(frame)
+	if f != nil {
+		s.leave(f)
+	}
+	return f != nil
 }
 
 // Frame fills dst with a frame that is kept here (then from is "") or that an
@@ -291,7 +303,8 @@ func (s *Site) Frame(ctx context.Context, r delivery.FrameRef, dst []byte) (from
 
 // kept fills dst with a frame that was, or is being, fetched for neighbours.
 func (s *Site) kept(ctx context.Context, r delivery.FrameRef, dst []byte) (bool, error) {
-	if f := s.flight(r.Digest); f != nil {
+	if f := s.join(r.Digest); f != nil {
+		defer s.leave(f)
 		// Not for ever: it might have begun this moment, and wait for the install.
 		limit := time.NewTimer(s.o.Timing.Stall)
 		defer limit.Stop()
