@@ -40,7 +40,7 @@ type cache struct {
 	log   *slog.Logger
 	free  func(dir string) (int64, error)
 
-	mu      sync.Mutex // not held while a frame is written
+	mu      sync.Mutex // not held while a frame's bytes are written
 	used    int64      // by frames, and by those being written
 	writing int64      // of that, by those being written
 	frames  map[fleet.Digest]*cached
@@ -124,13 +124,20 @@ func (c *cache) put(d fleet.Digest, data []byte) error {
 	if here, err := c.reserve(d, size, free); here || err != nil {
 		return err
 	}
-	err = c.write(d, data)
+	tmp, err := c.write(data)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writing -= size
-	if err != nil || c.frames[d] != nil {
+	if err == nil {
+		err = os.Rename(tmp, c.path(d))
+	}
+	if err != nil {
 		c.used -= size
-		return err
+		return cas.Classify("keep frame", c.dir, errors.Join(err, os.RemoveAll(tmp)))
+	}
+	if c.frames[d] != nil { // another was as quick
+		c.used -= size
+		return nil
 	}
 	c.frames[d] = &cached{size, time.Now()}
 	return nil
@@ -153,20 +160,15 @@ func (c *cache) reserve(d fleet.Digest, size, free int64) (here bool, err error)
 	return false, nil
 }
 
-// write puts a frame on the disk, whole or not at all.
-func (c *cache) write(d fleet.Digest, data []byte) error {
+// write puts a frame's bytes in a file of their own. Also on an error the file, if
+// there is one, is the caller's to remove.
+func (c *cache) write(data []byte) (path string, err error) {
 	tmp, err := os.CreateTemp(c.dir, "tmp*")
 	if err != nil {
-		return cas.Classify("keep frame", c.dir, err)
+		return "", err
 	}
 	_, err = tmp.ReadFrom(bytes.NewReader(data))
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), c.path(d))
-	}
-	if err != nil {
-		return cas.Classify("keep frame", c.dir, errors.Join(err, os.Remove(tmp.Name())))
-	}
-	return nil
+	return tmp.Name(), errors.Join(err, tmp.Close())
 }
 
 // shrink removes what was used longest ago until at most so many bytes are kept.
