@@ -53,7 +53,9 @@ type install struct {
 // fetching is how far a fetch is.
 type fetching struct {
 	delivery.Progress
-	pace telemetry.Pace // of what arrives from elsewhere
+	pace    telemetry.Pace // of what arrives from elsewhere, verified or not yet
+	arrived uint64         // of that, the most that was seen: what came twice counts once
+	trouble time.Time      // since when it is in trouble
 }
 
 func newProgress() *progress {
@@ -72,8 +74,15 @@ func (g *progress) told(e update.Effect, p delivery.Progress) {
 		return // what is put right is not on its way to being served
 	}
 	f := fetching{Progress: p}
-	if p.Total > 0 {
-		f.pace = g.newest[e.Model].pace.At(g.now(), fetchedOf(p).Arrived())
+	if before := g.newest[e.Model]; p.Total > 0 {
+		f.arrived = max(before.arrived, fetchedOf(p).Arrived()+uint64(max(p.Arriving, 0)))
+		f.pace, f.trouble = before.pace.At(g.now(), f.arrived), before.trouble
+	}
+	switch {
+	case p.Trouble == nil:
+		f.trouble = time.Time{}
+	case f.trouble.IsZero():
+		f.trouble = g.now()
 	}
 	g.newest[e.Model] = f
 }
@@ -84,7 +93,7 @@ func (g *progress) of(m fleet.ModelName) fetching {
 	defer g.mu.Unlock()
 	f := g.newest[m]
 	if f.Total > 0 {
-		f.pace = f.pace.At(g.now(), fetchedOf(f.Progress).Arrived())
+		f.pace = f.pace.At(g.now(), f.arrived)
 		g.newest[m] = f
 	}
 	return f

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,5 +108,41 @@ func TestAClosedDownloadWindowIsTold(t *testing.T) {
 	d.until("what it waits for", func(m local.Model) bool { return m.Phase == fleet.Downloading && m.Waits != "" })
 	d.row("the window", func(_ telemetry.Row, m telemetry.Model) bool {
 		return m.Phase == fleet.Downloading && m.Code == telemetry.CodeWindow && m.Failure == fleet.NoFailure
+	})
+}
+
+// Whose bucket fails says so while it tries again: to applications, and in rows
+// as a failure that is not the release's. It is over when bytes come.
+func TestABucketInTroubleIsTold(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	var ill atomic.Bool
+	ill.Store(true)
+	bucket := http.FileServer(http.Dir(d.fleet.Bucket))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ill.Load() && strings.HasPrefix(r.URL.Path, "/files/") {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		bucket.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	d.o.Source = srv.URL
+	v1 := d.fleet.Publish("1.0.0", manyFiles(1, 6, 1000))
+	d.fleet.Direct(&v1, nil, 0)
+	d.run()
+	m := d.until("the trouble", func(m local.Model) bool { return m.Phase == fleet.Downloading && m.Trouble != "" })
+	if !strings.Contains(m.Trouble, "503") || m.Waits != "" || m.Failure != fleet.NoFailure {
+		t.Errorf("it says %+v", m)
+	}
+	d.row("the trouble", func(_ telemetry.Row, m telemetry.Model) bool {
+		return m.Phase == fleet.Downloading && m.Failure == fleet.TransportFailure && m.Code != telemetry.CodeWindow && m.Code != telemetry.CodeNone && m.Failing > 0
+	})
+	ill.Store(false)
+	if m := d.serves(v1, fleet.Healthy); m.Trouble != "" || m.Failure != fleet.NoFailure {
+		t.Errorf("it serves and says %+v", m)
+	}
+	d.row("no trouble", func(_ telemetry.Row, m telemetry.Model) bool {
+		return m.Phase == fleet.Healthy && m.Failure == fleet.NoFailure && m.Failing == 0
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/modelfleet/modelfleet/agent/effect"
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/agent/probe"
 	"github.com/modelfleet/modelfleet/agent/update"
@@ -87,6 +88,9 @@ func (l *loop) fetched(v *local.Model, st update.State) {
 		return
 	}
 	v.BytesDone, v.BytesTotal, v.Waits = f.Done, st.Target.Size, f.Waits
+	if f.Trouble != nil {
+		v.Trouble = f.Trouble.Error()
+	}
 	if rate, ok := f.pace.Rate(); ok {
 		v.Rate = int64(rate)
 	}
@@ -120,8 +124,13 @@ func (l *loop) report(st update.State) telemetry.ModelState {
 	if st.Phase >= fleet.Downloading && st.Phase <= fleet.Soaking {
 		f := l.progress.of(st.Model)
 		r.Fetched = fetchedOf(f.Progress)
-		if st.Phase == fleet.Downloading && f.Waits != "" { // whatever failed before
+		switch {
+		case st.Phase != fleet.Downloading:
+		case f.Waits != "": // whatever failed before
 			r.Failure, r.Code, r.Failing = fleet.NoFailure, telemetry.CodeWindow, time.Time{}
+		case f.Trouble != nil && r.Failure == fleet.NoFailure:
+			why := effect.FetchFailure(f.Trouble)
+			r.Failure, r.Code, r.Failing = why.Class, codeOf(why.Code), f.trouble
 		}
 	}
 	if r.Phase == fleet.Quarantined { // perhaps what is not wanted any more

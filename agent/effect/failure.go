@@ -14,9 +14,9 @@ import (
 // a way to the bucket.
 var ErrNoSource = errors.New("the agent has no way to the bucket")
 
-// fetchFailure says who is to blame for a fetch that failed; never the release:
+// FetchFailure says who is to blame for a fetch that failed; never the release:
 // whatever was delivered, what was signed is as good as before.
-func fetchFailure(err error) update.Failure {
+func FetchFailure(err error) update.Failure {
 	f := update.Failure{Class: fleet.TransportFailure, Code: "network", Text: short(err)}
 	switch fault.KindOf(err) {
 	case fault.Untrusted:

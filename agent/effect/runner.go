@@ -130,7 +130,7 @@ func (r *Runner) carry(ctx context.Context, e update.Effect) (update.Event, erro
 	case update.Fetch:
 		ev.Kind, err = update.Fetched, do(func() error { return r.fetch(ctx, e) })
 		if err != nil {
-			ev.Kind, ev.Failure = update.FetchFailed, fetchFailure(err)
+			ev.Kind, ev.Failure = update.FetchFailed, FetchFailure(err)
 		}
 	case update.Probe:
 		ev.Kind, err = update.ProbePassed, do(func() error { return r.test(ctx, e) })

@@ -42,6 +42,7 @@ type Model struct {
 	Rate        int64              `json:"rate,omitempty"`        // bytes a second that arrive; 0: not known, or none do
 	Left        fleet.Duration     `json:"left,omitempty"`        // until BytesTotal at this rate; 0: not known
 	Waits       string             `json:"waits,omitempty"`       // what the fetch waits for while nothing moves
+	Trouble     string             `json:"trouble,omitempty"`     // what goes wrong while the fetch is tried again and again
 	Failing     time.Time          `json:"failing,omitzero"`      // since when it fails so, however often it tried again
 	Damaged     bool               `json:"damaged,omitempty"`     // the disk damaged files of Serving; they are being put right
 	Counts                         // what applications observed of Serving since the agent started
