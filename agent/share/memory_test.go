@@ -1,14 +1,10 @@
 package share_test
 
 import (
-	"bufio"
-	"crypto/tls"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -82,46 +78,6 @@ func TestNoMoreFramesInMemoryThanArePassedOn(t *testing.T) {
 	begin(t, client, url(h.addr, foreign[1]))
 	if s := h.Stats(); s.Forwarded != 1 || s.Pulled != 1 {
 		t.Errorf("it did %+v", s)
-	}
-}
-
-// An answer on a connection that is kept has time of its own.
-func TestAnAnswerHasTimeOfItsOwn(t *testing.T) {
-	t.Parallel()
-	w := found(t, 1)
-	w.settle(1, func(o *share.Options) {
-		o.Timing = share.Timing{Stall: 300 * time.Millisecond}
-	})
-	h := w.houses[0]
-	w.introduce(guest("d99"))
-	c, err := tls.Dial("tcp", h.addr, &tls.Config{Certificates: []tls.Certificate{w.certificate(w.ca, "d99")}, InsecureSkipVerify: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	answers := bufio.NewReader(c)
-	ask := func(r delivery.FrameRef) int {
-		path := strings.TrimPrefix(url(h.addr, r), "https://"+h.addr)
-		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nModelfleet-Hop: 0\r\n\r\n", path); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(answers, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode
-	}
-	if status := ask(w.frames[0]); status != http.StatusOK {
-		t.Fatalf("answered %d", status)
-	}
-	<-time.After(400 * time.Millisecond) // the time for that frame is over
-	none := w.frames[0]
-	none.Frame = 1
-	if status := ask(none); status != http.StatusNotFound {
-		t.Errorf("then answered %d", status)
 	}
 }
 

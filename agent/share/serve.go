@@ -74,36 +74,33 @@ func (s *Site) Serve(ctx context.Context, ln net.Listener, fetch Fetch) error {
 // answer answers one question. The error says why it was not given what it
 // asked for.
 func (s *Site) answer(life context.Context, fetch Fetch, w http.ResponseWriter, r *http.Request) (err error) {
-	if err := s.patience(w); err != nil { // else that of the last answer on this connection
-		return err
-	}
 	if r.ContentLength != 0 { // nothing of a body is waited for
 		w.Header().Set("Connection", "close")
-		return refuse(w, fault.Newf(fault.Invalid, "read question", "", "it has a body"), http.NewResponseController(w).SetReadDeadline(time.Now()))
+		return s.refuse(w, fault.Newf(fault.Invalid, "read question", "", "it has a body"), http.NewResponseController(w).SetReadDeadline(time.Now()))
 	}
 	guest, err := s.guest(r.TLS)
 	if err != nil {
 		s.count.refused.Add(1)
-		return refuse(w, err)
+		return s.refuse(w, err)
 	}
 	leave, err := s.admit(guest)
 	if err != nil {
 		s.count.busy.Add(1)
-		return refuse(w, err)
+		return s.refuse(w, err)
 	}
 	defer leave()
 	q, err := questionOf(r)
 	if err != nil {
-		return refuse(w, err)
+		return s.refuse(w, err)
 	}
 	frame, err := s.look(q, w, r)
 	if err != nil {
 		s.count.refused.Add(1)
-		return refuse(w, err)
+		return s.refuse(w, err)
 	}
 	body, err := s.find(life, fetch, frame, q.hop, w, r)
 	if err != nil {
-		return refuse(w, err)
+		return s.refuse(w, err)
 	}
 	defer func() { err = errors.Join(err, body.Close()) }() // also when sending panics: it may hold a token
 	return s.send(w, r, body, frame.Length)
@@ -160,7 +157,8 @@ func (s *Site) look(q question, w http.ResponseWriter, r *http.Request) (wanted,
 }
 
 // refuse tells by the status; what else there is to say is for this member's log.
-func refuse(w http.ResponseWriter, err error, more ...error) error {
+func (s *Site) refuse(w http.ResponseWriter, err error, more ...error) error {
+	more = append(more, s.patience(w))
 	status := fault.KindOf(err).Status()
 	if fault.KindOf(err).Retry() || fault.Is(err, fault.Canceled) {
 		status = http.StatusServiceUnavailable
@@ -413,7 +411,7 @@ func (s *Site) send(w http.ResponseWriter, r *http.Request, body io.Reader, leng
 	cancel()
 	if err != nil {
 		s.count.busy.Add(1)
-		return refuse(w, fault.New(fault.Transient, "answer neighbour", r.RemoteAddr, err), s.patience(w))
+		return s.refuse(w, fault.New(fault.Transient, "answer neighbour", r.RemoteAddr, err))
 	}
 	defer done()
 	w.Header().Set("Content-Type", "application/octet-stream")
