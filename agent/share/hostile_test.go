@@ -342,32 +342,3 @@ func TestAGuestThatDoesNotReadIsCutOff(t *testing.T) {
 		t.Errorf("another guest was answered %d", status)
 	}
 }
-
-// Nor is one waited for that does not read why it gets nothing.
-func TestAGuestThatDoesNotReadRefusalsIsCutOff(t *testing.T) {
-	t.Parallel()
-	w := found(t, 1)
-	w.settle(1, func(o *share.Options) { o.Timing.Stall = 50 * time.Millisecond })
-	h := w.houses[0]
-	w.introduce(guest("d99"))
-	c, err := tls.Dial("tcp", h.addr, &tls.Config{Certificates: []tls.Certificate{w.certificate(w.ca, "d99")}, InsecureSkipVerify: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.NetConn().(*net.TCPConn).SetReadBuffer(4 << 10); err != nil { // so that it is soon full
-		t.Fatal(err)
-	}
-	none := w.frames[0]
-	none.Frame = 1
-	question := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: x\r\nModelfleet-Hop: 0\r\n\r\n", strings.TrimPrefix(url(h.addr, none), "https://"+h.addr))
-	questions := strings.Repeat(question, 50)
-	for err == nil {
-		if err = c.SetWriteDeadline(time.Now().Add(30 * time.Second)); err == nil {
-			_, err = io.WriteString(c, questions)
-		}
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error("who does not read is waited for")
-	}
-}
