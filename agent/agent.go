@@ -146,7 +146,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l.liars = a.liars
 	peers, spare := a.peers()
 	a.fetcher, err = delivery.New(delivery.Options{
-		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Memory: o.buffers(), Rate: o.Rate,
+		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Rate: o.Rate,
 		Windows: o.Download, Metered: o.Metered, Keep: keep, Logger: o.Logger,
 	})
 	if err != nil {

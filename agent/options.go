@@ -76,16 +76,6 @@ type Info struct {
 	Gossip string // host:port of the cell, or ""
 }
 
-// buffers is the memory for what is being fetched; 0: as package delivery sees fit.
-// An agent is more than its fetcher: three frames of 4 MiB keep all of it under
-// 32 MiB, and are what a delta needs.
-func (o *Options) buffers() int64 {
-	if o.LowMemory {
-		return 12 << 20
-	}
-	return 0
-}
-
 func (o *Options) complete() error {
 	if o.State == "" {
 		return fault.Newf(fault.Invalid, "start agent", "", "no state folder").WithHint("give -state DIR")

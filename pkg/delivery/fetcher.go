@@ -32,7 +32,8 @@ type Options struct {
 	// low-memory mode.
 	Streams int
 	// Memory bounds the frame buffers of all installs together; default 40 MiB, which keeps the
-	// whole process under 64 MiB. LowMemory is 16 MiB instead.
+	// whole process under 64 MiB. LowMemory is 12 MiB instead: three frames of
+	// 4 MiB, what a delta needs, keep a whole agent under 32 MiB.
 	Memory    int64
 	LowMemory bool
 	// Reserve is disk space that an install must leave free; default 64 MiB.
@@ -128,7 +129,7 @@ func New(o Options) (*Fetcher, error) {
 		return nil, fault.Newf(fault.Invalid, "make fetcher", "", "a store and a source must be given")
 	}
 	setDefault(&o.Streams, pick(o.LowMemory, 2, 5))
-	setDefault(&o.Memory, pick(o.LowMemory, int64(16<<20), 40<<20))
+	setDefault(&o.Memory, pick(o.LowMemory, int64(12<<20), 40<<20))
 	setDefault(&o.Reserve, 64<<20)
 	setDefault(&o.Stall, 15*time.Second)
 	setDefault(&o.Patience, 2*time.Minute)
