@@ -33,6 +33,16 @@ type material struct {
 	keyless bool // certificate: method sigstore
 }
 
+// methods is how many methods the material is of.
+func (m *material) methods() (n int) {
+	for _, is := range []bool{m.key, m.chain, m.keyless} {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
 // envelope is a DSSE envelope.
 type envelope struct {
 	payload     []byte
@@ -61,10 +71,8 @@ func Parse(data []byte) (*Bundle, error) {
 		return nil, errf(Malformed, "", "%d signatures, want 1", b.envelope.signatures)
 	case len(b.envelope.sig) == 0:
 		return nil, errf(Malformed, "", "an empty signature")
-	case b.material.keyless:
-		return nil, errf(Unsupported, "", "method sigstore (keyless), want key or certificate")
-	case b.material.key == b.material.chain:
-		return nil, errf(Malformed, "", "verification material must be one of publicKey, x509CertificateChain")
+	case b.material.methods() != 1:
+		return nil, errf(Malformed, "", "verification material must be one of publicKey, x509CertificateChain, certificate")
 	}
 	if !b.material.chain {
 		return b, nil
@@ -191,10 +199,29 @@ func (b *Bundle) Hint() string { return b.material.hint }
 // or nil. It is a claim until [Bundle.VerifyCertificate] says otherwise.
 func (b *Bundle) Certificates() []*x509.Certificate { return b.certs }
 
+// Keyless reports whether the bundle is of the method sigstore, which this
+// package reads and does not verify.
+func (b *Bundle) Keyless() bool { return b.material.keyless }
+
+// Payload is the statement's bytes as they were signed. They are a claim, for
+// whoever verifies the method sigstore by other means.
+func (b *Bundle) Payload() []byte { return b.envelope.payload }
+
+// method names how the bundle was signed.
+func (b *Bundle) method() string {
+	switch {
+	case b.material.keyless:
+		return "sigstore (keyless)"
+	case b.material.chain:
+		return "certificate"
+	}
+	return "key"
+}
+
 // VerifyKey returns what the bundle says if one of the keys signed it.
 func (b *Bundle) VerifyKey(pubs ...*ecdsa.PublicKey) (Manifest, error) {
 	if !b.material.key {
-		return Manifest{}, errf(Unsupported, "", "signed by certificate, not by key")
+		return Manifest{}, errf(Unsupported, "", "signed by the method %s, not by key", b.method())
 	}
 	for _, pub := range pubs {
 		from, ok, err := b.signedBy(pub)
@@ -214,7 +241,7 @@ func (b *Bundle) VerifyKey(pubs ...*ecdsa.PublicKey) (Manifest, error) {
 // beginning: an expired certificate is expired, be it leaf, root or between.
 func (b *Bundle) VerifyCertificate(roots *x509.CertPool, now time.Time) (Manifest, error) {
 	if len(b.certs) == 0 {
-		return Manifest{}, errf(Unsupported, "", "signed by key, not by certificate")
+		return Manifest{}, errf(Unsupported, "", "signed by the method %s, not by certificate", b.method())
 	}
 	pub, err := checkChain(b.certs, roots, now)
 	if err != nil {

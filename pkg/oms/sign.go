@@ -103,15 +103,9 @@ func sign(m Manifest, key crypto.Signer, mat materialJSON) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	payload, err := m.encode()
+	payload, err := m.Statement()
 	if err != nil {
-		return nil, errf(Malformed, "", "%w", err)
-	}
-	switch read, err := parseStatement(payload, current); {
-	case err != nil:
-		return nil, err // never sign what we would refuse
-	case !read.same(m):
-		return nil, errf(Irregular, "", "a name that is not UTF-8, or a range of a whole file")
+		return nil, err
 	}
 	sig, err := key.Sign(rand.Reader, signedDigest(h, payload), h)
 	if err != nil {
@@ -123,6 +117,23 @@ func sign(m Manifest, key crypto.Signer, mat materialJSON) ([]byte, error) {
 		Material:  mat,
 		Envelope:  envelopeJSON{Payload: payload, PayloadType: payloadType, Signatures: []signatureJSON{{Sig: sig}}},
 	})
+}
+
+// Statement is the in-toto statement that says what m does, of media type
+// application/vnd.in-toto+json: what is to be signed by a method that is not of
+// this package. A statement that [Parse] would refuse is not made.
+func (m Manifest) Statement() ([]byte, error) {
+	payload, err := m.encode()
+	if err != nil {
+		return nil, errf(Malformed, "", "%w", err)
+	}
+	switch read, err := parseStatement(payload, current); {
+	case err != nil:
+		return nil, err // never sign what we would refuse
+	case !read.same(m):
+		return nil, errf(Irregular, "", "a name that is not UTF-8, or a range of a whole file")
+	}
+	return payload, nil
 }
 
 // encode is the statement's bytes.

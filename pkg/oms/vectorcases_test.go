@@ -164,7 +164,11 @@ func bundles(b *builder) {
 	} {
 		d := apart(b.t, []byte(good.Bundle))
 		c.change(d)
-		refuse(c.name, encode(b.t, d.bundle), c.want)
+		v, from := good, "parse"
+		if v.Name, v.Bundle = c.name, encode(b.t, d.bundle); c.want == oms.Unsupported {
+			from = "verify" // well-formed: others verify it
+		}
+		b.refuse(v, from, c.want)
 	}
 }
 
