@@ -108,7 +108,7 @@ func newWorld(t *testing.T) *world {
 	g := must(repository.Init(repository.InitOptions{
 		Fleet: fleetName, Now: time.Now(), Root: []signature.Signer{rootKey},
 		Teams:       []repository.Team{{Name: team, Keys: []crypto.PublicKey{w.publisher.Public()}}},
-		Coordinator: coord.Public(), Timestamp: stamp.Public(), DeviceCA: caPEM,
+		Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()}, DeviceCA: caPEM,
 	}))(t)
 	w.put(g.Writes...)
 	w.root = g.Root

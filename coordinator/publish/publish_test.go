@@ -96,7 +96,7 @@ func newWorld(t *testing.T) *world {
 	key := func() *signer.Signer { return must(signer.Ephemeral())(t) }
 	coord, stamp := key(), key()
 	g := must(repository.Init(repository.InitOptions{
-		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{key()}, Coordinator: coord.Public(), Timestamp: stamp.Public(),
+		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{key()}, Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()},
 		Teams: []repository.Team{{Name: "vision", Keys: []crypto.PublicKey{key().Public()}}},
 	}))(t)
 	for _, x := range g.Writes {

@@ -38,15 +38,16 @@ type Freshness uint8
 
 // The states of a trust pack. Their numbers are on the wire.
 const (
-	NoPack Freshness = iota // it has none that verifies
-	Fresh                   // its timestamp has not expired
-	Stale                   // expired: the member keeps what it has and starts nothing new
+	NoPack    Freshness = iota // it has none that verifies
+	Fresh                      // its timestamp has not expired
+	Stale                      // expired: the member keeps what it has and starts nothing new
+	Untrusted                  // the newest it was offered was refused, and no other source has a good one
 	numFreshness
 )
 
 // String is the state's name.
 func (f Freshness) String() string {
-	return [...]string{"none", "fresh", "stale", "unknown"}[min(f, numFreshness)]
+	return [...]string{"none", "fresh", "stale", "untrusted", "unknown"}[min(f, numFreshness)]
 }
 
 // Model is how a member stands with one model.

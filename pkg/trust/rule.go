@@ -38,6 +38,7 @@ const (
 	RuleOwner     Rule = "owner"      // another team owns the model's name
 	RuleVersion   Rule = "version"    // metadata of an unexpected version
 	RulePin       Rule = "pin"        // a root or token is not the pinned one
+	RuleTime      Rule = "time"       // a time is not signed by the fleet role, or answers another question
 )
 
 // Violation is a broken rule; it is the cause inside a fault of kind Untrusted.
@@ -80,6 +81,8 @@ func hint(r Rule) string {
 		return "fetch the object again, or from another source; if it stays so, the bucket was tampered with"
 	case RuleRoot, RulePin:
 		return "check that this member belongs to this fleet; enrol it again with a fresh token if the root was replaced"
+	case RuleTime:
+		return "look for a proxy that changes answers, and check that the coordinator signs with the key the policy names"
 	case RuleState:
 		return "the stored trust state is damaged: enrol the member again"
 	case RuleTimestamp, RuleSnapshot, RuleSequence, RuleVersion:

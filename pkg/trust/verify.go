@@ -55,9 +55,10 @@ type Trusted struct {
 	Refused   []Refusal
 	Releases  map[string]Backing // by bundle path
 
-	DeviceCA []*x509.Certificate // members' identities are issued under these
-	Revoked  Revoked
-	Versions map[string]int64 // of every role used
+	FleetKeys []*ecdsa.PublicKey  // of the fleet role: who may say the time, too
+	DeviceCA  []*x509.Certificate // members' identities are issued under these
+	Revoked   Revoked
+	Versions  map[string]int64 // of every role used
 }
 
 // Refusal is a release that the directive names and no publisher backs.
@@ -336,8 +337,15 @@ func (s *session) fleetRole() error {
 	if err := s.onlyRole(s.facts.Group.TargetPath(), RoleFleet); err != nil {
 		return err
 	}
-	_, err := s.tm.UpdateDelegatedTargets(s.pack.Fleet, RoleFleet, metadata.TARGETS)
-	return err
+	if _, err := s.tm.UpdateDelegatedTargets(s.pack.Fleet, RoleFleet, metadata.TARGETS); err != nil {
+		return err
+	}
+	keys, err := DelegatedKeys(s.tm.Targets[metadata.TARGETS].Signed.Delegations, RoleFleet)
+	if err != nil {
+		return err
+	}
+	s.out.FleetKeys = keys
+	return nil
 }
 
 // onlyRole checks that the policy delegates path to role and to no other: the

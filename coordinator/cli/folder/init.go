@@ -131,7 +131,7 @@ func (m *Made) create(ctx context.Context, o InitOptions, store registry.Reader)
 	}
 	init := repository.InitOptions{
 		Fleet: o.Fleet.Name, Now: o.Now, Root: []signature.Signer{keys["root"]},
-		Coordinator: keys["coordinator"].Public(), Timestamp: keys["timestamp"].Public(), DeviceCA: ca,
+		Coordinator: keys["coordinator"].Public(), Timestamp: []crypto.PublicKey{keys["timestamp"].Public()}, DeviceCA: ca,
 	}
 	for _, t := range o.Teams {
 		init.Teams = append(init.Teams, repository.Team{Name: t, Keys: []crypto.PublicKey{keys["publisher-"+string(t)].Public()}})

@@ -30,8 +30,11 @@ type InitOptions struct {
 	Teams         []Team             // publishers
 
 	Coordinator crypto.PublicKey // signs directives and snapshots
-	Timestamp   crypto.PublicKey // default Coordinator
-	DeviceCA    []byte           // certificates in PEM that members are issued under; may be set later
+	// Timestamp is who may say that a snapshot is the newest, each alone: the
+	// coordinator's timestamp key, the heartbeat function's, or both. Default:
+	// Coordinator.
+	Timestamp []crypto.PublicKey
+	DeviceCA  []byte // certificates in PEM that members are issued under; may be set later
 
 	Lifetimes Lifetimes
 }
@@ -62,8 +65,8 @@ func Init(o InitOptions) (Genesis, error) {
 		return Genesis{}, fault.Newf(fault.Invalid, op, o.Fleet, "a root key and the coordinator's key are needed")
 	}
 	o.Lifetimes = o.Lifetimes.orDefault()
-	if o.Timestamp == nil {
-		o.Timestamp = o.Coordinator
+	if len(o.Timestamp) == 0 {
+		o.Timestamp = []crypto.PublicKey{o.Coordinator}
 	}
 	if len(o.Policy) == 0 {
 		o.Policy = o.Root
@@ -96,7 +99,7 @@ func (o InitOptions) root() (Genesis, error) {
 		keys []crypto.PublicKey
 	}{
 		{metadata.ROOT, rootKeys}, {metadata.TARGETS, policyKeys},
-		{metadata.SNAPSHOT, []crypto.PublicKey{o.Coordinator}}, {metadata.TIMESTAMP, []crypto.PublicKey{o.Timestamp}},
+		{metadata.SNAPSHOT, []crypto.PublicKey{o.Coordinator}}, {metadata.TIMESTAMP, o.Timestamp},
 	} {
 		if err := setKeys(m, role.name, role.keys); err != nil {
 			return Genesis{}, err

@@ -104,7 +104,7 @@ func New(t testing.TB, edit func(*repository.InitOptions)) *Fleet {
 	o := repository.InitOptions{
 		Fleet: "test", Now: f.Now, Root: []signature.Signer{f.Root},
 		Teams:       []repository.Team{{Name: Team, Keys: []crypto.PublicKey{f.Publisher.Public()}}},
-		Coordinator: f.Coordinator.Public(), Timestamp: f.Timestamp.Public(),
+		Coordinator: f.Coordinator.Public(), Timestamp: Keys(f.Timestamp),
 	}
 	if edit != nil {
 		edit(&o)
