@@ -55,7 +55,18 @@ type Members interface {
 type Cell struct {
 	ID   string // "SITE/N"
 	Site string
+	Key  []byte // the newest
+	// Number counts the keys before Key. Past are those that may still be in use,
+	// newest first.
+	Number uint64    `json:",omitempty"`
+	Made   time.Time `json:",omitzero"` // when Key was; zero: with the cell
+	Past   []PastKey `json:",omitempty"`
+}
+
+// PastKey is a key that a cell had before.
+type PastKey struct {
 	Key  []byte
+	Made time.Time `json:",omitzero"`
 }
 
 // Cells keeps the gossip pools and their keys.
@@ -63,6 +74,8 @@ type Cells interface {
 	Cells(ctx context.Context) ([]Cell, error)
 	// AddCell adds a cell; one that is there stays as it is.
 	AddCell(ctx context.Context, c Cell) error
+	// SaveCell replaces a known cell.
+	SaveCell(ctx context.Context, c Cell, notes ...audit.Note) error
 }
 
 // Token is a join token. The secret is kept as a hash only.

@@ -36,10 +36,17 @@ type EnrolRequest struct {
 	CSR      []byte         `json:"csr"`      // DER PKCS#10, signed by the member's P-256 key
 	Agent    string         `json:"agent"`    // version
 	Platform string         `json:"platform"` // GOOS/GOARCH
+	// Hardware is what the machine is known by, as digests that are worth nothing to
+	// another fleet; identity.Hardware makes them.
+	Hardware []fleet.Digest `json:"hardware,omitempty"`
+	// IAM proves the AWS role that a function runs as.
+	IAM *SignedRequest `json:"iam,omitempty"`
 }
 
-// EnrolReply is a member's identity and everything it needs to begin.
+// EnrolReply is a member's identity and everything it needs to begin. While an
+// operator has to approve the member there is nothing in it but Pending.
 type EnrolReply struct {
+	Pending     *Pending    `json:"pending,omitempty"`
 	Facts       fleet.Facts `json:"facts"`
 	Certificate []byte      `json:"certificate"` // DER, valid 7 days
 	Generation  uint64      `json:"generation"`  // of the certificate
@@ -47,13 +54,23 @@ type EnrolReply struct {
 	Root        []byte      `json:"root"`        // root.json; its digest is in the join token
 	Pack        []byte      `json:"pack"`        // the group's first trust pack
 	Cell        Cell        `json:"cell"`
+	Pins        []string    `json:"pins,omitempty"` // of the coordinator's TLS keys, in hex: today's and the next
 }
 
 // Cell is what a member needs to join its gossip pool.
 type Cell struct {
-	ID    string   `json:"id"`              // "SITE/N"
-	Key   []byte   `json:"key"`             // 32 bytes, AES-256 of memberlist
-	Seeds []string `json:"seeds,omitempty"` // host:port of members seen there
+	ID  string `json:"id"`  // "SITE/N"
+	Key []byte `json:"key"` // the newest: 32 bytes, AES-256 of memberlist
+	// Number grows with each new key; the first has 0. A key is changed when a
+	// member that knew it is revoked.
+	Number uint64 `json:"number,omitempty"`
+	// Old are keys before it that others may still use. For UseIn from now on the
+	// first of them encrypts, and Key only decrypts, so that everybody can get it
+	// meanwhile; after DropIn they are forgotten.
+	Old    [][]byte       `json:"old,omitempty"`
+	UseIn  fleet.Duration `json:"useIn,omitempty"`
+	DropIn fleet.Duration `json:"dropIn,omitempty"`
+	Seeds  []string       `json:"seeds,omitempty"` // host:port of members seen there
 }
 
 // RenewRequest asks for a fresh certificate. POST /v1/renew over mTLS.
@@ -69,6 +86,8 @@ type RenewReply struct {
 	DeviceCA    []byte `json:"deviceCa"`
 	Generation  uint64 `json:"generation"`
 	Cell        Cell   `json:"cell"`
+	// Pins replace those the member has; none leaves them.
+	Pins []string `json:"pins,omitempty"`
 }
 
 // RowsReply answers POST /v1/cells/{cell}/rows, whose body is a telemetry batch.
@@ -76,10 +95,11 @@ type RowsReply struct {
 	Accepted  int               `json:"accepted"`
 	Duplicate int               `json:"duplicate"`
 	Refused   []RefusedRow      `json:"refused,omitempty"`
-	Acked     map[string]uint64 `json:"acked,omitempty"` // member -> newest sequence known
-	Directive uint64            `json:"directive"`       // newest sequence of the caller's group
-	Time      time.Time         `json:"time"`            // the coordinator's clock
-	Seeds     []string          `json:"seeds,omitempty"` // gossip addresses in the caller's cell
+	Acked     map[string]uint64 `json:"acked,omitempty"`   // member -> newest sequence known
+	Directive uint64            `json:"directive"`         // newest sequence of the caller's group
+	Time      time.Time         `json:"time"`              // the coordinator's clock
+	Seeds     []string          `json:"seeds,omitempty"`   // gossip addresses in the caller's cell
+	CellKey   uint64            `json:"cellKey,omitempty"` // number of the newest key of the caller's cell
 }
 
 // RefusedRow says why one row of a batch was not taken.
@@ -108,6 +128,11 @@ type TokenRequest struct {
 	Labels fleet.Labels   `json:"labels,omitempty"` // labels every member that joins by it gets; they win over the member's own
 	Uses   int            `json:"uses,omitempty"`   // default 1
 	TTL    fleet.Duration `json:"ttl,omitempty"`    // default 1h
+	// Hardware, when there is any, is the machines that may join by it: digests in
+	// hex, or names as `modelfleet-agent hardware` prints them, such as serial:4711.
+	Hardware []string `json:"hardware,omitempty"`
+	Approve  bool     `json:"approve,omitempty"` // an operator approves each member that wants to join by it
+	IAM      []string `json:"iam,omitempty"`     // patterns of the AWS roles that functions may join as
 }
 
 // Token is a join token as listed; Text is given once, when it is made.
@@ -120,19 +145,50 @@ type Token struct {
 	Uses    int          `json:"uses"`
 	Used    int          `json:"used"`
 	Expires time.Time    `json:"expires"`
+	// Hardware is the digests of the machines that may join by it.
+	Hardware []fleet.Digest `json:"hardware,omitempty"`
+	Approve  bool           `json:"approve,omitempty"`
+	IAM      []string       `json:"iam,omitempty"`
 }
 
 // OperatorRequest makes an operator. POST /v1/operators.
 type OperatorRequest struct {
-	Name string `json:"name"`
-	Role Role   `json:"role"`
+	Name  string         `json:"name"`
+	Role  Role           `json:"role"`
+	Scope Scope          `json:"scope,omitzero"` // of the role; an admin's is the whole fleet
+	TTL   fleet.Duration `json:"ttl,omitempty"`  // until its token ends; 0: it does not
 }
 
-// OperatorToken is an operator; Text is given once, when it is made.
+// RotateRequest gives an operator a new token in place of its old one. POST
+// /v1/operators/{name}/rotate.
+type RotateRequest struct {
+	TTL fleet.Duration `json:"ttl,omitempty"` // until the new one ends; 0: it does not
+}
+
+// OperatorToken is an operator: a token's holder, or a person who signed in.
+// Text is given once, when it is made.
 type OperatorToken struct {
-	Name string `json:"name"`
-	Role Role   `json:"role"`
-	Text string `json:"text,omitempty"`
+	Name    string    `json:"name"`
+	Role    Role      `json:"role"`
+	Scope   Scope     `json:"scope,omitzero"`
+	Text    string    `json:"text,omitempty"`
+	Created time.Time `json:"created,omitzero"`
+	By      string    `json:"by,omitempty"` // who made it; absent for a person who signed in
+	Expires time.Time `json:"expires,omitzero"`
+	Used    time.Time `json:"used,omitzero"` // last, to the minute
+	// Session is set for a person who signed in through the fleet's OpenID issuer.
+	Session bool `json:"session,omitempty"`
+	// As are the identities that it speaks for: its own first, then of those who
+	// made it. Who approves must not be, in any of them, who asks.
+	As []string `json:"as,omitempty"`
+}
+
+// Person is the identity that stands behind the operator.
+func (o OperatorToken) Person() string {
+	if len(o.As) > 0 {
+		return o.As[0]
+	}
+	return o.Name
 }
 
 // AdmitRequest asks the coordinator to take up what a publisher put into the
@@ -203,6 +259,9 @@ type MemberInfo struct {
 	Delivery  *DeliveryInfo `json:"delivery,omitempty"`
 	Models    []ModelStatus `json:"models"`
 	Revoked   bool          `json:"revoked,omitempty"`
+	Locked    string        `json:"locked,omitempty"` // why its identity is locked
+	// Certificate is the newest that it was given.
+	Certificate CertificateInfo `json:"certificate"`
 }
 
 // Explanation says in one screen why a member runs what it runs. GET
@@ -350,6 +409,8 @@ type FleetInfo struct {
 	Functions int            `json:"functions"`
 	Running   map[string]int `json:"running"` // release ref -> members
 	Pack      PackInfo       `json:"pack"`
+	DeviceCAs []DeviceCAInfo `json:"deviceCas"` // that the policy lists, newest first
+	Pending   int            `json:"pending"`   // members that wait for approval
 }
 
 // PackInfo is the newest trust pack.

@@ -21,6 +21,11 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (RenewReply, error) 
 	return ask[RenewReply](ctx, c, call{op: "renew certificate", method: http.MethodPost, path: "/v1/renew", in: r})
 }
 
+// Cell asks for the caller's gossip cell with its keys: after one was changed.
+func (c *Client) Cell(ctx context.Context) (Cell, error) {
+	return ask[Cell](ctx, c, call{op: "get cell", method: http.MethodGet, path: "/v1/cell"})
+}
+
 // GossipHeader tells the coordinator where others in the caller's cell reach it.
 const GossipHeader = "Modelfleet-Gossip"
 

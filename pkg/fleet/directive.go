@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -14,6 +16,49 @@ type Directive struct {
 	Sequence uint64      `json:"sequence"` // grows by one with every directive of the group
 	Issued   time.Time   `json:"issued"`
 	Models   []Placement `json:"models"` // sorted by Model
+	// Revoked are the members that lost their identity: no other speaks to them.
+	// Sorted by ID; at most [MaxRevoked].
+	Revoked []RevokedMember `json:"revoked,omitempty"`
+}
+
+// RevokedMember is a member that lost its identity, stolen perhaps. It stays in
+// the directive until everyone refuses its certificate by the time alone.
+type RevokedMember struct {
+	ID    MemberID  `json:"id"`
+	Until time.Time `json:"until"` // [Grace] after its newest certificate ran out
+	// Cell is the gossip cell whose key it knew, and Key the number of the key
+	// that shuts it out: members of the cell that have an older one ask for it.
+	Cell string `json:"cell,omitempty"`
+	Key  uint64 `json:"key,omitempty"`
+}
+
+const (
+	// MaxRevoked bounds the revoked members of a directive.
+	MaxRevoked = 1024
+	// Grace is how long members of a site put up with a neighbour's certificate
+	// that has run out: it may be that it cannot reach the coordinator.
+	Grace = 30 * 24 * time.Hour
+)
+
+// Bars is the directive's word against a member, if there is one.
+func (d Directive) Bars(id MemberID) (RevokedMember, bool) {
+	i, found := slices.BinarySearchFunc(d.Revoked, id, func(r RevokedMember, id MemberID) int { return cmp.Compare(r.ID, id) })
+	if !found {
+		return RevokedMember{}, false
+	}
+	return d.Revoked[i], true
+}
+
+// CellKey is the number of the key that members of a cell must have by now; 0:
+// any will do.
+func (d Directive) CellKey(cell string) uint64 {
+	var n uint64
+	for _, r := range d.Revoked {
+		if r.Cell == cell {
+			n = max(n, r.Key)
+		}
+	}
+	return n
 }
 
 // DirectiveSchema is the schema number this code writes and reads.
@@ -36,7 +81,25 @@ type Placement struct {
 	// Failed are the releases that the gates of rollouts found failing, newest
 	// first; at most [MaxFailed].
 	Failed []FailedRelease `json:"failed,omitempty"`
+	// WhenRevoked is what a member does whose release was revoked and that has
+	// nothing else it may run.
+	WhenRevoked WhenRevoked `json:"whenRevoked,omitempty"`
 }
+
+// WhenRevoked says what becomes of a release that was taken back and that
+// nothing can replace.
+type WhenRevoked string
+
+// What may become of it.
+const (
+	// StopRevoked serves nothing. It is the default: who takes a release back says
+	// that it does harm, and an application knows what to do without a model, but
+	// not that the one it was given is wrong.
+	StopRevoked WhenRevoked = ""
+	// KeepRevoked goes on serving it, and says so, until something else may run:
+	// for models whose absence does more harm than any release of them could.
+	KeepRevoked WhenRevoked = "keep"
+)
 
 // Override is the stable release of part of the fleet.
 type Override struct {

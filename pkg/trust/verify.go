@@ -54,6 +54,12 @@ type Trusted struct {
 	Digest    fleet.Digest // of the directive's bytes
 	Refused   []Refusal
 	Releases  map[string]Backing // by bundle path
+	// Teams are the publishers' roles in the pack that are in force, with the
+	// highest floors that this member ever saw. See [Trusted.Revokes].
+	Teams map[fleet.Team]TeamRole
+	// Kept are the models of which a revoked release is served on when nothing
+	// else may run.
+	Kept []fleet.ModelName
 
 	FleetKeys []*ecdsa.PublicKey  // of the fleet role: who may say the time, too
 	DeviceCA  []*x509.Certificate // members' identities are issued under these
@@ -65,7 +71,8 @@ type Trusted struct {
 type Refusal struct {
 	Model   fleet.ModelName
 	Release string // "detector@1.5.0"
-	Held    bool   // the whole placement was left out
+	Held    bool   // nothing is said to members outside the rollout: they keep what they have
+	Revoked bool   // it was taken back, and not only unproven: who runs it leaves it
 	Err     error  // Untrusted, with the rule
 }
 

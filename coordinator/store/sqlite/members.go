@@ -108,6 +108,18 @@ func (s *Store) AddCell(ctx context.Context, c store.Cell) error {
 	})
 }
 
+// SaveCell replaces a known cell.
+func (s *Store) SaveCell(ctx context.Context, c store.Cell, notes ...audit.Note) error {
+	return s.write(ctx, "save cell", c.ID, notes, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE cell SET doc = ? WHERE id = ?", string(doc), c.ID)
+		return err
+	})
+}
+
 // AddToken adds a join token.
 func (s *Store) AddToken(ctx context.Context, t store.Token, note audit.Note) error {
 	return s.write(ctx, "create token", t.ID, []audit.Note{note}, func(tx *sql.Tx) error {
