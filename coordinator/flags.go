@@ -14,8 +14,9 @@ import (
 
 // Main is the program: it reads the command line, coordinates until ctx ends, and
 // returns the exit code.
-func Main(ctx context.Context, args []string, stderr io.Writer) int {
+func Main(ctx context.Context, version string, args []string, stderr io.Writer) int {
 	opts, err := Parse(args, stderr)
+	opts.Version = version
 	if err == nil {
 		err = Run(ctx, opts)
 	}

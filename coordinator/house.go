@@ -92,7 +92,7 @@ func (h *house) furnish(ctx context.Context) (err error) {
 	}
 	h.desk, err = desk.New(ctx, desk.Options{
 		Fleet: h.m.file.Name, URL: h.address.URL, Pin: h.pin(), Root: h.m.root, Store: h.store, Inventory: h.inventory,
-		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log,
+		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log, Version: h.o.Version,
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ type Options struct {
 	JoinCell   string // site whose first cell to take part in; "": none
 	GossipBind string // host:port for it; default ":7946"
 
+	Version   string               // of the program, for `modelfleet doctor`
 	Lifetimes repository.Lifetimes // of signed metadata
 	Logger    *slog.Logger         // default: slog.Default()
 

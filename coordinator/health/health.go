@@ -159,7 +159,9 @@ func severity(left, life time.Duration) api.Severity {
 	if life <= 0 || life > yearly {
 		life = yearly
 	}
-	scaled := func(d time.Duration) time.Duration { return time.Duration(float64(d) / float64(yearly) * float64(life)) }
+	scaled := func(d time.Duration) time.Duration {
+		return time.Duration(float64(d) / float64(yearly) * float64(life))
+	}
 	switch {
 	case left <= 0:
 		return api.Bad
@@ -210,9 +212,9 @@ func span(d time.Duration) string {
 func renewal(role string) string {
 	switch role {
 	case "root":
-		return "sign it anew with the root keys: `modelfleet key ceremony`"
+		return "sign it anew with the root keys: `modelfleet key renew root`"
 	case "targets":
-		return "sign it anew with the policy's key: `modelfleet key rotate policy`"
+		return "sign it anew with the policy's key: `modelfleet key renew policy`"
 	}
 	return fmt.Sprintf("publish something, or sign it anew: `modelfleet releases renew %s --dir FOLDER`", strings.TrimPrefix(role, "pub-"))
 }
@@ -263,7 +265,7 @@ func signers(roles []repository.Standing) []api.Finding {
 		if s.Role != "root" {
 			continue
 		}
-		f := api.Finding{Severity: api.Advice, Code: CodeSigners, Subject: "root", Remedy: "share it among people, 2 of 3: `modelfleet key add root`"}
+		f := api.Finding{Severity: api.Advice, Code: CodeSigners, Subject: "root", Remedy: "share it among people, 2 of 3: `modelfleet key add root KEY.pub --threshold 2`"}
 		switch n := len(s.Keys); {
 		case s.Threshold == 1:
 			f.What = fmt.Sprintf("is signed by 1 of %d keys: whoever steals one has the fleet", n)

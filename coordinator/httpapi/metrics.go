@@ -64,6 +64,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	send(rows, prometheus.CounterValue, float64(st.Refused), "refused")
 
 	c.delivery(send)
+	c.health(send)
 	now := c.o.Now()
 	count := map[[2]string]int{}
 	var all standings

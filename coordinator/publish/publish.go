@@ -21,6 +21,7 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/signature"
 
+	"github.com/modelfleet/modelfleet/coordinator/health"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
@@ -145,6 +146,9 @@ func (p *Publisher) DeviceCA() []byte { return p.repository().DeviceCA() }
 
 // Teams is the publishers that the policy knows.
 func (p *Publisher) Teams() []fleet.Team { return p.repository().Teams() }
+
+// Standing is what is known of the fleet's roles and certificates.
+func (p *Publisher) Standing() (health.Facts, error) { return health.Of(p.repository()) }
 
 // Listed is what the admitted publishers list.
 func (p *Publisher) Listed() ([]trust.Entry, error) { return p.repository().Releases() }

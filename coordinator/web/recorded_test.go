@@ -23,6 +23,7 @@ const adminToken, viewerToken = "mfo1.admin", "mfo1.viewer"
 // over values.
 type recorded struct {
 	info     api.FleetInfo
+	health   api.Health
 	members  []api.MemberInfo
 	rollouts []api.RolloutInfo
 	releases []api.ReleaseInfo
@@ -35,6 +36,8 @@ type recorded struct {
 }
 
 func (f *recorded) Fleet(context.Context) (api.FleetInfo, error) { return f.info, f.down }
+
+func (f *recorded) Health(context.Context) (api.Health, error) { return f.health, f.down }
 
 func (f *recorded) Members(_ context.Context, sel fleet.Selector) ([]api.MemberInfo, error) {
 	var out []api.MemberInfo

@@ -132,6 +132,7 @@ func (s *site) page(make func(*http.Request, visitor) (view, error)) http.Handle
 type frame struct {
 	Title, Nav, Fleet string
 	Visitor           visitor
+	Findings          []api.Finding // worth a banner, gravest first
 	Data              any
 	Now               time.Time
 }
@@ -144,6 +145,7 @@ func (s *site) render(w http.ResponseWriter, r *http.Request, status int, v view
 		if info, err := s.Source.Fleet(r.Context()); err == nil {
 			f.Fleet = info.Name
 		}
+		f.Findings = s.banner(r.Context())
 	}
 	var page bytes.Buffer
 	if err := s.pages[v.page].ExecuteTemplate(&page, "layout", f); err != nil {
@@ -198,6 +200,8 @@ func (s *site) funcs() template.FuncMap {
 		"plural":   plural,
 		"size":     size,
 		"tone":     tone,
+		"gravity":  findingTone,
+		"coded":    coded,
 		"words":    words,
 		"number":   number,
 		"evidence": evidenceBar,

@@ -25,6 +25,8 @@ import (
 // FleetReader tells of members and what they run.
 type FleetReader interface {
 	Fleet(ctx context.Context) (api.FleetInfo, error)
+	// Health is what runs out, or is wrong, with the fleet's keys and metadata.
+	Health(ctx context.Context) (api.Health, error)
 	// Members are those the selector matches, by id.
 	Members(ctx context.Context, sel fleet.Selector) ([]api.MemberInfo, error)
 	Explain(ctx context.Context, id fleet.MemberID) (api.Explanation, error)

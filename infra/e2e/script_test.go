@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 		"modelfleet": program(func(ctx context.Context, args []string) int {
 			return cli.Run(ctx, cli.Options{Args: args, Streams: console.System(), Env: os.Getenv, Version: version})
 		}),
-		"modelfleet-coordinator": program(func(ctx context.Context, args []string) int { return coordinator.Main(ctx, args, os.Stderr) }),
+		"modelfleet-coordinator": program(func(ctx context.Context, args []string) int { return coordinator.Main(ctx, version, args, os.Stderr) }),
 		"modelfleet-agent": program(func(ctx context.Context, args []string) int {
 			return command.Main(ctx, version, args, os.Stdout, os.Stderr)
 		}),

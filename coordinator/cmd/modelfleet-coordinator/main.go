@@ -11,9 +11,11 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator"
 )
 
+var version = "dev" // set by the linker
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := coordinator.Main(ctx, os.Args[1:], os.Stderr)
+	code := coordinator.Main(ctx, version, os.Args[1:], os.Stderr)
 	stop()
 	os.Exit(code)
 }
