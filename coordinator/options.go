@@ -11,6 +11,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -24,6 +25,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -36,8 +38,9 @@ type Options struct {
 
 	Bucket, Prefix, Endpoint, Region string // override the fleet's file
 
-	Key          string // override Fleet/keys/coordinator.pem
-	TimestampKey string // override Fleet/keys/timestamp.pem
+	// Key and TimestampKey are files or awskms:///...; default: what the fleet's
+	// file says, then Fleet/keys/coordinator.pem and timestamp.pem.
+	Key, TimestampKey string
 
 	Tick   time.Duration // between turns of the loop; default 10 s
 	Report time.Duration // how often members in a rollout report; default 10 s
@@ -124,14 +127,18 @@ func (o Options) load(ctx context.Context) (material, error) {
 		return m, err
 	}
 	keys := filepath.Join(o.Fleet, "keys")
-	if m.key, err = signer.Load(ctx, or(o.Key, filepath.Join(keys, "coordinator.pem"))); err != nil {
-		return m, err
-	}
-	if m.timestamp, err = signer.Load(ctx, or(o.TimestampKey, filepath.Join(keys, "timestamp.pem"))); err != nil {
-		return m, err
-	}
-	if m.caKey, err = signer.Load(ctx, filepath.Join(keys, "device-ca.pem")); err != nil {
-		return m, err
+	for _, k := range []struct {
+		key                *(*signer.Signer)
+		option, file, name string
+	}{
+		{&m.key, o.Key, m.file.Keys.Coordinator, "coordinator.pem"},
+		{&m.timestamp, o.TimestampKey, m.file.Keys.Timestamp, "timestamp.pem"},
+		{&m.caKey, "", m.file.Keys.DeviceCA, "device-ca.pem"},
+	} {
+		ref := cmp.Or(k.option, k.file, filepath.Join(keys, k.name))
+		if *k.key, err = keyref.Open(ctx, ref, keyref.Options{}); err != nil {
+			return m, err
+		}
 	}
 	m.caCert, err = loadCertificate(filepath.Join(o.Fleet, "device-ca.crt"))
 	return m, err

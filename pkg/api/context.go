@@ -58,6 +58,15 @@ type FleetFile struct {
 	Region   string       `json:"region,omitempty"`
 	Prefix   string       `json:"prefix,omitempty"`
 	Root     fleet.Digest `json:"rootDigest"` // SHA-256 of the first root.json: what members pin
+	Keys     KeyRefs      `json:"keys,omitzero"`
+}
+
+// KeyRefs says where the coordinator's keys are that do not lie in the folder's
+// keys: awskms:///... or the path of a file.
+type KeyRefs struct {
+	Coordinator string `json:"coordinator,omitempty"`
+	Timestamp   string `json:"timestamp,omitempty"`
+	DeviceCA    string `json:"deviceCA,omitempty"`
 }
 
 // LoadFleetFile reads a fleet's file.
