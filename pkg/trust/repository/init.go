@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -16,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // InitOptions says who holds a new fleet's keys.
@@ -35,6 +37,7 @@ type InitOptions struct {
 	// Coordinator.
 	Timestamp []crypto.PublicKey
 	DeviceCA  []byte // certificates in PEM that members are issued under; may be set later
+	AuditKey  string // public key of the audit log, as [ledger.NewKey] makes it; may be set later
 
 	Lifetimes Lifetimes
 }
@@ -123,7 +126,7 @@ func (o InitOptions) policy() ([]Write, error) {
 	m := metadata.Targets(expiry(o.Now, o.Lifetimes.Policy))
 	m.Signed.UnrecognizedFields = map[string]any{trust.FieldFleet: o.Fleet}
 	m.Signed.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
-	change := PolicyChange{Teams: o.Teams, Coordinator: o.Coordinator, DeviceCA: o.DeviceCA, Revoked: &trust.Revoked{}}
+	change := PolicyChange{Teams: o.Teams, Coordinator: o.Coordinator, DeviceCA: o.DeviceCA, AuditKey: o.AuditKey, Revoked: &trust.Revoked{}}
 	return change.apply(m, o.Policy)
 }
 
@@ -133,6 +136,7 @@ type PolicyChange struct {
 	Remove      []fleet.Team     // taken out: nothing they list runs any more
 	Coordinator crypto.PublicKey // the key directives are signed with
 	DeviceCA    []byte           // certificates in PEM
+	AuditKey    string           // public key of the audit log
 	Revoked     *trust.Revoked
 }
 
@@ -185,6 +189,12 @@ func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers 
 	}
 	if c.DeviceCA != nil {
 		list(trust.PathDeviceCA, c.DeviceCA)
+	}
+	if c.AuditKey != "" {
+		if _, err := ledger.ParseKey(c.AuditKey); err != nil {
+			return nil, err
+		}
+		list(trust.PathAuditKey, []byte(strings.TrimSuffix(c.AuditKey, "\n")+"\n"))
 	}
 	if c.Revoked != nil {
 		body, err := json.Marshal(c.Revoked)

@@ -21,12 +21,19 @@ const op = "open trust repository"
 // Open reads the repository out of a bucket and verifies it from the root on.
 // Expired metadata is no error: the coordinator is there to renew it.
 func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
-	if o.Timestamp == nil {
+	switch {
+	case o.StampedElsewhere:
+		o.Timestamp = nil
+	case o.Timestamp == nil:
 		o.Timestamp = o.Coordinator
 	}
 	o.Lifetimes = o.Lifetimes.orDefault()
 	r := &Repository{get: get, opts: o, teams: map[fleet.Team]team{}}
-	for _, step := range []func(context.Context) error{r.readRoots, r.readSigned, r.readPolicy, r.readFleet, r.readTeams, r.readSpent} {
+	steps := []func(context.Context) error{r.readRoots, r.readSigned}
+	if o.looksAhead() {
+		steps = append(steps, r.readAhead)
+	}
+	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -176,7 +183,11 @@ func (r *Repository) readPolicy(ctx context.Context) error {
 
 func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 	var last error
-	for v := from; v < from+maxProbe; v++ {
+	newest := from + maxProbe
+	if r.opts.heartbeat() { // it speaks of what the snapshot names, whatever came since
+		newest = from + 1
+	}
+	for v := from; v < newest; v++ {
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
 		if fault.Is(err, fault.NotFound) {
 			break
@@ -249,6 +260,9 @@ func (r *Repository) readFleet(ctx context.Context) error {
 // twice, so one that a crash left behind would stop every publication after it.
 func (r *Repository) readSpent(ctx context.Context) error {
 	r.spent = map[string]int64{}
+	if r.opts.heartbeat() {
+		return nil // it signs neither
+	}
 	for _, role := range []string{trust.RoleFleet, metadata.SNAPSHOT} {
 		for v := r.versions()[role] + 1; ; v++ {
 			_, err := r.fetch(ctx, trust.MetadataKey(role, v))

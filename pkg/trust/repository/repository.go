@@ -73,9 +73,12 @@ func (l Lifetimes) orDefault() Lifetimes {
 // Options says how to open a repository.
 type Options struct {
 	Root        []byte           // a root.json that is trusted already; newer ones are found from it
-	Coordinator signature.Signer // signs fleet and snapshot; nil to read only
+	Coordinator signature.Signer // signs fleet and snapshot; nil to read, or to stamp, only
 	Timestamp   signature.Signer // signs timestamp; default Coordinator
-	Lifetimes   Lifetimes
+	// StampedElsewhere says that others hold the timestamp's keys: what is signed
+	// here ends with the snapshot, and members see it once it was stamped.
+	StampedElsewhere bool
+	Lifetimes        Lifetimes
 	// Known are the versions this caller signed or saw before: a bucket that
 	// shows older ones is refused.
 	Known map[string]int64
@@ -194,6 +197,14 @@ func (r *Repository) DeviceCA() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.policy.targets[trust.PathDeviceCA])
+}
+
+// AuditKey is the public key of the audit log that the policy lists; "" when it
+// lists none.
+func (r *Repository) AuditKey() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return string(r.policy.targets[trust.PathAuditKey])
 }
 
 // Teams is the publishers that the policy knows, sorted.

@@ -22,6 +22,10 @@ type Publication struct {
 	Packs   map[fleet.Group][]byte
 	Issued  time.Time
 	Expires time.Time // of the timestamp: sign again before
+	// Lapsed is the role, root or the policy, whose own expiry makes the packs
+	// stale although everything here was signed anew; "" mostly. Members hold
+	// what they have until its keepers sign it.
+	Lapsed string
 	// Refused is what members will not run although the directive names it,
 	// for instance because its publisher delisted it meanwhile.
 	Refused []trust.Refusal
@@ -73,13 +77,14 @@ func (r *Repository) Refresh(now time.Time) (pub Publication, ok bool, err error
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.current
-	if c.timestampMeta == nil || c.fleetMeta == nil {
+	if c.snapshotMeta == nil || c.fleetMeta == nil {
 		return Publication{}, false, nil
 	}
 	due := func(expires time.Time, life time.Duration) bool { return expires.Sub(now) < life*3/5 }
 	l := r.opts.Lifetimes
 	renewFleet := due(c.fleetMeta.Signed.Expires, l.Fleet) || r.policy.meta.VerifyDelegate(trust.RoleFleet, c.fleetMeta) != nil
-	if !r.dirty && !renewFleet && !due(c.snapshotMeta.Signed.Expires, l.Snapshot) && !due(c.timestampMeta.Signed.Expires, l.Timestamp) {
+	renewTimestamp := !r.opts.StampedElsewhere && (!c.stamped() || due(c.timestampMeta.Signed.Expires, l.Timestamp))
+	if !r.dirty && !renewFleet && !due(c.snapshotMeta.Signed.Expires, l.Snapshot) && !renewTimestamp {
 		return Publication{}, false, nil
 	}
 	pub, err = r.publish(c, renewFleet, now, slices.Sorted(maps.Keys(c.directives))...)
@@ -105,27 +110,39 @@ func (r *Repository) publish(next signed, signFleet bool, now time.Time, groups 
 		return Publication{}, err
 	}
 	pub.Writes = append(pub.Writes, writes...)
-	write, err := r.signTimestamp(&next, now)
+	if r.opts.StampedElsewhere {
+		r.current, r.dirty = next, false
+		return pub, nil
+	}
+	write, err := r.signTimestamp(&next, now, time.Time{})
 	if err != nil {
 		return Publication{}, err
 	}
 	pub.Writes = append(pub.Writes, write)
 	pub.Expires = next.timestampMeta.Signed.Expires
 	for _, g := range groups {
-		pack, err := r.pack(next, g)
-		if err != nil {
-			return Publication{}, fault.New(fault.Internal, signOp, string(g), err)
-		}
-		refused, err := r.rehearse(pack, g, now)
-		if err != nil {
+		if err := r.addPack(&pub, next, g, now); err != nil {
 			return Publication{}, err
 		}
-		pub.Refused = append(pub.Refused, refused...)
-		pub.Packs[g] = pack
-		pub.Writes = append(pub.Writes, Write{Key: g.PackKey(), Body: pack, Mutable: true})
 	}
 	r.current, r.dirty = next, false
 	return pub, nil
+}
+
+// addPack makes a group's pack, verifies it as a member would and adds it.
+func (r *Repository) addPack(pub *Publication, next signed, g fleet.Group, now time.Time) error {
+	pack, err := r.pack(next, g)
+	if err != nil {
+		return fault.New(fault.Internal, signOp, string(g), err)
+	}
+	t, err := r.rehearse(pack, g, now)
+	if err != nil {
+		return err
+	}
+	pub.Refused, pub.Lapsed = append(pub.Refused, t.Refused...), t.Expired
+	pub.Packs[g] = pack
+	pub.Writes = append(pub.Writes, Write{Key: g.PackKey(), Body: pack, Mutable: true})
+	return nil
 }
 
 // signFleet makes the fleet role's next version, which lists all groups' directives.
@@ -182,8 +199,12 @@ func (r *Repository) signSnapshot(next *signed, now time.Time) ([]Write, error) 
 }
 
 // signTimestamp says that the snapshot is the newest, and when that was said.
-func (r *Repository) signTimestamp(next *signed, now time.Time) (Write, error) {
+// Unless it is zero, until is the latest it may be valid.
+func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, error) {
 	m := metadata.Timestamp(expiry(now, r.opts.Lifetimes.Timestamp))
+	if !until.IsZero() && m.Signed.Expires.After(until) {
+		m.Signed.Expires = until
+	}
 	if old := next.timestampMeta; old != nil {
 		m.Signed.Version = old.Signed.Version + 1
 	}
@@ -231,20 +252,26 @@ func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
 			}
 		}
 	}
+	if _, listed := r.policy.targets[trust.PathAuditKey]; listed && r.opts.Audit != nil {
+		if p.Audit, err = r.opts.Audit(g, directive); err != nil {
+			return nil, err
+		}
+	}
 	return p.Encode()
 }
 
-// rehearse verifies a pack as a member that just enrolled would.
-func (r *Repository) rehearse(pack []byte, g fleet.Group, now time.Time) ([]trust.Refusal, error) {
+// rehearse verifies a pack as a member that just enrolled would. What root's or
+// the policy's keepers let expire is told, not refused: the coordinator goes on.
+func (r *Repository) rehearse(pack []byte, g fleet.Group, now time.Time) (trust.Trusted, error) {
 	t, _, err := trust.Verify(pack, trust.State{Root: r.roots[len(r.roots)-1]}, fleet.Facts{Group: g}, now)
 	if err != nil {
-		return nil, fault.New(fault.Untrusted, signOp, string(g), err)
+		return t, fault.New(fault.Untrusted, signOp, string(g), err)
 	}
-	if t.Freshness != trust.Fresh {
-		return nil, trust.Violated(trust.RuleExpired, signOp, string(g), fmt.Errorf("role %s expired on %s", t.Expired, t.Expires.Format(time.DateOnly))).
-			WithHint("have the keeper of root and policy sign them anew; check this machine's clock")
+	if t.Freshness == trust.Fresh || t.Expired == metadata.ROOT || t.Expired == metadata.TARGETS {
+		return t, nil
 	}
-	return t.Refused, nil
+	return t, trust.Violated(trust.RuleExpired, signOp, string(g), fmt.Errorf("role %s expired on %s", t.Expired, t.Expires.Format(time.DateOnly))).
+		WithHint("check this machine's clock")
 }
 
 // Pack is the newest pack of a group, made from what was signed last.

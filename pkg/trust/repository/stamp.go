@@ -1,0 +1,193 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// The timestamp role may have several keys, and two parties may sign for it at
+// the same time: the coordinator, and the heartbeat that keeps a fleet fresh
+// while the coordinator is down. Both only ever raise the version, both put what
+// they signed into the bucket by compare and swap, and who loses takes up what
+// the other signed with [Repository.Follow].
+
+// heartbeat reports whether this repository signs timestamps and nothing else.
+func (o Options) heartbeat() bool { return o.Coordinator == nil && o.Timestamp != nil }
+
+// looksAhead reports whether snapshots count to which no timestamp leads yet.
+func (o Options) looksAhead() bool { return o.heartbeat() || o.StampedElsewhere }
+
+const stampOp = "sign timestamp"
+
+// Stamp says anew that the newest snapshot in the bucket is the newest: it signs
+// the next timestamp when the snapshot has none, or when the timestamp has lived
+// two fifths of its life, and makes every group's pack. The writes are the
+// timestamp, if one was signed, and the packs. It needs no key but the
+// timestamp's. signed is false when only the packs may be missing.
+//
+// A timestamp is never valid for longer than what it speaks of: once snapshot or
+// fleet role expire, only their own keys can make the fleet fresh again.
+func (r *Repository) Stamp(now time.Time) (pub Publication, signed bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.current
+	if next.snapshotMeta == nil || next.fleetMeta == nil {
+		return Publication{}, false, fault.Newf(fault.NotFound, stampOp, "snapshot", "the coordinator has signed none that can be used yet").
+			WithHint("start the coordinator; if it runs, let it publish anew after a change of its keys")
+	}
+	if err := r.root.VerifyDelegate(metadata.SNAPSHOT, next.snapshotMeta); err != nil {
+		return Publication{}, false, trust.Violated(trust.RuleSnapshot, stampOp, "snapshot", fmt.Errorf("root %d gives the role to other keys: %w", r.root.Signed.Version, err)).
+			WithHint("start the coordinator with the key that root names: it signs the snapshot anew")
+	}
+	until, role := next.snapshotMeta.Signed.Expires, metadata.SNAPSHOT
+	if e := next.fleetMeta.Signed.Expires; e.Before(until) {
+		until, role = e, trust.RoleFleet
+	}
+	if !until.After(now) {
+		return Publication{}, false, trust.Violated(trust.RuleExpired, stampOp, role, fmt.Errorf("it expired at %s", until.Format(time.RFC3339))).
+			WithHint("a heartbeat bridges an outage of the coordinator for as long as what it signed is valid: start the coordinator")
+	}
+	pub = Publication{Packs: map[fleet.Group][]byte{}}
+	life := r.opts.Lifetimes.Timestamp
+	if !next.stamped() || r.root.VerifyDelegate(metadata.TIMESTAMP, next.timestampMeta) != nil || next.timestampMeta.Signed.Expires.Sub(now) < life*3/5 {
+		write, err := r.signTimestamp(&next, now, until)
+		if err != nil {
+			return Publication{}, false, err
+		}
+		pub.Writes, signed = append(pub.Writes, write), true
+	}
+	if err := r.packAll(&pub, next, now); err != nil {
+		return Publication{}, false, err
+	}
+	r.current = next
+	return pub, signed, nil
+}
+
+// Follow takes up a timestamp that somebody else signed: raw is what lies in the
+// bucket where this repository wanted to put its own, or what a look found there.
+//
+//   - It is over this repository's snapshot: it stands, and only the packs may be
+//     missing.
+//   - It is over an older snapshot, which its signer took for the newest: the
+//     timestamp is signed anew above it.
+//   - It is over a snapshot that is not this repository's: a Conflict. Open the
+//     repository again.
+func (r *Repository) Follow(raw []byte, now time.Time) (Publication, error) {
+	m, err := metadata.Timestamp().FromBytes(raw)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		err = r.signedByAnyRoot(metadata.TIMESTAMP, m)
+	}
+	if err != nil {
+		return Publication{}, trust.Violated(trust.RuleTimestamp, "follow timestamp", "", err)
+	}
+	next := r.current
+	next.timestamp, next.timestampMeta = bytes.Clone(raw), m
+	pub := Publication{Packs: map[fleet.Group][]byte{}}
+	switch info := m.Signed.Meta["snapshot.json"]; {
+	case info == nil || next.snapshotMeta == nil || info.Version > next.snapshotMeta.Signed.Version,
+		info.Version == next.snapshotMeta.Signed.Version && !next.stamped():
+		return Publication{}, fault.Newf(fault.Conflict, "follow timestamp", "", "version %d leads to a snapshot that was not signed here", m.Signed.Version).
+			WithHint("only one coordinator may decide for a fleet")
+	case info.Version < next.snapshotMeta.Signed.Version:
+		if r.opts.Timestamp == nil {
+			return Publication{}, fault.Newf(fault.NotFound, "follow timestamp", "", "version %d is not over snapshot %d yet", m.Signed.Version, next.snapshotMeta.Signed.Version)
+		}
+		write, err := r.signTimestamp(&next, now, time.Time{})
+		if err != nil {
+			return Publication{}, err
+		}
+		pub.Writes = append(pub.Writes, write)
+	}
+	if err := r.packAll(&pub, next, now); err != nil {
+		return Publication{}, err
+	}
+	r.current = next
+	return pub, nil
+}
+
+// packAll adds every group's pack to a publication.
+func (r *Repository) packAll(pub *Publication, next signed, now time.Time) error {
+	pub.Issued, pub.Expires = issuedOf(next.timestampMeta), next.timestampMeta.Signed.Expires
+	for _, g := range slices.Sorted(maps.Keys(next.directives)) {
+		if err := r.addPack(pub, next, g, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stamped reports whether the timestamp leads to the snapshot.
+func (c signed) stamped() bool {
+	if c.timestampMeta == nil || c.snapshotMeta == nil {
+		return false
+	}
+	info := c.timestampMeta.Signed.Meta["snapshot.json"]
+	return info != nil && info.Version == c.snapshotMeta.Signed.Version && info.VerifyLengthHashes(c.snapshot) == nil
+}
+
+// Stamped reports whether a timestamp leads to what was signed last: until then
+// members cannot see it.
+func (r *Repository) Stamped() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current.stamped()
+}
+
+func issuedOf(m *metadata.Metadata[metadata.TimestampType]) time.Time {
+	text, _ := m.Signed.UnrecognizedFields[trust.FieldIssued].(string)
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{} // signed by something that does not say
+	}
+	return at
+}
+
+// readAhead looks for snapshots past the one that the timestamp leads to. The
+// newest counts whose signature and version are right and which takes nothing
+// back: parts are in the bucket before the snapshot that names them.
+func (r *Repository) readAhead(ctx context.Context) error {
+	from := int64(1)
+	if s := r.current.snapshotMeta; s != nil {
+		from = s.Signed.Version + 1
+	}
+	for v := from; v < from+maxProbe; v++ {
+		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.SNAPSHOT, v))
+		if fault.Is(err, fault.NotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		m, err := metadata.Snapshot().FromBytes(raw)
+		if err != nil || m.Signed.Version != v || r.root.VerifyDelegate(metadata.SNAPSHOT, m) != nil || r.takesBack(m) {
+			continue
+		}
+		r.current.snapshot, r.current.snapshotMeta = raw, m
+	}
+	return nil
+}
+
+// takesBack reports whether a snapshot holds an older version of a role than the
+// current one, or has lost one: members would refuse it.
+func (r *Repository) takesBack(m *metadata.Metadata[metadata.SnapshotType]) bool {
+	if r.current.snapshotMeta == nil {
+		return false
+	}
+	for name, was := range r.current.snapshotMeta.Signed.Meta {
+		if is := m.Signed.Meta[name]; is == nil || is.Version < was.Version {
+			return true
+		}
+	}
+	return false
+}
