@@ -18,8 +18,15 @@ const (
 	// PathRevoked is the policy's target that lists what no member may run or
 	// speak to.
 	PathRevoked = "trust/revoked.json"
+	// PathAuditKey is the policy's target that holds the public key, in note
+	// format, which signs the audit log's checkpoints. While it is listed, no
+	// directive is valid without the proof that it is in the log.
+	PathAuditKey = "trust/audit.vkey"
 	// FieldFleet is the policy's extra field that holds the fleet's name.
 	FieldFleet = "x-fleet"
+	// FieldHolders is the extra field of root and policy that says who holds their
+	// keys: key id -> name. It is for people; nothing is decided by it.
+	FieldHolders = "x-holders"
 	// FieldFloor is a publisher role's extra field: model -> lowest counter
 	// that may run, in decimal text.
 	FieldFloor = "x-floor"
@@ -47,6 +54,12 @@ func MetadataKey(role string, version int64) string {
 func TargetKey(target string, digest fleet.Digest) string {
 	dir, name := path.Split(target)
 	return "tuf/targets/" + dir + digest.String() + "." + name
+}
+
+// AuditProofKey is the object that proves a directive to be in the audit log that
+// a public key signs: what packs carry as [Pack.Audit]. It is never changed.
+func AuditProofKey(publicKey string, directive fleet.Digest) string {
+	return "audit/proof/" + fleet.DigestOf([]byte(publicKey)).Short() + "/" + directive.String() + ".json"
 }
 
 // ParseBundlePath reads "models/TEAM/MODEL/VERSION/VARIANT.oms".

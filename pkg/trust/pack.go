@@ -29,10 +29,10 @@ type Pack struct {
 	Snapshot   json.RawMessage            // role snapshot
 	Policy     json.RawMessage            // role targets
 	Fleet      json.RawMessage            // role fleet
-	Publishers map[string]json.RawMessage // roles pub-TEAM of the releases the directive names
+	Publishers map[string]json.RawMessage // roles pub-TEAM of the releases the directive names, and of its models
 	Directive  json.RawMessage            // target fleet/GROUP.json
 	Targets    map[string][]byte          // the policy's own targets, by path
-	Audit      json.RawMessage            // reserved: inclusion of the directive in the audit log
+	Audit      json.RawMessage            // ledger.Proof of the directive; absent while the policy lists no audit key
 }
 
 // packFile is a pack's JSON.

@@ -33,6 +33,7 @@ const (
 	RuleNotBefore Rule = "not-before" // the publisher does not allow the release yet
 	RuleRevoked   Rule = "revoked"    // the policy revokes the release
 	RuleExpired   Rule = "expired"    // a publisher role is past its expiry
+	RuleAudit     Rule = "audit"      // the directive is not in the audit log, or the log contradicts the one seen before
 	RuleBundle    Rule = "bundle"     // the OMS bundle is not what the publisher lists
 	RuleImmutable Rule = "immutable"  // a published release was changed, or its counter used again
 	RuleOwner     Rule = "owner"      // another team owns the model's name
@@ -91,6 +92,8 @@ func hint(r Rule) string {
 		return "check the keys the coordinator signs with against the policy, and let it publish anew"
 	case RulePublisher:
 		return "sign with the key that the policy delegates to the team, or have the keeper of the policy delegate the team to this one"
+	case RuleAudit:
+		return "compare what the coordinator shows with this member's checkpoints: modelfleet audit verify, modelfleet audit splits"
 	case RulePath, RuleOwner:
 		return "publish under the team that owns the model"
 	case RuleListed, RuleFloor:

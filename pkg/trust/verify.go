@@ -64,6 +64,7 @@ type Trusted struct {
 	FleetKeys []*ecdsa.PublicKey  // of the fleet role: who may say the time, too
 	DeviceCA  []*x509.Certificate // members' identities are issued under these
 	Revoked   Revoked
+	Log       Log              // what is proven of the audit log; zero while the policy lists no audit key
 	Versions  map[string]int64 // of every role used
 }
 
@@ -166,6 +167,7 @@ func (s *session) run(pack []byte) (err error) {
 		{RuleFleet, s.fleetRole},      // the snapshot's, signed as the policy says
 		{RuleDirective, s.directive},  // the fleet role's; own group; sequence
 		{RulePublisher, s.placements}, // each release backed by its publisher
+		{RuleAudit, s.audit},          // the directive is in the audit log, and the log is the one seen before
 	}
 	for _, step := range steps {
 		if err := step.do(); err != nil {

@@ -3,10 +3,10 @@ package repository
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,8 +28,13 @@ type InitOptions struct {
 	Root          []signature.Signer // root keys that sign here
 	RootKeys      []crypto.PublicKey // root keys that sign elsewhere, with [Countersign]
 	RootThreshold int                // default: more than half of all root keys
-	Policy        []signature.Signer // keys of the policy; default Root
-	Teams         []Team             // publishers
+	Policy        []signature.Signer // keys of the policy that sign here; default Root
+	PolicyKeys    []crypto.PublicKey // keys of the policy that sign elsewhere; default RootKeys
+	// PolicyThreshold is how many of them must sign: by default as many as of
+	// root's, when they are the same, and else more than half.
+	PolicyThreshold int
+	Teams           []Team            // publishers
+	Holders         map[string]string // key id -> who holds it, for people
 
 	Coordinator crypto.PublicKey // signs directives and snapshots
 	// Timestamp is who may say that a snapshot is the newest, each alone: the
@@ -53,6 +58,7 @@ type Team struct {
 type Genesis struct {
 	Root    []byte       // root.json
 	Pin     fleet.Digest // of Root: what members pin
+	Policy  []byte       // targets.json
 	Missing int          // signatures Root still needs, by [Countersign]
 	Writes  []Write
 }
@@ -71,8 +77,19 @@ func Init(o InitOptions) (Genesis, error) {
 	if len(o.Timestamp) == 0 {
 		o.Timestamp = []crypto.PublicKey{o.Coordinator}
 	}
-	if len(o.Policy) == 0 {
-		o.Policy = o.Root
+	same := len(o.Policy)+len(o.PolicyKeys) == 0
+	if same {
+		o.Policy, o.PolicyKeys = o.Root, o.RootKeys
+	}
+	if o.RootThreshold == 0 {
+		o.RootThreshold = (len(o.Root)+len(o.RootKeys))/2 + 1
+	}
+	switch {
+	case o.PolicyThreshold != 0:
+	case same:
+		o.PolicyThreshold = o.RootThreshold
+	default:
+		o.PolicyThreshold = (len(o.Policy)+len(o.PolicyKeys))/2 + 1
 	}
 	g, err := o.root()
 	if err != nil {
@@ -82,6 +99,7 @@ func Init(o InitOptions) (Genesis, error) {
 	if err != nil {
 		return Genesis{}, wrap(err, op, o.Fleet)
 	}
+	g.Policy = policyWrites[len(policyWrites)-1].Body
 	g.Writes = append([]Write{{Key: trust.MetadataKey(metadata.ROOT, 1), Body: g.Root}}, policyWrites...)
 	return g, nil
 }
@@ -98,23 +116,18 @@ func (o InitOptions) root() (Genesis, error) {
 		return Genesis{}, err
 	}
 	for _, role := range []struct {
-		name string
-		keys []crypto.PublicKey
+		name      string
+		threshold int
+		keys      []crypto.PublicKey
 	}{
-		{metadata.ROOT, rootKeys}, {metadata.TARGETS, policyKeys},
-		{metadata.SNAPSHOT, []crypto.PublicKey{o.Coordinator}}, {metadata.TIMESTAMP, o.Timestamp},
+		{metadata.ROOT, o.RootThreshold, rootKeys}, {metadata.TARGETS, o.PolicyThreshold, append(policyKeys, o.PolicyKeys...)},
+		{metadata.SNAPSHOT, 1, []crypto.PublicKey{o.Coordinator}}, {metadata.TIMESTAMP, 1, o.Timestamp},
 	} {
-		if err := setKeys(m, role.name, role.keys); err != nil {
+		if err := setKeys(m, role.name, role.threshold, role.keys); err != nil {
 			return Genesis{}, err
 		}
 	}
-	if o.RootThreshold == 0 {
-		o.RootThreshold = len(rootKeys)/2 + 1
-	}
-	if o.RootThreshold < 1 || o.RootThreshold > len(rootKeys) {
-		return Genesis{}, fmt.Errorf("a threshold of %d with %d root keys", o.RootThreshold, len(rootKeys))
-	}
-	m.Signed.Roles[metadata.ROOT].Threshold = o.RootThreshold
+	setHolders(&m.Signed.UnrecognizedFields, o.Holders, maps.Keys(m.Signed.Keys))
 	raw, err := sign(m, o.Root...)
 	if err != nil {
 		return Genesis{}, err
@@ -126,7 +139,7 @@ func (o InitOptions) policy() ([]Write, error) {
 	m := metadata.Targets(expiry(o.Now, o.Lifetimes.Policy))
 	m.Signed.UnrecognizedFields = map[string]any{trust.FieldFleet: o.Fleet}
 	m.Signed.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
-	change := PolicyChange{Teams: o.Teams, Coordinator: o.Coordinator, DeviceCA: o.DeviceCA, AuditKey: o.AuditKey, Revoked: &trust.Revoked{}}
+	change := PolicyChange{Teams: o.Teams, Coordinator: o.Coordinator, DeviceCA: o.DeviceCA, AuditKey: o.AuditKey, Revoked: &trust.Revoked{}, Holders: o.Holders}
 	return change.apply(m, o.Policy)
 }
 
@@ -138,6 +151,7 @@ type PolicyChange struct {
 	DeviceCA    []byte           // certificates in PEM
 	AuditKey    string           // public key of the audit log
 	Revoked     *trust.Revoked
+	Holders     map[string]string // key id -> who holds it; added to those known
 }
 
 // NextPolicy makes the policy's next version from the current one.
@@ -181,6 +195,7 @@ func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers 
 		}
 	}
 	dropUnusedKeys(d)
+	setHolders(&m.Signed.UnrecognizedFields, c.Holders, maps.Keys(d.Keys))
 	var writes []Write
 	list := func(path string, body []byte) {
 		sum := fleet.DigestOf(body)
@@ -210,92 +225,6 @@ func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers 
 	return append(writes, Write{Key: trust.MetadataKey(metadata.TARGETS, m.Signed.Version), Body: raw}), nil
 }
 
-// RootChange is what the keepers of root change; nil fields stay.
-type RootChange struct {
-	Root      []crypto.PublicKey
-	Threshold int // of root; 0 stays
-	Policy    []crypto.PublicKey
-	Snapshot  []crypto.PublicKey
-	Timestamp []crypto.PublicKey
-}
-
-// NextRoot makes the next root from the current one. It must be signed by
-// enough of the old root keys and enough of the new ones; more may sign
-// elsewhere, with [Countersign]. ok reports whether it is complete.
-func NextRoot(current []byte, change RootChange, now time.Time, life Lifetimes, signers ...signature.Signer) (next []byte, ok bool, err error) {
-	const op = "change root"
-	prev, err := metadata.Root().FromBytes(current)
-	if err != nil {
-		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
-	}
-	m, err := metadata.Root().FromBytes(current)
-	if err != nil {
-		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
-	}
-	m.Signed.Version++
-	m.Signed.Expires = expiry(now, life.orDefault().Root)
-	m.ClearSignatures()
-	for role, keys := range map[string][]crypto.PublicKey{
-		metadata.ROOT: change.Root, metadata.TARGETS: change.Policy,
-		metadata.SNAPSHOT: change.Snapshot, metadata.TIMESTAMP: change.Timestamp,
-	} {
-		if keys == nil {
-			continue
-		}
-		if err := setKeys(m, role, keys); err != nil {
-			return nil, false, fault.New(fault.Invalid, op, role, err)
-		}
-	}
-	if change.Threshold > 0 {
-		m.Signed.Roles[metadata.ROOT].Threshold = change.Threshold
-	}
-	raw, err := sign(m, signers...)
-	if err != nil {
-		return nil, false, fault.New(fault.Invalid, op, "", err)
-	}
-	_, err = successor(prev, raw)
-	return raw, err == nil, nil
-}
-
-// Countersign adds a signature to metadata that needs several: a root, a
-// policy, or a publisher's role whose threshold is above one. Its first version
-// must be put into the bucket only once it is complete.
-func Countersign(raw []byte, s signature.Signer) ([]byte, error) {
-	var kind struct {
-		Signed struct {
-			Type string `json:"_type"`
-		} `json:"signed"`
-	}
-	err := json.Unmarshal(raw, &kind)
-	var out []byte
-	switch {
-	case err != nil:
-	case kind.Signed.Type == metadata.ROOT:
-		out, err = addSignature[metadata.RootType](raw, s)
-	case kind.Signed.Type == metadata.TARGETS:
-		out, err = addSignature[metadata.TargetsType](raw, s)
-	default:
-		err = fmt.Errorf("metadata of type %q is signed by one key", kind.Signed.Type)
-	}
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "add signature", "", err)
-	}
-	return out, nil
-}
-
-func addSignature[T metadata.Roles](raw []byte, s signature.Signer) ([]byte, error) {
-	m, err := new(metadata.Metadata[T]).FromBytes(raw)
-	if err != nil {
-		return nil, err
-	}
-	id, err := keyID(s)
-	if err != nil {
-		return nil, err
-	}
-	m.Signatures = slices.DeleteFunc(m.Signatures, func(x metadata.Signature) bool { return x.KeyID == id })
-	return sign(m, s)
-}
-
 // sign adds the signers' signatures and encodes.
 func sign[T metadata.Roles](m *metadata.Metadata[T], signers ...signature.Signer) ([]byte, error) {
 	for _, s := range signers {
@@ -306,34 +235,10 @@ func sign[T metadata.Roles](m *metadata.Metadata[T], signers ...signature.Signer
 	return m.ToBytes(false)
 }
 
-// setKeys gives a top role exactly these keys.
-func setKeys(m *metadata.Metadata[metadata.RootType], role string, keys []crypto.PublicKey) error {
-	for _, id := range slices.Clone(m.Signed.Roles[role].KeyIDs) {
-		if err := m.Signed.RevokeKey(id, role); err != nil {
-			return err
-		}
-	}
-	for _, key := range keys {
-		if _, ed := key.(ed25519.PublicKey); !ed || role != metadata.ROOT {
-			if err := p256(key); err != nil {
-				return fmt.Errorf("role %s: %w", role, err)
-			}
-		}
-		k, err := metadata.KeyFromPublicKey(key)
-		if err != nil {
-			return err
-		}
-		if err := m.Signed.AddKey(k, role); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // delegate gives a delegated role exactly these keys and this path.
 func delegate(d *metadata.Delegations, role string, threshold int, path string, keys ...crypto.PublicKey) error {
-	if len(keys) < threshold {
-		return fmt.Errorf("role %s has %d keys and a threshold of %d", role, len(keys), threshold)
+	if err := enough(role, threshold, keys); err != nil {
+		return err
 	}
 	dr := metadata.DelegatedRole{Name: role, Threshold: threshold, Terminating: true, Paths: []string{path}}
 	for _, key := range keys {

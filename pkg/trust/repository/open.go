@@ -33,7 +33,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 	if o.looksAhead() {
 		steps = append(steps, r.readAhead)
 	}
-	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent) {
+	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent, r.readProofs) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

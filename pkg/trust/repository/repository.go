@@ -18,6 +18,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -103,6 +104,8 @@ type Repository struct {
 	// timestamp leads to them: whoever began to publish them did not finish, and
 	// nobody can. They are passed over.
 	spent map[string]int64
+	// proofs that directives are in the audit log, by [trust.AuditProofKey].
+	proofs map[string]json.RawMessage
 }
 
 // policy is the top targets role with the files it lists.
@@ -191,20 +194,20 @@ func (r *Repository) Root() []byte {
 	return slices.Clone(r.roots[len(r.roots)-1])
 }
 
+// Policy is the newest targets.json that root's keys signed, and the files it
+// lists, by path.
+func (r *Repository) Policy() (raw []byte, targets map[string][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.policy.raw), maps.Clone(r.policy.targets)
+}
+
 // DeviceCA is the certificates, in PEM, that the policy lists; nil when it
 // lists none.
 func (r *Repository) DeviceCA() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.policy.targets[trust.PathDeviceCA])
-}
-
-// AuditKey is the public key of the audit log that the policy lists; "" when it
-// lists none.
-func (r *Repository) AuditKey() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return string(r.policy.targets[trust.PathAuditKey])
 }
 
 // Teams is the publishers that the policy knows, sorted.

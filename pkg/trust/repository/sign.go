@@ -243,20 +243,9 @@ func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
 	}
 	p := trust.Pack{
 		Roots: r.roots, Timestamp: c.timestamp, Snapshot: c.snapshot, Policy: r.policy.raw, Fleet: c.fleet,
-		Publishers: map[string]json.RawMessage{}, Directive: directive, Targets: r.policy.targets,
+		Publishers: r.publishers(d), Directive: directive, Targets: r.policy.targets,
 	}
-	for _, m := range d.Models {
-		for _, rel := range m.Releases() {
-			if t, ok := r.teams[rel.Team]; ok {
-				p.Publishers[trust.RoleOf(rel.Team)] = t.raw
-			}
-		}
-	}
-	if _, listed := r.policy.targets[trust.PathAuditKey]; listed && r.opts.Audit != nil {
-		if p.Audit, err = r.opts.Audit(g, directive); err != nil {
-			return nil, err
-		}
-	}
+	p.Audit = r.proofs[trust.AuditProofKey(string(r.policy.targets[trust.PathAuditKey]), fleet.DigestOf(directive))]
 	return p.Encode()
 }
 

@@ -1,0 +1,105 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/oms"
+)
+
+// DirectiveIssued is the action of the entries that make directives valid.
+const DirectiveIssued = "directive.issued"
+
+// The limits of an entry.
+const (
+	// MaxDetail is how long a detail may be to lie in the entry itself; a longer
+	// one lies aside, and the entry holds its digest.
+	MaxDetail = 4 << 10
+	// MaxLeaf is what a bundle's 16-bit length can say.
+	MaxLeaf = 1<<16 - 1
+	// MaxAside is the size of the longest detail that is read.
+	MaxAside = 64 << 20
+)
+
+// Entry is one line of the audit log: who did what to which, and why.
+type Entry struct {
+	At      time.Time       `json:"at"`
+	Actor   string          `json:"actor"`  // an operator, "coordinator" or a member
+	Action  string          `json:"action"` // "directive.issued", "member.enrolled", ...
+	Subject string          `json:"subject,omitempty"`
+	Reason  string          `json:"reason,omitempty"`
+	Detail  json.RawMessage `json:"detail,omitempty"` // evidence, for instance a verdict's
+	Aside   *Aside          `json:"aside,omitempty"`  // instead of a long Detail
+}
+
+// Aside names a detail that is too long for the entry. It is the object
+// audit/detail/SHA256.json.
+type Aside struct {
+	Digest fleet.Digest `json:"sha256"`
+	Size   int64        `json:"size"`
+}
+
+// Directive is the detail of a [DirectiveIssued] entry.
+type Directive struct {
+	Group    fleet.Group  `json:"group"`
+	Sequence uint64       `json:"sequence"`
+	Digest   fleet.Digest `json:"sha256"` // of the directive's bytes
+}
+
+// Leaf is the entry's canonical bytes: compact JSON, keys in the order above,
+// '<', '>' and '&' escaped, the time in UTC. A long detail is put aside: its
+// bytes come back in aside, and the leaf holds their digest.
+func (e Entry) Leaf() (leaf, aside []byte, err error) {
+	e.At = e.At.UTC()
+	if len(e.Detail) > MaxDetail {
+		var buf bytes.Buffer
+		if err := json.Compact(&buf, e.Detail); err != nil {
+			return nil, nil, err
+		}
+		aside = buf.Bytes()
+		e.Detail, e.Aside = nil, &Aside{Digest: fleet.DigestOf(aside), Size: int64(len(aside))}
+	}
+	if leaf, err = json.Marshal(e); err != nil {
+		return nil, nil, err
+	}
+	if len(leaf) > MaxLeaf {
+		return nil, nil, fmt.Errorf("an entry of %d bytes, at most %d", len(leaf), MaxLeaf)
+	}
+	return leaf, aside, nil
+}
+
+// ParseEntry reads a leaf. Only canonical bytes are an entry's.
+func ParseEntry(leaf []byte) (Entry, error) {
+	var e Entry
+	if len(leaf) > MaxLeaf {
+		return e, fmt.Errorf("%d bytes, at most %d", len(leaf), MaxLeaf)
+	}
+	dec := json.NewDecoder(bytes.NewReader(leaf))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&e); err != nil {
+		return Entry{}, err
+	}
+	again, err := json.Marshal(e)
+	if err != nil || !bytes.Equal(again, leaf) {
+		return Entry{}, errors.New("not in canonical form")
+	}
+	return e, nil
+}
+
+// Directive reads what a [DirectiveIssued] entry says.
+func (e Entry) Directive() (Directive, error) {
+	var d Directive
+	if e.Action != DirectiveIssued {
+		return d, fmt.Errorf("the entry is %q, not %q", e.Action, DirectiveIssued)
+	}
+	return d, oms.DecodeStrict(e.Detail, &d)
+}
+
+// HashOf is the hash of a leaf in the tree.
+func HashOf(leaf []byte) tlog.Hash { return tlog.RecordHash(leaf) }
