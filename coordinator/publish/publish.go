@@ -4,6 +4,11 @@
 //
 //	directive, stored ──▶ sign ──▶ signed bytes, stored ──▶ bucket ──▶ long polls, gossip
 //
+// The timestamp may be signed by a heartbeat too, at the same time, or by it alone.
+// A newer timestamp over what was signed here is taken up, not fought over: see
+// [repository.Repository.Follow]. One over anything else means that another
+// coordinator decides for this fleet: a Conflict.
+//
 // Every arrow may be the last before a crash. [Open] finishes what was begun:
 // the same bytes are written again, which changes nothing that is there already,
 // and a directive that was never signed is signed.
@@ -41,9 +46,13 @@ type Options struct {
 	Store       Store
 	Root        []byte // a root.json that is trusted already
 	Coordinator signature.Signer
-	Timestamp   signature.Signer
-	Lifetimes   repository.Lifetimes
-	Logger      *slog.Logger
+	// Timestamp is nil when a heartbeat alone holds the timestamp's key: what is
+	// signed here ends with the snapshot, and its pack is waited for.
+	Timestamp signature.Signer
+	// Await is how long Publish waits for the heartbeat's pack, then; default 10 s.
+	Await     time.Duration
+	Lifetimes repository.Lifetimes
+	Logger    *slog.Logger
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
 	Announce func(g fleet.Group, p Pack)
 }
@@ -73,6 +82,8 @@ type Publisher struct {
 	before  []repository.Write // to be written before the next signature
 
 	reloaded time.Time // when new roots and policies were last looked for
+	awaiting time.Time // since when a snapshot waits for its timestamp; zero: none does
+	lapsed   string    // see [repository.Publication]
 
 	mu    sync.RWMutex // guards the following
 	packs map[fleet.Group]Pack
@@ -89,6 +100,7 @@ type pending struct {
 	Expires  time.Time
 
 	saved bool // in the store
+	known bool // to the repository: it was signed since the start
 }
 
 // Open finishes a publication that a crash interrupted, and opens the
@@ -112,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	if err := p.open(ctx); err != nil || p.pending == nil {
 		return p, err
 	}
-	if err := p.finish(ctx); err != nil && !fault.Is(err, fault.Conflict) {
+	if err := p.finish(ctx, time.Now()); err != nil && !fault.Is(err, fault.Conflict) {
 		return nil, err
 	}
 	return p, p.open(ctx) // with what was finished
@@ -121,7 +133,8 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 // open reads the repository from the bucket; the caller holds writing.
 func (p *Publisher) open(ctx context.Context) error {
 	repo, err := repository.Open(ctx, p.get, repository.Options{
-		Root: p.o.Root, Coordinator: p.o.Coordinator, Timestamp: p.o.Timestamp, Lifetimes: p.o.Lifetimes,
+		Root: p.o.Root, Coordinator: p.o.Coordinator, Timestamp: p.o.Timestamp,
+		StampedElsewhere: p.o.Timestamp == nil, Lifetimes: p.o.Lifetimes,
 	})
 	if err != nil {
 		return err
@@ -175,17 +188,20 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]
 	}
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if err := p.finish(ctx); err != nil {
+	if err := p.finish(ctx, now); err != nil {
 		return nil, err
 	}
 	if cur, ok := p.Pack(d.Group); ok && cur.Sequence == d.Sequence {
 		return nil, nil
 	}
+	if p.o.Timestamp == nil {
+		return p.publishAndWait(ctx, d, now)
+	}
 	pub, err := p.repo.Sign(d, now)
 	if err != nil {
 		return nil, err
 	}
-	return pub.Refused, p.write(ctx, pub)
+	return pub.Refused, p.write(ctx, pub, now)
 }
 
 // Refresh renews what is about to expire and publishes what was admitted. done
@@ -193,7 +209,7 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]
 func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refused []trust.Refusal, err error) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if err := p.finish(ctx); err != nil {
+	if err := p.finish(ctx, now); err != nil {
 		return false, nil, err
 	}
 	if now.Sub(p.reloaded) >= reloadEvery {
@@ -201,12 +217,19 @@ func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refu
 			return false, nil, err
 		}
 		p.reloaded = now
+		if err := p.look(ctx, now); err != nil {
+			return false, nil, err
+		}
+	} else if !p.awaiting.IsZero() {
+		if err := p.look(ctx, now); err != nil {
+			return false, nil, err
+		}
 	}
 	pub, due, err := p.repo.Refresh(now)
 	if err != nil || !due {
-		return false, nil, err
+		return false, nil, errors.Join(err, p.overdue(now))
 	}
-	return true, pub.Refused, p.write(ctx, pub)
+	return true, pub.Refused, p.write(ctx, pub, now)
 }
 
 // Admit takes up a publisher's role. record is called with what changed before
@@ -214,7 +237,7 @@ func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refu
 func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, record func(repository.Admission) error) (repository.Admission, error) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if err := p.finish(ctx); err != nil {
+	if err := p.finish(ctx, now); err != nil {
 		return repository.Admission{}, err
 	}
 	if _, err := p.repo.Reload(ctx); err != nil {
@@ -232,9 +255,22 @@ func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, r
 }
 
 // write stores a publication and puts it into the bucket; the caller holds writing.
-func (p *Publisher) write(ctx context.Context, pub repository.Publication) error {
-	q := &pending{Writes: append(p.before, pub.Writes...), Packs: pub.Packs, Issued: pub.Issued, Expires: pub.Expires, Sequence: map[fleet.Group]uint64{}}
-	q.Version = uint64(p.repo.Versions()["timestamp"])
+func (p *Publisher) write(ctx context.Context, pub repository.Publication, now time.Time) error {
+	q := &pending{known: true}
+	if err := p.fill(q, append(p.before, pub.Writes...), pub); err != nil {
+		return err
+	}
+	if len(pub.Packs) == 0 && p.awaiting.IsZero() {
+		p.awaiting = now
+	}
+	p.pending, p.before = q, nil
+	return p.finish(ctx, now)
+}
+
+// fill makes q what there is to be written.
+func (p *Publisher) fill(q *pending, writes []repository.Write, pub repository.Publication) error {
+	q.Writes, q.Packs, q.Issued, q.Expires, q.Sequence = writes, pub.Packs, pub.Issued, pub.Expires, map[fleet.Group]uint64{}
+	q.Version, q.saved = uint64(p.repo.Versions()["timestamp"]), false
 	for g := range pub.Packs {
 		d, _, err := p.repo.Directive(g)
 		if err != nil {
@@ -242,8 +278,11 @@ func (p *Publisher) write(ctx context.Context, pub repository.Publication) error
 		}
 		q.Sequence[g] = d.Sequence
 	}
-	p.pending, p.before = q, nil
-	return p.finish(ctx)
+	if len(pub.Packs) > 0 && p.lapsed != pub.Lapsed {
+		p.lapsed = pub.Lapsed
+		p.o.Logger.Error("packs are stale until the keepers of the role sign it anew", "role", pub.Lapsed)
+	}
+	return nil
 }
 
 // save keeps a publication before anything of it is in the bucket: half of one
@@ -264,7 +303,7 @@ func (p *Publisher) save(ctx context.Context, q *pending) error {
 }
 
 // finish writes what is pending, if anything; the caller holds writing.
-func (p *Publisher) finish(ctx context.Context) error {
+func (p *Publisher) finish(ctx context.Context, now time.Time) error {
 	q := p.pending
 	if q == nil {
 		return nil
@@ -272,8 +311,16 @@ func (p *Publisher) finish(ctx context.Context) error {
 	if err := p.save(ctx, q); err != nil {
 		return err
 	}
-	for _, w := range q.Writes {
-		err := p.put(ctx, w)
+	yielded := 0
+	for i := 0; i < len(q.Writes); {
+		err := p.put(ctx, q.Writes[i])
+		if rival, ok := errors.AsType[*overtaken](err); ok && q.known && yielded < maxYields {
+			yielded++
+			if err = p.yield(ctx, q, rival.timestamp, now); err == nil {
+				i = 0 // all that is done already is found there
+				continue
+			}
+		}
 		if fault.Is(err, fault.Conflict) { // somebody else signed this version: theirs stand
 			p.pending = nil
 			return errors.Join(err, p.o.Store.SavePublication(ctx, nil), p.open(ctx))
@@ -281,51 +328,42 @@ func (p *Publisher) finish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		i++
 	}
 	p.pending = nil
 	if err := p.o.Store.SavePublication(ctx, nil); err != nil {
 		return err
 	}
-	p.show(q)
+	if len(q.Packs) > 0 {
+		p.awaiting = time.Time{}
+		p.show(q)
+	}
 	return nil
 }
 
+// put writes one object. Who is overtaken at a mutable one is told by whom.
 func (p *Publisher) put(ctx context.Context, w repository.Write) error {
 	if !w.Mutable {
 		_, err := p.o.Bucket.Create(ctx, w.Key, registry.BodyOf(w.Body))
 		return err
 	}
-	had, etag, err := p.o.Bucket.Get(ctx, w.Key, "")
-	switch {
-	case fault.Is(err, fault.NotFound):
-		etag = ""
-	case err != nil:
-		return err
-	case slices.Equal(had, w.Body):
-		return nil
-	case p.overtaken(had, w.Body):
-		return fault.Newf(fault.Conflict, "publish", w.Key, "somebody else put a newer one there").
-			WithHint("only one coordinator may decide for a fleet")
+	for try := 1; ; try++ {
+		had, etag, err := p.o.Bucket.Get(ctx, w.Key, "")
+		switch {
+		case fault.Is(err, fault.NotFound):
+			etag = ""
+		case err != nil:
+			return err
+		case slices.Equal(had, w.Body):
+			return nil
+		case p.repo.Newer(had, w.Body):
+			return &overtaken{key: w.Key, timestamp: repository.TimestampIn(had)}
+		}
+		_, err = p.o.Bucket.Swap(ctx, w.Key, w.Body, etag)
+		if !fault.Is(err, fault.Conflict) || try == maxYields {
+			return err
+		}
 	}
-	_, err = p.o.Bucket.Swap(ctx, w.Key, w.Body, etag)
-	return err
-}
-
-// overtaken reports whether what lies in the bucket is no older than what is to
-// replace it. Going back would show members a past that they refuse. What nobody
-// of the fleet signed is no reason to leave it there.
-func (p *Publisher) overtaken(had, next []byte) bool {
-	theirs, ok := p.repo.TimestampVersion(timestampIn(had))
-	ours, _ := p.repo.TimestampVersion(timestampIn(next))
-	return ok && theirs >= ours
-}
-
-// timestampIn is the timestamp that an object is, or that a pack holds.
-func timestampIn(body []byte) []byte {
-	if p, err := trust.DecodePack(body); err == nil {
-		return p.Timestamp
-	}
-	return body
 }
 
 // show gives the new packs to those who ask and those who wait.

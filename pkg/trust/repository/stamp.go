@@ -191,3 +191,33 @@ func (r *Repository) takesBack(m *metadata.Metadata[metadata.SnapshotType]) bool
 	}
 	return false
 }
+
+// Repack makes every group's pack out of what was signed last.
+func (r *Repository) Repack(now time.Time) (Publication, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pub := Publication{Packs: map[fleet.Group][]byte{}}
+	if !r.current.stamped() {
+		return pub, fault.Newf(fault.NotFound, "make packs", "timestamp", "none leads to the newest snapshot")
+	}
+	return pub, r.packAll(&pub, r.current, now)
+}
+
+// Newer reports whether what lies in the bucket, a timestamp or a pack, is newer
+// than what is to replace it, or as new and another. Going back would show members
+// a past that they refuse. What nobody of the fleet signed is no reason to leave it
+// there.
+func (r *Repository) Newer(had, next []byte) bool {
+	was, is := TimestampIn(had), TimestampIn(next)
+	theirs, ok := r.TimestampVersion(was)
+	ours, _ := r.TimestampVersion(is)
+	return ok && theirs >= ours && !bytes.Equal(was, is)
+}
+
+// TimestampIn is the timestamp that an object is, or that a pack holds.
+func TimestampIn(body []byte) []byte {
+	if p, err := trust.DecodePack(body); err == nil {
+		return p.Timestamp
+	}
+	return body
+}
