@@ -21,7 +21,9 @@ type Admission struct {
 	Version  int64
 	Added    []trust.Entry // newly listed, each with all its variants
 	Delisted []fleet.Release
-	Ignored  []error // versions in the bucket that the team's keys did not sign
+	Floors   map[fleet.ModelName]uint64 // raised
+	Reason   string                     // of the newest version, as the publisher signed it
+	Ignored  []error                    // versions in the bucket that the team's keys did not sign
 	// Writes are TUF's copies of the new bundles, for clients other than ours.
 	// Do them before the next Sign's.
 	Writes []Write
@@ -62,7 +64,7 @@ func (r *Repository) Admit(ctx context.Context, name fleet.Team, now time.Time) 
 		}
 		return a, nil
 	}
-	fresh, err := r.inspect(ctx, name, *pick, now, &a)
+	fresh, err := r.inspect(ctx, name, old.role, *pick, now, &a)
 	if err != nil {
 		return Admission{}, wrap(err, admitOp, fmt.Sprintf("%s version %d", role, pick.version))
 	}
@@ -93,11 +95,11 @@ func (r *Repository) nextVersion(name fleet.Team) int64 {
 	return v + 1
 }
 
-// inspect applies to an authentic role everything that does not depend on other
-// teams, and fills in what it adds.
-func (r *Repository) inspect(ctx context.Context, name fleet.Team, c candidate, now time.Time, a *Admission) (team, error) {
+// inspect applies to an authentic role that follows old everything that does not
+// depend on other teams, and fills in what it changes.
+func (r *Repository) inspect(ctx context.Context, name fleet.Team, old trust.TeamRole, c candidate, now time.Time, a *Admission) (team, error) {
 	r.mu.Lock()
-	pol, old := r.policy, r.teams[name].role
+	pol := r.policy
 	r.mu.Unlock()
 	if !c.meta.Signed.Expires.After(now) {
 		return team{}, &trust.Violation{Rule: trust.RuleExpired, Err: fmt.Errorf("it expired on %s", c.meta.Signed.Expires.Format(time.DateOnly))}
@@ -138,6 +140,15 @@ func (r *Repository) inspect(ctx context.Context, name fleet.Team, c candidate, 
 	}
 	if err := a.compare(old, tr); err != nil {
 		return team{}, err
+	}
+	a.Reason, _ = c.meta.Signed.UnrecognizedFields[fieldReason].(string)
+	for model, floor := range tr.Floors {
+		if floor > old.Floors[model] {
+			if a.Floors == nil {
+				a.Floors = map[fleet.ModelName]uint64{}
+			}
+			a.Floors[model] = floor
+		}
 	}
 	return team{raw: c.raw, role: tr}, nil
 }

@@ -35,6 +35,7 @@ type Change struct {
 	Add    []Addition
 	Delist []string                   // "model@version": revokes it
 	Floors map[fleet.ModelName]uint64 // lowest counter that may run
+	Reason string                     // why, for whoever approves or audits it; signed too
 }
 
 // Addition is a release to list.
@@ -46,11 +47,12 @@ type Addition struct {
 	Bundles map[string][]byte // variant name -> OMS bundle
 }
 
-// Signed is a publisher's role ready to be written, after the bundles.
+// Signed is a publisher's role ready to be written, after the bundles: under its
+// own name, or as a proposal as long as signatures are missing.
 type Signed struct {
 	Write   Write
 	Added   []trust.Entry // as listed; without those that were there already
-	Missing int           // signatures it still needs, by [Countersign]
+	Missing int           // signatures it still needs: see [Repository.Review]
 }
 
 // Draft finds where a publisher's role stands. It works before the coordinator
@@ -167,7 +169,7 @@ func (d Draft) Next(c Change, now time.Time, signers ...signature.Signer) (Signe
 	const op = "sign publisher role"
 	role := trust.RoleOf(d.Team)
 	for _, s := range signers {
-		if err := d.entitled(s); err != nil {
+		if err := entitled(policy{meta: d.policy}, d.Team, s); err != nil {
 			return Signed{}, trust.Violated(trust.RulePublisher, op, role, err)
 		}
 	}
@@ -191,6 +193,7 @@ func (d Draft) Next(c Change, now time.Time, signers ...signature.Signer) (Signe
 		}
 	}
 	setFloors(m, c.Floors)
+	setReason(m, c.Reason)
 	raw, err := sign(m, signers...)
 	if err != nil {
 		return Signed{}, wrap(err, op, role)
@@ -203,21 +206,10 @@ func (d Draft) Next(c Change, now time.Time, signers ...signature.Signer) (Signe
 		}
 	}
 	out.Write = Write{Key: trust.MetadataKey(role, d.Version), Body: raw}
+	if out.Missing > 0 {
+		out.Write.Key = ProposalKey(d.Team, d.Version, raw)
+	}
 	return out, nil
-}
-
-// entitled checks that the policy delegates the team's role to the signer.
-func (d Draft) entitled(s signature.Signer) error {
-	id, err := keyID(s)
-	if err != nil {
-		return err
-	}
-	dr := policy{meta: d.policy}.delegated(trust.RoleOf(d.Team))
-	if !slices.Contains(dr.KeyIDs, id) {
-		return fmt.Errorf("key %s is not one the policy delegates %s to (it does to %s)",
-			short(id), dr.Name, strings.Join(shorts(dr.KeyIDs), ", "))
-	}
-	return nil
 }
 
 // begin copies the newest version into the next.
@@ -372,6 +364,21 @@ func setFloors(m *metadata.Metadata[metadata.TargetsType], floors map[fleet.Mode
 		m.Signed.UnrecognizedFields = map[string]any{}
 	}
 	m.Signed.UnrecognizedFields[trust.FieldFloor] = next
+}
+
+// fieldReason is a publisher role's extra field that says why this version was made.
+const fieldReason = "x-reason"
+
+// setReason says why this version is made; what was said of another is dropped.
+func setReason(m *metadata.Metadata[metadata.TargetsType], reason string) {
+	delete(m.Signed.UnrecognizedFields, fieldReason)
+	if reason == "" {
+		return
+	}
+	if m.Signed.UnrecognizedFields == nil {
+		m.Signed.UnrecognizedFields = map[string]any{}
+	}
+	m.Signed.UnrecognizedFields[fieldReason] = reason
 }
 
 // wrap gives err the operation; a kind or rule that it has already stays.

@@ -410,44 +410,6 @@ func TestPublishersMeetAtTheBucket(t *testing.T) {
 	}
 }
 
-// A threshold of two is a second person's approval.
-func TestTwoOfTwoPublishersApprove(t *testing.T) {
-	t.Parallel()
-	approver := trusttest.Key(t)
-	f := trusttest.New(t, func(o *repository.InitOptions) {
-		o.Teams[0].Keys, o.Teams[0].Threshold = append(o.Teams[0].Keys, approver.Public()), 2
-	})
-	d, err := f.Repo.Draft(t.Context(), trusttest.Team)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := d.Next(add(f, "detector", "1.0.0"), f.Now, f.Publisher)
-	if err != nil || s.Missing != 1 {
-		t.Fatalf("missing %d, %v", s.Missing, err)
-	}
-	half := f.Bucket.Copy()
-	if err := half.Put(s.Write); err != nil {
-		t.Fatal(err)
-	}
-	repo, err := repository.Open(t.Context(), half.Get, repository.Options{Root: f.Genesis.Root})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = repo.Admit(t.Context(), trusttest.Team, f.Now)
-	rule(t, err, trust.RulePublisher)
-	whole, err := repository.Countersign(s.Write.Body, approver)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Write.Body = whole
-	if err := f.Bucket.Put(s.Write); err != nil {
-		t.Fatal(err)
-	}
-	if a, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now); err != nil || len(a.Added) != 1 {
-		t.Errorf("%+v, %v", a, err)
-	}
-}
-
 // Root by ceremony: 2 of 3, the second signature made elsewhere.
 func TestRootOfTwoOfThree(t *testing.T) {
 	t.Parallel()
