@@ -22,6 +22,12 @@ const (
 	// format, which signs the audit log's checkpoints. While it is listed, no
 	// directive is valid without the proof that it is in the log.
 	PathAuditKey = "trust/audit.vkey"
+	// PathSigstoreRoot is the policy's target that holds the trusted root of the
+	// Sigstore that keyless signatures are made with, and PathKeyless the one that
+	// says which teams need such a signature, by whom. Both are the coordinator's
+	// to heed at admission; members have no use for them, and packs leave them out.
+	PathSigstoreRoot = "trust/sigstore-trusted-root.json"
+	PathKeyless      = "trust/keyless.json"
 	// FieldFleet is the policy's extra field that holds the fleet's name.
 	FieldFleet = "x-fleet"
 	// FieldHolders is the extra field of root and policy that says who holds their
@@ -95,3 +101,6 @@ func checkNames(r fleet.Release, variants ...string) error {
 	}
 	return nil
 }
+
+// ForMembers reports whether packs carry a target of the policy.
+func ForMembers(path string) bool { return path != PathSigstoreRoot && path != PathKeyless }

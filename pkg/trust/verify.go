@@ -319,6 +319,9 @@ func (s *session) policy() error {
 	}
 	s.out.Fleet, _ = p.UnrecognizedFields[FieldFleet].(string)
 	for path, target := range p.Targets {
+		if !ForMembers(path) {
+			continue
+		}
 		body, ok := s.pack.Targets[path]
 		if !ok {
 			return broken(RuleFormat, "the pack lacks %s", path)

@@ -151,7 +151,10 @@ type PolicyChange struct {
 	DeviceCA    []byte           // certificates in PEM
 	AuditKey    string           // public key of the audit log
 	Revoked     *trust.Revoked
-	Holders     map[string]string // key id -> who holds it; added to those known
+	// SigstoreRoot and Keyless are the targets [trust.PathSigstoreRoot] and
+	// [trust.PathKeyless]; empty and not nil takes them out.
+	SigstoreRoot, Keyless []byte
+	Holders               map[string]string // key id -> who holds it; added to those known
 }
 
 // NextPolicy makes the policy's next version from the current one.
@@ -210,6 +213,13 @@ func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers 
 			return nil, err
 		}
 		list(trust.PathAuditKey, []byte(strings.TrimSuffix(c.AuditKey, "\n")+"\n"))
+	}
+	for path, body := range map[string][]byte{trust.PathSigstoreRoot: c.SigstoreRoot, trust.PathKeyless: c.Keyless} {
+		if len(body) > 0 {
+			list(path, body)
+		} else if body != nil {
+			delete(m.Signed.Targets, path)
+		}
 	}
 	if c.Revoked != nil {
 		body, err := json.Marshal(c.Revoked)

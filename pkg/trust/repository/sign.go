@@ -241,9 +241,11 @@ func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	targets := maps.Clone(r.policy.targets)
+	maps.DeleteFunc(targets, func(path string, _ []byte) bool { return !trust.ForMembers(path) })
 	p := trust.Pack{
 		Roots: r.roots, Timestamp: c.timestamp, Snapshot: c.snapshot, Policy: r.policy.raw, Fleet: c.fleet,
-		Publishers: r.publishers(d), Directive: directive, Targets: r.policy.targets,
+		Publishers: r.publishers(d), Directive: directive, Targets: targets,
 	}
 	p.Audit = r.proofs[trust.AuditProofKey(string(r.policy.targets[trust.PathAuditKey]), fleet.DigestOf(directive))]
 	return p.Encode()
