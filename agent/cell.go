@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
 	"github.com/modelfleet/modelfleet/pkg/identity"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // openCell joins the member's gossip pool. Without one, or when the port is
@@ -50,8 +52,9 @@ func (a *agent) announce(p gossip.Pack) {
 
 // identify judges peers' certificates by the device CAs of the newest trust
 // pack, or before the first one by the CA that issued this member's own. A
-// certificate past its expiry still tells whose key it is: a member that could
-// not renew is not cut off from its cell, which is how it gets packs.
+// certificate past its expiry still tells whose key it is, for [fleet.Grace]: a
+// member that could not renew is not cut off from its cell, which is how it gets
+// packs. Revocations are remembered as long, by the directive.
 func (a *agent) identify(self identity.Identity) func([]byte) (gossip.Identity, error) {
 	return func(der []byte) (gossip.Identity, error) {
 		bad := func(format string, args ...any) (gossip.Identity, error) {
@@ -65,9 +68,10 @@ func (a *agent) identify(self identity.Identity) func([]byte) (gossip.Identity, 
 		if err != nil {
 			return bad("own issuer: %w", err)
 		}
-		var revoked []fleet.MemberID
-		if t := a.loop.trusted.Load(); t != nil {
-			issuers, revoked = append(issuers, t.DeviceCA...), t.Revoked.Members
+		var t trust.Trusted
+		if newest := a.loop.trusted.Load(); newest != nil {
+			t = *newest
+			issuers = append(issuers, t.DeviceCA...)
 		}
 		if !slices.ContainsFunc(issuers, func(ca *x509.Certificate) bool { return cert.CheckSignatureFrom(ca) == nil }) {
 			return bad("no device CA of this fleet issued it")
@@ -78,11 +82,11 @@ func (a *agent) identify(self identity.Identity) func([]byte) (gossip.Identity, 
 		}
 		kind, name, _ := strings.Cut(strings.TrimPrefix(cert.URIs[0].Path, "/"), "/")
 		member, err := fleet.ParseMemberID(name)
-		switch {
-		case err != nil:
+		if err == nil {
+			err = t.Bars(member, cert.NotAfter, time.Now())
+		}
+		if err != nil {
 			return bad("%w", err)
-		case slices.Contains(revoked, member):
-			return bad("member %s was revoked", member)
 		}
 		return gossip.Identity{Member: member, Key: pub, Coordinator: kind == "coordinator"}, nil
 	}

@@ -133,12 +133,8 @@ func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
 // rollout is gone.
 func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	l.reasons = map[fleet.ModelName]string{}
-	for _, root := range t.Revoked.Releases {
-		for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
-			if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Revoked, Root: root}}); err != nil {
-				return err
-			}
-		}
+	if err := l.revoke(ctx, t); err != nil {
+		return err
 	}
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
 		if !l.orphaned(m, t) {
@@ -152,6 +148,9 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	for _, p := range t.Directive.Models {
 		a := p.Assign(l.facts)
 		l.reasons[p.Model] = describe(a, t.Refused)
+		if a.Arm != fleet.Exposed && heldBack(p.Model, t) {
+			continue // what it should run nobody backs: it keeps what it has
+		}
 		ev := update.Event{Kind: update.Assigned, Terms: l.terms(a, t.Directive.Sequence), Failed: gateFailed(p)}
 		if a.Release != nil {
 			ev.Offer = offerOf(*a.Release, a.Variant)
@@ -173,8 +172,13 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 // directive knows nothing any more.
 func (l *loop) orphaned(m fleet.ModelName, t trust.Trusted) bool {
 	_, named := t.Directive.Placement(m)
-	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m && r.Held })
-	return !named && !held && l.mem.Models[m].Terms.Arm == fleet.Exposed
+	return !named && !heldBack(m, t) && l.mem.Models[m].Terms.Arm == fleet.Exposed
+}
+
+// heldBack reports whether what the directive has members of no rollout run is
+// not backed by its publisher.
+func heldBack(m fleet.ModelName, t trust.Trusted) bool {
+	return slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m && r.Held })
 }
 
 func offerOf(r fleet.Release, v fleet.Variant) update.Offer {

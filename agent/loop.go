@@ -261,7 +261,7 @@ func (l *loop) later(e event) {
 		return
 	}
 	i := slices.IndexFunc(l.retry, func(o event) bool {
-		return o.model == e.model && o.ev.Kind == e.ev.Kind && o.ev.Key == e.ev.Key && o.ev.Root == e.ev.Root
+		return o.model == e.model && o.ev.Kind == e.ev.Kind && o.ev.Key == e.ev.Key && o.ev.Root == e.ev.Root && o.ev.Bundle == e.ev.Bundle
 	})
 	if i < 0 {
 		l.retry = append(l.retry, e)

@@ -58,7 +58,7 @@ func (l *loop) view(st update.State) local.Model {
 		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model],
 		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
 		Failure: st.Failure.Class, FailureCode: st.Failure.Code, FailureText: st.Failure.Text,
-		Failing: st.Failure.Since, Damaged: st.Running.Damaged,
+		Failing: st.Failure.Since, Damaged: st.Running.Damaged, Revoked: revoked(st),
 	}
 	l.fetched(&v, st)
 	// What is served is what the disk says, not what was meant to be.
@@ -156,7 +156,7 @@ func codeOf(code string) telemetry.FailureCode {
 	switch code {
 	case "boot-loop":
 		return telemetry.CodeCrashLoop
-	case "revoked":
+	case update.CodeRevoked:
 		return telemetry.CodeUntrusted
 	case update.CodeGone:
 		return telemetry.CodeIO

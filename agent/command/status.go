@@ -80,6 +80,9 @@ func asides(m local.Model) []string {
 	if !m.Failing.IsZero() && m.Failure != fleet.ReleaseFailure && m.Phase <= fleet.Failed {
 		lines = append(lines, fmt.Sprintf("%s since %s", m.FailureCode, m.Failing.UTC().Format("2006-01-02 15:04:05Z")))
 	}
+	if m.Revoked != "" {
+		lines = append(lines, m.Revoked)
+	}
 	switch {
 	case m.Damaged:
 		lines = append(lines, "the disk damaged files of what is served; they are being put right")
@@ -130,6 +133,10 @@ func lift(ctx context.Context, _ string, args []string, stdout, stderr io.Writer
 	for _, q := range m.Quarantined {
 		if q.Ref != f.Arg(0) {
 			continue
+		}
+		if q.Code == update.CodeRevoked {
+			return fault.Newf(fault.Denied, "lift quarantine", q.Ref, "%s", q.Text).
+				WithHint("only who published it can list it again; or roll out another release")
 		}
 		if err := c.Lift(ctx, model, q.Root); err != nil {
 			return err

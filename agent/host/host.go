@@ -76,7 +76,7 @@ func (h *Host) Moved(old, next update.State, limits probe.Limits) {
 	}
 	for _, q := range next.Quarantined[min(len(old.Quarantined), len(next.Quarantined)):] {
 		switch q.Code {
-		case "revoked", update.CodeGate: // it did not fail here
+		case update.CodeRevoked, update.CodeGate: // it did not fail here
 		case "crash-loop": // each crash was counted when it happened
 		default:
 			h.fatal(next.Model, q.Root, now)

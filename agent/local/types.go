@@ -45,6 +45,7 @@ type Model struct {
 	Trouble     string             `json:"trouble,omitempty"`     // what goes wrong while the fetch is tried again and again
 	Failing     time.Time          `json:"failing,omitzero"`      // since when it fails so, however often it tried again
 	Damaged     bool               `json:"damaged,omitempty"`     // the disk damaged files of Serving; they are being put right
+	Revoked     string             `json:"revoked,omitempty"`     // why a release was taken back that is served on, or that nothing took the place of
 	Counts                         // what applications observed of Serving since the agent started
 }
 

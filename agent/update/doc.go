@@ -18,5 +18,8 @@
 //   - a release that failed here, or that it had when the gates of a rollout
 //     failed it, is quarantined by its root digest and never tried again until an
 //     operator lifts it, here or by a later rollout that says so;
+//   - a release that was revoked is left at once, for the one before or for nothing
+//     (or, where the directive says so, when something else may run), and refused
+//     until a directive that its publisher backs offers it again;
 //   - trouble with the network or with the device itself never quarantines.
 package update

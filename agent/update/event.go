@@ -21,7 +21,7 @@ const (
 	Switched                      // applications are given the new release
 	SwitchFailed                  // they are not, and Failure says why
 	Sick                          // the running release, Root, misbehaves while it soaks; Failure says how
-	Revoked                       // no member may run Root any more
+	Revoked                       // no member may run the release with Bundle any more; Failure says why
 	Lifted                        // an operator lifts the quarantine of Root
 	Restarted                     // the agent came up again; what was in flight is lost
 	Damaged                       // files of the release with Bundle are not what they were: the disk damaged them
@@ -50,9 +50,10 @@ type Event struct {
 	Stable  Offer        // Assigned; what to run when Offer is refused here
 	Terms   Terms        // Assigned
 	Failed  []GateFailed // Assigned; the releases that rollouts' gates found failing
-	Failure Failure      // FetchFailed, ProbeFailed, SwitchFailed, Sick
-	Root    fleet.Digest // Sick, Revoked, Lifted
-	Bundle  fleet.Digest // Damaged, Mended
+	Failure Failure      // FetchFailed, ProbeFailed, SwitchFailed, Sick, Revoked
+	Root    fleet.Digest // Sick, Lifted
+	Bundle  fleet.Digest // Revoked, Damaged, Mended
+	Keep    bool         // Revoked: what runs goes on until something else may
 	// Current is the bundle digest of the release that applications are given,
 	// read from the disk just now; it is looked at when Seen is set.
 	Current fleet.Digest // Tick, Restarted

@@ -78,7 +78,7 @@ func (m *machine) condemn() {
 func (m *machine) lift() {
 	st := &m.st
 	q, bad := st.quarantine(st.Want.Root)
-	if bad && st.Terms.Lifts && q.Rollout != st.Terms.Rollout && q.Code != codeRevoked {
+	if bad && st.Terms.Lifts && q.Rollout != st.Terms.Rollout && q.Code != CodeRevoked {
 		st.Quarantined = slices.DeleteFunc(st.Quarantined, func(q Quarantine) bool { return q.Root == st.Want.Root })
 	}
 }
@@ -89,26 +89,6 @@ func (m *machine) lift() {
 func (m *machine) refusing() bool {
 	f, t := m.st.Failure, m.st.Terms
 	return m.st.IsQuarantined(f.Root) && (t.Rollout == "" || t.Rollout == f.Rollout)
-}
-
-// revoke refuses a release that no member may run, however well it ran here.
-func (m *machine) revoke() {
-	st, root := &m.st, m.ev.Root
-	if root.IsZero() || (root != st.Running.Root && root != st.Fallback.Root && root != st.Target.Root) {
-		return
-	}
-	if q, bad := st.quarantine(root); bad && q.Code != CodeGate {
-		return
-	}
-	ref := st.Target.Ref
-	switch root {
-	case st.Running.Root:
-		ref = st.Running.Ref
-	case st.Fallback.Root:
-		ref = st.Fallback.Ref
-	}
-	m.blame(Failure{Code: codeRevoked, Text: ref + " was revoked by its publisher"}, Offer{Root: root, Ref: ref})
-	m.reconcile()
 }
 
 // missed handles a fetch that ended without the files. It never blames the
@@ -197,5 +177,3 @@ const CodeGone = "gone"
 // CodeGate is the code of a release that did not fail here but in the eyes of a
 // rollout's gates, which look at the whole fleet.
 const CodeGate = "gate"
-
-const codeRevoked = "revoked"

@@ -174,7 +174,7 @@ func act(t *rapid.T, d *device) {
 		d.step(update.Event{Kind: update.Damaged, Bundle: offer(rapid.IntRange(1, 4).Draw(t, "damaged")).Bundle})
 	case "revoke":
 		if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
-			d.step(update.Event{Kind: update.Revoked, Root: offer(rapid.IntRange(1, 4).Draw(t, "root")).Root})
+			d.step(update.Event{Kind: update.Revoked, Bundle: offer(rapid.IntRange(1, 4).Draw(t, "bundle")).Bundle, Keep: rapid.Bool().Draw(t, "keep")})
 		}
 	}
 }
@@ -212,6 +212,9 @@ func TestQuarantinedIsNeverRetried(t *testing.T) {
 			if !d.st.IsQuarantined(q.Root) {
 				if terms := d.st.Terms; terms.Lifts && d.st.Want.Root == q.Root && terms.Rollout != q.Rollout && q.Code != "revoked" {
 					continue // by another rollout, for which an operator said so
+				}
+				if q.Code == update.CodeRevoked && (d.st.Want.Root == q.Root || d.st.Stable.Root == q.Root) {
+					continue // what is offered, its publisher lists again
 				}
 				t.Fatalf("%s was forgotten without an operator", q.Ref)
 			}
@@ -291,6 +294,57 @@ func TestWhatItNeverHadChangesNothing(t *testing.T) {
 		b, eb := update.Step(before, ev)
 		if diff := cmp.Diff(a, b) + cmp.Diff(ea, eb); diff != "" {
 			t.Fatalf("it did something: %s", diff)
+		}
+	})
+}
+
+// A release that was revoked is not served once a device has come to rest, nor
+// kept to return to; only where the directive keeps it does it serve on, and then
+// only while there is nothing else.
+func TestWhatWasRevokedIsLeft(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newDevice()
+		d.restart(false)
+		for range rapid.IntRange(1, 40).Draw(t, "acts") {
+			act(t, d)
+		}
+		keep := rapid.Bool().Draw(t, "keep")
+		var gone []update.Offer
+		for i := range rapid.IntRange(1, 3).Draw(t, "revoked") {
+			o := offer(rapid.IntRange(1, 4).Draw(t, fmt.Sprint("bundle ", i)))
+			gone = append(gone, o)
+		}
+		revoke := func() { // as the agent does, each time that it believes a pack: what it goes back to first
+			for _, b := range []fleet.Digest{d.st.Fallback.Bundle, d.st.Target.Bundle, d.st.Running.Bundle} {
+				if slices.ContainsFunc(gone, func(o update.Offer) bool { return o.Bundle == b }) {
+					d.step(update.Event{Kind: update.Revoked, Bundle: b, Keep: keep})
+				}
+			}
+		}
+		revoke()
+		if rapid.Bool().Draw(t, "crash") {
+			d.restart(rapid.Bool().Draw(t, "reboot"))
+		}
+		d.settle()
+		revoke()
+		d.settle()
+		for _, o := range gone {
+			if d.st.Fallback.Bundle == o.Bundle {
+				t.Fatalf("%s is still the way back, phase %s", o.Ref, d.st.Phase)
+			}
+			if d.st.Running.Bundle != o.Bundle && d.current != o.Bundle {
+				continue
+			}
+			if !keep || !d.st.Running.Kept {
+				t.Fatalf("%s is still served, phase %s (%s)", o.Ref, d.st.Phase, d.st.Why)
+			}
+			if aim := d.st.Aim(); aim.Bundle != o.Bundle && !d.st.IsQuarantined(aim.Root) {
+				t.Fatalf("%s is kept although %q may run", o.Ref, aim.Ref)
+			}
+			if d.st.Phase != fleet.Quarantined {
+				t.Fatalf("%s is kept, and the phase is %s", o.Ref, d.st.Phase)
+			}
 		}
 	})
 }
@@ -382,7 +436,7 @@ func TestRestartResumes(t *testing.T) {
 		want := d.st.Aim()
 		switch {
 		case d.st.IsQuarantined(want.Root) && !want.IsZero():
-			if d.st.Running.Root == want.Root || d.current == want.Bundle {
+			if (d.st.Running.Root == want.Root || d.current == want.Bundle) && !d.st.Running.Kept {
 				t.Fatalf("serves the quarantined %s, phase %s", want.Ref, d.st.Phase)
 			}
 		case d.current != want.Bundle || d.st.Running.Bundle != want.Bundle:

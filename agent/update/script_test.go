@@ -97,7 +97,7 @@ func command(t *testing.T, d *device, td *datadriven.TestData) string {
 	case "sick":
 		ev = update.Event{Kind: update.Sick, Root: d.st.Running.Root, Failure: update.Failure{Code: "crash-loop", Text: "applications lost it 3 times"}}
 	case "revoke":
-		ev = update.Event{Kind: update.Revoked, Root: offer(number(t, td, "v")).Root}
+		ev = update.Event{Kind: update.Revoked, Bundle: offer(number(t, td, "v")).Bundle, Keep: has(td, "keep"), Failure: update.Failure{Text: "its publisher took it back"}}
 	case "damage":
 		ev = update.Event{Kind: update.Damaged, Bundle: offer(number(t, td, "v")).Bundle}
 	case "lift":
@@ -160,9 +160,11 @@ func (d *device) describe(effects []update.Effect) string {
 	return b.String()
 }
 
-// marks are what the disk did to a release.
+// marks are what became of a release besides.
 func marks(h update.Held) string {
 	switch {
+	case h.Kept:
+		return "(kept)"
 	case h.Damaged:
 		return "!"
 	case !h.Mended.IsZero():

@@ -71,6 +71,7 @@ type Held struct {
 	Good    bool      `json:"good,omitempty"`    // it soaked here and stayed healthy
 	Damaged bool      `json:"damaged,omitempty"` // the disk damaged files of it; they are being put right
 	Mended  time.Time `json:"mended,omitzero"`   // when that was done last: what was read before may be wrong
+	Kept    bool      `json:"kept,omitempty"`    // it was revoked, and serves until something else may run
 }
 
 // Failure says why an attempt was given up.

@@ -20,6 +20,7 @@ func Step(st State, ev Event) (State, []Effect) {
 			m.st.SoakEnd = st.SoakEnd.Add(ev.Terms.Soak - st.Terms.Soak)
 		}
 		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
+		m.backed()
 		m.lift()
 		m.condemn()
 		m.mend()
@@ -55,7 +56,7 @@ func Step(st State, ev Event) (State, []Effect) {
 	case Revoked:
 		m.revoke()
 	case Lifted:
-		m.st.Quarantined = slices.DeleteFunc(m.st.Quarantined, func(q Quarantine) bool { return q.Root == ev.Root })
+		m.st.Quarantined = slices.DeleteFunc(m.st.Quarantined, func(q Quarantine) bool { return q.Root == ev.Root && q.Code != CodeRevoked })
 		m.reconcile()
 	case Restarted:
 		m.restart()
@@ -148,12 +149,12 @@ func (m *machine) reconcile() {
 }
 
 // unbearable reports whether the running release is to be left before the next
-// is there: it failed here. One that the gates failed serves until then, as it
-// would on any other way back.
+// is there: it failed here or was revoked. One that the gates failed serves until
+// then, as it would on any other way back, and so does one that is kept.
 func (m *machine) unbearable(aim Offer) bool {
 	run := m.st.Running
 	q, bad := m.st.quarantine(run.Root)
-	return bad && !run.IsZero() && (q.Code != CodeGate || aim.Bundle == run.Bundle)
+	return bad && !run.IsZero() && !run.Kept && (q.Code != CodeGate || aim.Bundle == run.Bundle)
 }
 
 // hold settles a device that already runs what it should.
@@ -163,7 +164,7 @@ func (m *machine) hold(aim Offer) {
 		st.Running.Offer = aim // the same bundle, perhaps under another ref
 	}
 	switch {
-	case st.Phase == fleet.Soaking:
+	case st.Phase == fleet.Soaking && !st.Running.Kept:
 	case aim.Bundle != st.Want.Bundle:
 		m.refuse()
 	case m.refusing():
@@ -182,7 +183,12 @@ func (m *machine) hold(aim Offer) {
 // refuse settles a device that is told to run what failed on it.
 func (m *machine) refuse() {
 	m.cancel()
-	if m.st.Phase != fleet.Quarantined {
+	q, _ := m.st.quarantine(m.st.Want.Root)
+	switch {
+	case m.st.Phase == fleet.Quarantined:
+	case q.Code == CodeRevoked:
+		m.enter(fleet.Quarantined, "%s", q.Text)
+	default:
 		m.enter(fleet.Quarantined, "%s failed here before; it is not tried again until an operator lifts it", m.st.Want.Ref)
 	}
 }

@@ -46,13 +46,25 @@ func (t Trusted) owner(h Had) (fleet.Team, TeamRole, bool) {
 		return r.Team, role, ok
 	}
 	for team, role := range t.Teams { // at most one: models belong to one team
-		for _, e := range role.Entries {
-			if e.Release.Model == h.Model {
-				return team, role, true
-			}
+		if role.Has(h.Model) {
+			return team, role, true
 		}
 	}
 	return "", TeamRole{}, false
+}
+
+// Has reports whether the role has a say in a model: it lists a release of it, or
+// sets its floor.
+func (t TeamRole) Has(m fleet.ModelName) bool {
+	if _, ok := t.Floors[m]; ok {
+		return true
+	}
+	for _, e := range t.Entries {
+		if e.Release.Model == m {
+			return true
+		}
+	}
+	return false
 }
 
 // find is the role's entry for the very bytes.

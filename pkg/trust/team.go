@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -99,43 +101,69 @@ type teamRole struct {
 
 // placements keeps of the directive what publishers back.
 func (s *session) placements() error {
-	s.teams, s.out.Releases = map[fleet.Team]*teamRole{}, map[string]Backing{}
+	s.teams, s.out.Releases, s.out.Teams = map[fleet.Team]*teamRole{}, map[string]Backing{}, map[fleet.Team]TeamRole{}
 	kept := make([]fleet.Placement, 0, len(s.out.Directive.Models))
 	for _, p := range s.out.Directive.Models {
-		held := false
-		bases := fleet.Placement{Stable: p.Stable, Overrides: p.Overrides}
-		for _, r := range bases.Releases() {
-			why, err := s.back(r)
-			if err != nil {
-				return err
-			}
-			if why != nil {
-				s.refuse(r, true, why)
-				held = true
-			}
+		if p.WhenRevoked == fleet.KeepRevoked {
+			s.out.Kept = append(s.out.Kept, p.Model)
 		}
-		if p.Rollout != nil && !held {
-			why, err := s.back(p.Rollout.Release)
-			if err != nil {
-				return err
-			}
-			if why != nil {
-				held = p.Stable == nil && len(p.Overrides) == 0
-				s.refuse(p.Rollout.Release, held, why)
-				p.Rollout = nil
-			}
+		held, err := s.placement(&p)
+		if err != nil {
+			return err
 		}
-		if !held {
+		if !held || p.Rollout != nil {
 			kept = append(kept, p)
 		}
 	}
 	s.out.Directive.Models = kept
+	// What is not named any more may still run somewhere: its publisher's word counts.
+	for _, role := range slices.Sorted(maps.Keys(s.pack.Publishers)) {
+		if name, ok := strings.CutPrefix(role, "pub-"); ok {
+			if _, err := s.team(fleet.Team(name)); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
+// placement takes out of p what nobody backs. held says that the member's own
+// base is among it: unless a rollout exposes the member, it keeps what it has.
+func (s *session) placement(p *fleet.Placement) (held bool, err error) {
+	base := p.Base(s.facts)
+	for _, r := range (fleet.Placement{Stable: p.Stable, Overrides: p.Overrides}).Releases() {
+		why, err := s.back(r)
+		if err != nil {
+			return false, err
+		}
+		if why != nil {
+			mine := base != nil && base.Ref() == r.Ref()
+			held = held || mine
+			s.refuse(r, mine, why)
+		}
+	}
+	if held {
+		p.Stable, p.Overrides = nil, nil
+	}
+	if p.Rollout == nil {
+		return held, nil
+	}
+	why, err := s.back(p.Rollout.Release)
+	if err != nil || why == nil {
+		return held, err
+	}
+	held = held || base == nil
+	s.refuse(p.Rollout.Release, held, why)
+	p.Rollout = nil
+	return held, nil
+}
+
 func (s *session) refuse(r fleet.Release, held bool, why error) {
+	revoked := slices.ContainsFunc(r.Variants, func(v fleet.Variant) bool {
+		return s.out.Revokes(Had{Model: r.Model, Path: r.BundlePath(v.Name), Root: v.Root, Bundle: v.Bundle, Counter: r.Counter}) != nil
+	})
 	s.out.Refused = append(s.out.Refused, Refusal{
-		Model: r.Model, Release: r.Ref(), Held: held, Err: Violated(RuleListed, "accept release", r.Ref(), why),
+		Model: r.Model, Release: r.Ref(), Held: held, Revoked: revoked, Err: Violated(RuleListed, "accept release", r.Ref(), why),
 	})
 }
 
@@ -173,16 +201,11 @@ func (s *session) back(r fleet.Release) (why, err error) {
 // allowed applies the rules that depend on the member and on the time.
 func (s *session) allowed(e Entry, v fleet.Variant, floor uint64) error {
 	ref := e.Release.Ref()
-	if old := s.next.Teams[e.Release.Team].Floors[e.Release.Model]; old > floor {
-		floor = old
-	}
 	if e.Release.Counter < floor {
 		return broken(RuleFloor, "%s has counter %d, the publisher's floor is %d", ref, e.Release.Counter, floor)
 	}
-	for _, root := range s.out.Revoked.Releases {
-		if root == v.Root {
-			return broken(RuleRevoked, "%s (%s) is revoked", ref, v.Root.Short())
-		}
+	if slices.Contains(s.out.Revoked.Releases, v.Root) {
+		return broken(RuleRevoked, "%s (%s) is revoked", ref, v.Root.Short())
 	}
 	if e.NotBefore.After(s.out.At) {
 		return broken(RuleNotBefore, "%s may run from %s on", ref, e.NotBefore.Format(time.RFC3339))
@@ -243,6 +266,8 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 		s.next.Teams = map[fleet.Team]TeamState{}
 	}
 	s.next.Teams[name] = next
+	t.Floors = next.Floors
+	s.out.Teams[name] = t.TeamRole
 	return t, nil
 }
 
@@ -273,7 +298,23 @@ func ParseDirective(raw []byte) (fleet.Directive, error) {
 			return d, broken(RuleFormat, "model %s: %w", p.Model, err)
 		}
 	}
-	return d, nil
+	return d, checkRevoked(d.Revoked)
+}
+
+// checkRevoked checks the list of members that nobody speaks to.
+func checkRevoked(list []fleet.RevokedMember) error {
+	if len(list) > fleet.MaxRevoked {
+		return broken(RuleSize, "%d revoked members, at most %d", len(list), fleet.MaxRevoked)
+	}
+	for i, r := range list {
+		if _, err := fleet.ParseMemberID(string(r.ID)); err != nil {
+			return broken(RuleFormat, "revoked member: %w", err)
+		}
+		if i > 0 && list[i-1].ID >= r.ID {
+			return broken(RuleFormat, "revoked members are not sorted, or one is named twice: %s", r.ID)
+		}
+	}
+	return nil
 }
 
 func checkPlacement(p fleet.Placement) error {
@@ -281,6 +322,9 @@ func checkPlacement(p fleet.Placement) error {
 		if _, err := fleet.ParseRolloutID(string(x.ID)); err != nil {
 			return err
 		}
+	}
+	if w := p.WhenRevoked; w != fleet.StopRevoked && w != fleet.KeepRevoked {
+		return fmt.Errorf("whenRevoked is %q, want keep or nothing", w)
 	}
 	if n := len(p.Overrides); n > fleet.MaxOverrides {
 		return fmt.Errorf("%d overrides, at most %d", n, fleet.MaxOverrides)
