@@ -247,8 +247,11 @@ func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, r
 	if err != nil {
 		return a, err
 	}
-	if err := record(a); err != nil {
+	if err := p.vouch(ctx, &a); err != nil {
 		return a, errors.Join(err, p.open(ctx)) // forgets what was admitted
+	}
+	if err := record(a); err != nil {
+		return a, errors.Join(err, p.open(ctx))
 	}
 	p.before = append(p.before, a.Writes...)
 	return a, nil

@@ -33,6 +33,7 @@ const (
 	RuleNotBefore Rule = "not-before" // the publisher does not allow the release yet
 	RuleRevoked   Rule = "revoked"    // the policy revokes the release
 	RuleExpired   Rule = "expired"    // a publisher role is past its expiry
+	RuleKeyless   Rule = "keyless"    // nobody whom the policy names signed the release without a key
 	RuleAudit     Rule = "audit"      // the directive is not in the audit log, or the log contradicts the one seen before
 	RuleBundle    Rule = "bundle"     // the OMS bundle is not what the publisher lists
 	RuleImmutable Rule = "immutable"  // a published release was changed, or its counter used again

@@ -24,6 +24,9 @@ type Admission struct {
 	Floors   map[fleet.ModelName]uint64 // raised
 	Reason   string                     // of the newest version, as the publisher signed it
 	Ignored  []error                    // versions in the bucket that the team's keys did not sign
+	// Vouched says who signed what was added without a key, by ref. It is the
+	// coordinator's to find out, where the policy asks for it.
+	Vouched map[string]string
 	// Writes are TUF's copies of the new bundles, for clients other than ours.
 	// Do them before the next Sign's.
 	Writes []Write
