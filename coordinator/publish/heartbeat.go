@@ -15,7 +15,7 @@ const (
 	// maxYields is how often one publication gives way to timestamps of others.
 	maxYields = 5
 	// lookAgain is the pause between two looks for the heartbeat's timestamp.
-	lookAgain = 500 * time.Millisecond
+	lookAgain = 250 * time.Millisecond
 	// alarmAfter is how long a snapshot may wait for its timestamp until somebody
 	// should look at the heartbeat.
 	alarmAfter = 2 * time.Minute

@@ -168,20 +168,16 @@ func pinned(ctx context.Context, b registry.Reader, pin fleet.Digest) ([]byte, e
 // is false for an event that says of nothing but objects a beat does not depend
 // on, such as its own writes.
 func Notified(event json.RawMessage) (from string, relevant bool) {
+	type object struct {
+		Object struct {
+			Key string `json:"key"`
+		} `json:"object"`
+	}
 	var e struct {
-		Source     string `json:"source"`      // EventBridge
-		DetailType string `json:"detail-type"` // EventBridge
-		Detail     struct {
-			Object struct {
-				Key string `json:"key"`
-			} `json:"object"`
-		} `json:"detail"`
+		Source  string          `json:"source"` // EventBridge's
+		Detail  json.RawMessage `json:"detail"` // EventBridge's; a schedule's may be anything
 		Records []struct {
-			S3 struct {
-				Object struct {
-					Key string `json:"key"`
-				} `json:"object"`
-			} `json:"s3"`
+			S3 object `json:"s3"`
 		} `json:"Records"`
 	}
 	if err := json.Unmarshal(event, &e); err != nil {
@@ -191,8 +187,9 @@ func Notified(event json.RawMessage) (from string, relevant bool) {
 	for _, r := range e.Records {
 		keys = append(keys, r.S3.Object.Key)
 	}
-	if k := e.Detail.Object.Key; k != "" {
-		keys = append(keys, k)
+	var d object
+	if json.Unmarshal(e.Detail, &d) == nil && d.Object.Key != "" {
+		keys = append(keys, d.Object.Key)
 	}
 	switch {
 	case len(keys) > 0:

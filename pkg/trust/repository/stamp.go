@@ -58,8 +58,12 @@ func (r *Repository) Stamp(now time.Time) (pub Publication, signed bool, err err
 			WithHint("a heartbeat bridges an outage of the coordinator for as long as what it signed is valid: start the coordinator")
 	}
 	pub = Publication{Packs: map[fleet.Group][]byte{}}
-	life := r.opts.Lifetimes.Timestamp
-	if !next.stamped() || r.root.VerifyDelegate(metadata.TIMESTAMP, next.timestampMeta) != nil || next.timestampMeta.Signed.Expires.Sub(now) < life*3/5 {
+	life, due := r.opts.Lifetimes.Timestamp, true
+	if next.stamped() && r.root.VerifyDelegate(metadata.TIMESTAMP, next.timestampMeta) == nil {
+		expires := next.timestampMeta.Signed.Expires
+		due = expires.Sub(now) < life*3/5 && expires.Before(until) // else nothing is gained
+	}
+	if due {
 		write, err := r.signTimestamp(&next, now, until)
 		if err != nil {
 			return Publication{}, false, err
@@ -78,8 +82,8 @@ func (r *Repository) Stamp(now time.Time) (pub Publication, signed bool, err err
 //
 //   - It is over this repository's snapshot: it stands, and only the packs may be
 //     missing.
-//   - It is over an older snapshot, which its signer took for the newest: the
-//     timestamp is signed anew above it.
+//   - It is over an older snapshot, which its signer took for the newest, or past
+//     its expiry: the timestamp is signed anew above it, by who has a key for that.
 //   - It is over a snapshot that is not this repository's: a Conflict. Open the
 //     repository again.
 func (r *Repository) Follow(raw []byte, now time.Time) (Publication, error) {
@@ -100,7 +104,7 @@ func (r *Repository) Follow(raw []byte, now time.Time) (Publication, error) {
 		info.Version == next.snapshotMeta.Signed.Version && !next.stamped():
 		return Publication{}, fault.Newf(fault.Conflict, "follow timestamp", "", "version %d leads to a snapshot that was not signed here", m.Signed.Version).
 			WithHint("only one coordinator may decide for a fleet")
-	case info.Version < next.snapshotMeta.Signed.Version:
+	case info.Version < next.snapshotMeta.Signed.Version, !m.Signed.Expires.After(now) && r.opts.Timestamp != nil:
 		if r.opts.Timestamp == nil {
 			return Publication{}, fault.Newf(fault.NotFound, "follow timestamp", "", "version %d is not over snapshot %d yet", m.Signed.Version, next.snapshotMeta.Signed.Version)
 		}
