@@ -45,7 +45,7 @@ func (p *Publisher) vouched(ctx context.Context, r fleet.Release, v fleet.Varian
 	raw, err := p.get(ctx, key)
 	if fault.Is(err, fault.NotFound) {
 		return who, trust.Violated(trust.RuleKeyless, op, r.Ref(), err).
-			WithHint("the policy asks team %s for a keyless signature: publish a new version with --identity-token", r.Team)
+			WithHint("the policy asks team %s for a keyless signature: delist this version, and publish a new one with --identity-token-file", r.Team)
 	} else if err != nil {
 		return who, err
 	}
