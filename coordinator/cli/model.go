@@ -15,6 +15,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/keyless"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
@@ -25,17 +26,18 @@ type model struct {
 	method, path string
 	chain        []string // certificate files
 	ignore       []string // paths as given
-	token        string   // of the method sigstore, like the next
-	staging      bool
+	staging      bool     // of the method sigstore, like the next
+	trustedRoot  string
 }
 
 func (o *model) declare(cmd *cobra.Command) {
 	cmd.Hidden = true
 	f := cmd.Flags()
-	f.StringVar(&o.method, "method", "", "signing `method`: key or certificate")
+	f.StringVar(&o.method, "method", "", "signing `method`: key, certificate, or sigstore in a build with -tags keyless")
 	f.StringVar(&o.path, "model-path", "", "model `folder`, or one file")
 	f.StringArrayVar(&o.ignore, "ignore-paths", nil, "a `path` in the model to look over; may be repeated")
-	f.BoolVar(&o.staging, "use-staging", false, "for the method sigstore, which this build does not have")
+	f.BoolVar(&o.staging, "use-staging", false, "use the staging instance of the public Sigstore")
+	f.StringVar(&o.trustedRoot, "trusted-root", "", "trusted_root.json `file` of a Sigstore of your own; default: the public one's, from the network")
 	for _, name := range []string{"method", "model-path"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is declared above
@@ -43,9 +45,25 @@ func (o *model) declare(cmd *cobra.Command) {
 	}
 }
 
-func noMethod(op, method string) error {
-	return fault.Newf(fault.Invalid, op, "--method "+method, "this build signs and verifies by key and certificate").
-		WithHint("say --method key or --method certificate")
+// checkMethod refuses a method that there is not.
+func (o *model) checkMethod(op string) error {
+	if slices.Contains([]string{"key", "certificate", "sigstore"}, o.method) {
+		return nil
+	}
+	return fault.Newf(fault.Invalid, op, "--method "+o.method, "there is no such method").
+		WithHint("say --method key, --method certificate or --method sigstore")
+}
+
+// sigstoreRoot is the trusted root of the method sigstore.
+func (o *model) sigstoreRoot() ([]byte, error) {
+	if o.trustedRoot == "" {
+		return keyless.FetchTrustedRoot(o.staging)
+	}
+	raw, err := os.ReadFile(o.trustedRoot)
+	if err != nil {
+		return nil, cas.Classify("read trusted root", o.trustedRoot, err)
+	}
+	return raw, nil
 }
 
 func lacks(op, flag string) error {

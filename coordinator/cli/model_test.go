@@ -163,8 +163,6 @@ func TestTheAdapterRefusesWhatItCannotDo(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(model, "w"), []byte("x"), 0o644))
 	for want, calls := range map[fault.Kind][][]string{
 		fault.Invalid: {
-			{"sign-model", "--method", "sigstore", "--model-path", model, "--output-bundle", bundle, "--identity-token", "x", "--use-staging"},
-			{"verify-model", "--method", "sigstore", "--model-path", model, "--bundle", bundle, "--identity", "x", "--identity-provider", "https://x", "--use-staging"},
 			{"sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle},
 			{"sign-model", "--method", "key", "--model-path", model, "--private-key", id.key},
 			{"sign-model", "--method", "certificate", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key},

@@ -1,20 +1,24 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"crypto/x509"
+	"errors"
 
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/keyless"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
 // signModel is `sign-model`.
 type signModel struct {
 	model
-	out, key, cert string
-	shardSize      int64
+	out, key, cert       string
+	shardSize            int64
+	token, fulcio, rekor string // of the method sigstore
 }
 
 func (d *desk) signModelCommand() *cobra.Command {
@@ -26,7 +30,8 @@ func (d *desk) signModelCommand() *cobra.Command {
 It speaks the adapter protocol of the public OMS conformance suite. To publish a
 model to a fleet use "modelfleet publish", which signs too.`,
 		Example: `  modelfleet sign-model --method key --model-path ./detector --output-bundle detector.sig --private-key key.pem
-  modelfleet sign-model --method certificate --model-path ./detector --output-bundle detector.sig --private-key key.pem --signing-cert leaf.pem --cert-chain intermediate.pem`,
+  modelfleet sign-model --method certificate --model-path ./detector --output-bundle detector.sig --private-key key.pem --signing-cert leaf.pem --cert-chain intermediate.pem
+  modelfleet sign-model --method sigstore --model-path ./detector --output-bundle detector.sig --identity-token "$TOKEN"`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
 	o.declare(cmd)
@@ -35,25 +40,16 @@ model to a fleet use "modelfleet publish", which signs too.`,
 	f.StringVar(&o.key, "private-key", "", "private EC key `file` in PEM, P-256, P-384 or P-521")
 	f.StringVar(&o.cert, "signing-cert", "", "certificate `file` of the key in PEM, for the method certificate")
 	f.StringArrayVar(&o.chain, "cert-chain", nil, "certificate `file` between it and the root; may be repeated, leaf to root")
-	f.StringVar(&o.token, "identity-token", "", "`token` for the method sigstore, which this build does not have")
+	f.StringVar(&o.token, "identity-token", "", "identity `token` (JWT) for the method sigstore, of audience sigstore")
+	f.StringVar(&o.fulcio, "fulcio-url", "", "`URL` of the certificate authority of the method sigstore; default: the public one")
+	f.StringVar(&o.rekor, "rekor-url", "", "`URL` of the transparency log of the method sigstore; default: the public one")
 	f.Int64Var(&o.shardSize, "shard-size", 0, "sign ranges of so many `bytes` in place of whole files")
 	return cmd
 }
 
 func (o *signModel) run(ctx context.Context) error {
 	const op = "sign model"
-	switch {
-	case o.method != "key" && o.method != "certificate":
-		return noMethod(op, o.method)
-	case o.out == "":
-		return lacks(op, "--output-bundle")
-	case o.key == "":
-		return lacks(op, "--private-key")
-	case o.method == "certificate" && o.cert == "":
-		return lacks(op, "--signing-cert")
-	}
-	key, err := readPEM(o.key, "private key", privateKey)
-	if err != nil {
+	if err := o.complete(op); err != nil {
 		return err
 	}
 	opts := oms.Options{Ignore: o.inside(append(o.ignore, o.out))}
@@ -64,17 +60,11 @@ func (o *signModel) run(ctx context.Context) error {
 	if err != nil {
 		return unsigned(op, o.path, err)
 	}
-	var bundle []byte
-	if o.method == "key" {
-		bundle, err = oms.Sign(m, key)
-	} else {
-		var certs []*x509.Certificate
-		if certs, err = readChain(append([]string{o.cert}, o.chain...)); err != nil {
+	bundle, err := o.sign(ctx, m)
+	if err != nil {
+		if _, ok := errors.AsType[*fault.Error](err); ok {
 			return err
 		}
-		bundle, err = oms.SignCertificate(m, key, certs...)
-	}
-	if err != nil {
 		return unsigned(op, o.path, err)
 	}
 	if err := cas.WriteFile(o.out, bundle, 0o644); err != nil {
@@ -85,4 +75,49 @@ func (o *signModel) run(ctx context.Context) error {
 	}
 	o.Print("signed %d files, identity %s", len(m.Files()), m.Root)
 	return nil
+}
+
+// complete checks that the method has the flags it needs.
+func (o *signModel) complete(op string) error {
+	if err := o.checkMethod(op); err != nil {
+		return err
+	}
+	switch {
+	case o.out == "":
+		return lacks(op, "--output-bundle")
+	case o.method == "sigstore" && o.token == "":
+		return lacks(op, "--identity-token")
+	case o.method != "sigstore" && o.key == "":
+		return lacks(op, "--private-key")
+	case o.method == "certificate" && o.cert == "":
+		return lacks(op, "--signing-cert")
+	}
+	return nil
+}
+
+// sign signs by the method asked for.
+func (o *signModel) sign(ctx context.Context, m oms.Manifest) ([]byte, error) {
+	if o.method == "sigstore" {
+		root, err := o.sigstoreRoot()
+		if err != nil {
+			return nil, err
+		}
+		s := keyless.Signing{Token: o.token, TrustedRoot: root, Fulcio: o.fulcio, Rekor: o.rekor}
+		if o.staging {
+			s.Fulcio, s.Rekor = cmp.Or(o.fulcio, keyless.StagingFulcio), cmp.Or(o.rekor, keyless.StagingRekor)
+		}
+		return keyless.Sign(ctx, m, s)
+	}
+	key, err := readPEM(o.key, "private key", privateKey)
+	if err != nil {
+		return nil, err
+	}
+	if o.method == "key" {
+		return oms.Sign(m, key)
+	}
+	certs, err := readChain(append([]string{o.cert}, o.chain...))
+	if err != nil {
+		return nil, err
+	}
+	return oms.SignCertificate(m, key, certs...)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/keyless"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
@@ -30,7 +31,8 @@ of the reference implementation's first releases are read too.
 It speaks the adapter protocol of the public OMS conformance suite. Exit code 6 says
 that the model is not to be trusted, and the message names what is wrong.`,
 		Example: `  modelfleet verify-model --method key --model-path ./detector --bundle detector.sig --public-key key.pub
-  modelfleet verify-model --method certificate --model-path ./detector --bundle detector.sig --cert-chain root.pem`,
+  modelfleet verify-model --method certificate --model-path ./detector --bundle detector.sig --cert-chain root.pem
+  modelfleet verify-model --method sigstore --model-path ./detector --bundle detector.sig --identity ana@example.org --identity-provider https://accounts.google.com`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
 	o.declare(cmd)
@@ -39,22 +41,27 @@ that the model is not to be trusted, and the message names what is wrong.`,
 	f.StringVar(&o.key, "public-key", "", "public EC key `file` in PEM, for the method key")
 	f.StringArrayVar(&o.chain, "cert-chain", nil, "trusted certificate `file`; may be repeated")
 	f.BoolVar(&o.ignoreUnsigned, "ignore-unsigned-files", false, "accept files that were not signed")
-	f.StringVar(&o.identity, "identity", "", "`name` for the method sigstore, which this build does not have")
-	f.StringVar(&o.provider, "identity-provider", "", "`URL` for the method sigstore, which this build does not have")
+	f.StringVar(&o.identity, "identity", "", "certificate's `name` that may have signed by the method sigstore")
+	f.StringVar(&o.provider, "identity-provider", "", "`URL` of the OpenID provider that vouches for it")
 	return cmd
 }
 
 func (o *verifyModel) run(ctx context.Context) error {
 	const op = "verify model"
+	if err := o.checkMethod(op); err != nil {
+		return err
+	}
 	switch {
-	case o.method != "key" && o.method != "certificate":
-		return noMethod(op, o.method)
 	case o.bundle == "":
 		return lacks(op, "--bundle")
 	case o.method == "key" && o.key == "":
 		return lacks(op, "--public-key")
 	case o.method == "certificate" && len(o.chain) == 0:
 		return lacks(op, "--cert-chain")
+	case o.method == "sigstore" && o.identity == "":
+		return lacks(op, "--identity")
+	case o.method == "sigstore" && o.provider == "":
+		return lacks(op, "--identity-provider")
 	}
 	raw, err := readBundle(o.bundle)
 	if err != nil {
@@ -64,7 +71,7 @@ func (o *verifyModel) run(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.Untrusted, "read bundle", o.bundle, err)
 	}
-	m, err := o.signed(b)
+	m, err := o.signed(b, raw)
 	if err != nil {
 		return err
 	}
@@ -82,7 +89,15 @@ func (o *verifyModel) run(ctx context.Context) error {
 }
 
 // signed is what the bundle says when whom we trust stands behind it.
-func (o *verifyModel) signed(b *oms.Bundle) (oms.Manifest, error) {
+func (o *verifyModel) signed(b *oms.Bundle, raw []byte) (oms.Manifest, error) {
+	if o.method == "sigstore" {
+		root, err := o.sigstoreRoot()
+		if err != nil {
+			return oms.Manifest{}, err
+		}
+		m, _, err := keyless.Verify(raw, root, keyless.Identity{Issuer: o.provider, Subject: o.identity})
+		return m, err
+	}
 	if o.method == "key" {
 		pub, err := readPEM(o.key, "public key", publicKey)
 		if err != nil {
