@@ -115,8 +115,8 @@ func (o *publish) finish(ctx context.Context, out publisher.Outcome) error {
 	switch {
 	case o.dryRun:
 		o.Say("%s would be published by team %s; nothing was written", ref, out.Release.Team)
-	case out.Unsigned > 0:
-		o.Say("%s is signed by this key; the role needs %d more", ref, out.Unsigned)
+	case out.Proposal != nil:
+		o.proposed(ref, *out.Proposal)
 	case out.Published:
 		o.Say("published %s by team %s", ref, out.Release.Team)
 	default:
@@ -127,20 +127,10 @@ func (o *publish) finish(ctx context.Context, out publisher.Outcome) error {
 			return err
 		}
 	}
-	if o.dryRun || o.noAdmit || out.Unsigned > 0 {
+	if o.dryRun || o.noAdmit || out.Proposal != nil {
 		return nil
 	}
-	client, err := o.client()
-	if err == nil {
-		quiet := *o.desk
-		quiet.output = "table" // the outcome above is the JSON
-		err = quiet.admit(ctx, client, out.Release.Team)
-	}
-	if err != nil {
-		return fault.New(fault.KindOf(err), "admit", ref, err).
-			WithHint("it is published; once the coordinator can be reached: `modelfleet releases admit %s`", out.Release.Team)
-	}
-	return nil
+	return o.admission(ctx, out.Release.Team, ref)
 }
 
 // release reads the command line.

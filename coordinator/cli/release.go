@@ -15,7 +15,8 @@ import (
 )
 
 func (d *desk) releaseCommands() *cobra.Command {
-	cmd := group("releases", "See what the fleet may run", d.releasesList(), d.releasesAdmit())
+	cmd := group("releases", "See and change what the fleet may run", d.releasesList(), d.releasesAdmit(),
+		d.releasesProposals(), d.releasesApprove(), d.releasesDelist(), d.releasesFloor(), d.releasesRenew())
 	cmd.Aliases = []string{"release"}
 	return cmd
 }

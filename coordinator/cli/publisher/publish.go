@@ -78,8 +78,8 @@ type Outcome struct {
 	Deltas    []Delta       `json:"deltas,omitempty"`
 	Published bool          `json:"published"` // now; false: it was published before, or a dry run
 	Role      string        `json:"role,omitempty"`
-	// Unsigned is how many more signatures the role needs before it counts.
-	Unsigned int `json:"unsigned,omitempty"`
+	// Proposal says who else must sign before the release counts.
+	Proposal *Placed `json:"proposal,omitempty"`
 }
 
 // Upload is what was sent.
@@ -175,6 +175,7 @@ func (o *Outcome) add(s artifact.UploadStats) {
 // prepared is a folder, hashed and signed.
 type prepared struct {
 	dir     string
+	team    fleet.Team
 	path    string // of the bundle
 	variant fleet.Variant
 	files   []artifact.File
@@ -187,7 +188,7 @@ func (o Options) prepare(ctx context.Context, r fleet.Release, src Source) (prep
 	if src.Variant == "" {
 		src.Variant = fleet.DefaultVariant
 	}
-	p := prepared{dir: src.Dir, path: r.BundlePath(src.Variant)}
+	p := prepared{dir: src.Dir, team: r.Team, path: r.BundlePath(src.Variant)}
 	shape, err := survey(src.Dir)
 	if err != nil {
 		return p, err
@@ -235,7 +236,11 @@ func (o Options) existing(ctx context.Context, p prepared) ([]byte, error) {
 	if err != nil {
 		return nil, fault.New(fault.Untrusted, "read bundle", p.path, err)
 	}
-	m, err := b.VerifyKey(o.Key.ECDSA())
+	keys, err := o.Repository.Keys(p.team) // whoever of the team began it
+	if err != nil {
+		return nil, err
+	}
+	m, err := b.VerifyKey(keys...)
 	if err != nil {
 		return nil, fault.New(fault.Untrusted, "verify bundle", p.path, err).
 			WithHint("somebody else put a bundle there: publish under another version and look into who may write to the bucket")
@@ -274,31 +279,24 @@ func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, 
 	return stats, nil
 }
 
-// list adds the release to the team's role, trying again when somebody else of
-// the team was quicker.
+// list adds the release to the team's role, or proposes to.
 func (o Options) list(ctx context.Context, out Outcome, a repository.Addition) (Outcome, error) {
-	for n := 1; ; n++ {
-		draft, err := o.Repository.Draft(ctx, a.Entry.Release.Team)
-		if err != nil {
-			return out, err
-		}
-		signed, err := draft.Next(repository.Change{Add: []repository.Addition{a}}, o.Now, o.Key)
-		if err != nil {
-			return out, err
-		}
-		if len(signed.Added) == 0 {
-			return o.listed(out, draft), nil
-		}
-		_, err = o.Store.Create(ctx, signed.Write.Key, registry.BodyOf(signed.Write.Body))
-		if fault.Is(err, fault.Conflict) && n < attempts {
-			continue
-		}
-		if err != nil {
-			return out, fault.New(fault.KindOf(err), "write publisher role", signed.Write.Key, err)
-		}
-		out.Release, out.Published, out.Role, out.Unsigned = signed.Added[0].Release, true, signed.Write.Key, signed.Missing
-		return out, nil
+	var draft repository.Draft
+	placed, err := Change(ctx, o, a.Entry.Release.Team, func(d repository.Draft) (*repository.Change, error) {
+		draft = d
+		return &repository.Change{Add: []repository.Addition{a}}, nil
+	})
+	switch {
+	case err != nil:
+		return out, err
+	case placed.Key == "":
+		return o.listed(out, draft), nil
 	}
+	out.Release, out.Published, out.Role = placed.signed.Added[0].Release, placed.Done(), placed.Key
+	if placed.Missing > 0 {
+		out.Proposal = &placed
+	}
+	return out, nil
 }
 
 // listed fills in what the role says of a release that it lists already.

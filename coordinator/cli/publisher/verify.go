@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
@@ -53,16 +55,37 @@ func InBucket(ctx context.Context, store registry.Reader, repo *repository.Repos
 	if err != nil {
 		return nil, err
 	}
-	keys, err := repo.Keys(ref.Team)
+	entries := map[string]trust.Entry{}
+	for path, e := range draft.Role.Entries {
+		if e.Release.Model == ref.Model && e.Release.Version == ref.Version {
+			entries[path] = e
+		}
+	}
+	if len(entries) == 0 {
+		return nil, fault.Newf(fault.NotFound, "verify release", ref.Ref(), "team %s does not list it", ref.Team).
+			WithHint("`modelfleet releases list` shows what is admitted")
+	}
+	return checkEntries(ctx, store, repo, ref.Team, entries, progress)
+}
+
+// checkEntries checks bundles that a team lists, by path, and every file in them.
+func checkEntries(ctx context.Context, store registry.Reader, repo *repository.Repository, team fleet.Team, entries map[string]trust.Entry, progress func(done int64)) ([]Checked, error) {
+	keys, err := repo.Keys(team)
 	if err != nil {
 		return nil, err
 	}
+	var ids []string
+	for _, k := range keys {
+		id, err := repository.KeyID(k)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
 	var out []Checked
 	done := int64(0)
-	for path, e := range draft.Role.Entries {
-		if e.Release.Model != ref.Model || e.Release.Version != ref.Version {
-			continue
-		}
+	for _, path := range slices.Sorted(maps.Keys(entries)) {
+		e := entries[path]
 		body, _, err := store.Get(ctx, path, "")
 		if err != nil {
 			return out, err
@@ -71,22 +94,11 @@ func InBucket(ctx context.Context, store registry.Reader, repo *repository.Repos
 		if err != nil {
 			return out, err
 		}
-		c := Checked{Release: e.Release, Variant: e.Release.Variants[0].Name}
-		for _, k := range keys {
-			id, err := repository.KeyID(k)
-			if err != nil {
-				return out, err
-			}
-			c.Keys = append(c.Keys, id)
-		}
+		c := Checked{Release: e.Release, Variant: e.Release.Variants[0].Name, Keys: ids}
 		if c.Files, c.Bytes, err = contents(ctx, store, m, func(n int64) { done += n; progress(done) }); err != nil {
 			return out, err
 		}
 		out = append(out, c)
-	}
-	if len(out) == 0 {
-		return nil, fault.Newf(fault.NotFound, "verify release", ref.Ref(), "team %s does not list it", ref.Team).
-			WithHint("`modelfleet releases list` shows what is admitted")
 	}
 	return out, nil
 }
