@@ -1,0 +1,476 @@
+package ceremony_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
+)
+
+// people are custodians, and a fleet they hold 2 of 3.
+type people struct {
+	t              testing.TB
+	ana, ben, cy   *signer.Signer
+	coord, stamp   *signer.Signer
+	vision, second *signer.Signer
+	bucket         map[string][]byte
+}
+
+func holders(m map[string]*signer.Signer) map[string]string {
+	out := map[string]string{}
+	for name, s := range m {
+		id, _ := repository.KeyID(s.Public())
+		out[id] = name
+	}
+	return out
+}
+
+func newPeople(t testing.TB) *people {
+	k := func() *signer.Signer { return trusttest.Key(t) }
+	return &people{t: t, ana: k(), ben: k(), cy: k(), coord: k(), stamp: k(), vision: k(), second: k(), bucket: map[string][]byte{}}
+}
+
+func (p *people) begin() *ceremony.Ceremony {
+	p.t.Helper()
+	g, err := repository.Init(repository.InitOptions{
+		Fleet: "orchard", Now: trusttest.Start(), RootKeys: trusttest.Keys(p.ana, p.ben, p.cy), RootThreshold: 2,
+		Teams:       []repository.Team{{Name: "vision", Keys: trusttest.Keys(p.vision)}},
+		Coordinator: p.coord.Public(), Timestamp: trusttest.Keys(p.stamp), DeviceCA: certificate(p.t),
+		Holders: holders(map[string]*signer.Signer{"ana": p.ana, "ben": p.ben, "cy": p.cy}),
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	c, err := ceremony.Begin(g)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return c
+}
+
+// travel is the file as it arrives on the next machine.
+func (p *people) travel(c *ceremony.Ceremony) *ceremony.Ceremony {
+	p.t.Helper()
+	raw, err := c.Encode()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	out, err := ceremony.Parse("x.json", raw)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	again, err := out.Encode()
+	if err != nil || !bytes.Equal(raw, again) {
+		p.t.Fatalf("the file changed by being read: %v", err)
+	}
+	return out
+}
+
+func (p *people) sign(c *ceremony.Ceremony, by ...*signer.Signer) *ceremony.Ceremony {
+	p.t.Helper()
+	for _, s := range by {
+		c = p.travel(c)
+		if _, err := c.Sign(s); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return p.travel(c)
+}
+
+// fleet makes the fleet and puts it into the bucket.
+func (p *people) fleet() ceremony.Metadata {
+	p.t.Helper()
+	c := p.sign(p.begin(), p.ana, p.cy)
+	p.publish(c)
+	return c.Next
+}
+
+func (p *people) publish(c *ceremony.Ceremony) {
+	p.t.Helper()
+	writes, err := c.Writes()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, w := range writes {
+		p.bucket[w.Key] = w.Body
+	}
+}
+
+func (p *people) change(m ceremony.Metadata, ch ceremony.Change) *ceremony.Ceremony {
+	p.t.Helper()
+	plan, err := m.Plan(ch)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	c, err := m.Make(plan, trusttest.Start(), repository.Lifetimes{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.travel(c)
+}
+
+func new1(name string, s *signer.Signer) []ceremony.Holding {
+	return []ceremony.Holding{{Holder: name, Key: s.Public()}}
+}
+
+func words(c *ceremony.Ceremony) string {
+	var b strings.Builder
+	for _, p := range c.Describe() {
+		fmt.Fprintf(&b, "%s %d\n", p.File, p.Version)
+		for _, s := range p.Says {
+			fmt.Fprintf(&b, "  %s: %s [%s]\n", s.What, s.Now, strings.Join(s.Change, "; "))
+		}
+	}
+	return b.String()
+}
+
+func says(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("it does not say %q:\n%s", p, text)
+		}
+	}
+}
+
+func refused(t *testing.T, err error, rule trust.Rule, parts ...string) {
+	t.Helper()
+	if trust.RuleOf(err) != rule || !fault.Is(err, fault.Untrusted) {
+		t.Fatalf("%v (rule %q, kind %v), want untrusted by rule %q", err, trust.RuleOf(err), fault.KindOf(err), rule)
+	}
+	if fault.Hint(err) == "" {
+		t.Errorf("%v ends without a next move", err)
+	}
+	says(t, err.Error(), parts...)
+}
+
+// Two of three custodians on machines of their own begin a fleet.
+func TestTwoOfThreeBeginAFleet(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	c := p.travel(p.begin())
+	says(t, words(c), "root 1", "root itself: 2 of ana (", "the policy: 2 of ana", "the coordinator's snapshots: 1 of ", "policy 1", "releases of team vision: 1 of ", "trust/device-ca.pem: 1 certificates")
+	_, err := c.Writes()
+	refused(t, err, trust.RuleRoot, "root: 2 more of ana", "policy: 2 more of ana", "orchard-root-1-policy-1.ceremony.json")
+	c = p.sign(c, p.cy)
+	_, err = c.Writes()
+	refused(t, err, trust.RuleRoot, "1 more of ana", "ben")
+	if again := p.sign(c, p.cy); again.Complete() == nil {
+		t.Error("one key that signs twice counts twice")
+	}
+	_, err = c.Sign(trusttest.Key(t))
+	refused(t, err, trust.RuleRoot, "none of those that must sign", "ana", "cy")
+	c = p.sign(c, p.ana)
+	p.publish(c)
+	repo := p.open(c.Next.Root)
+	if repo.Fleet() != "orchard" || repo.DeviceCA() == nil {
+		t.Errorf("fleet %q", repo.Fleet())
+	}
+}
+
+func (p *people) open(root []byte) *repository.Repository {
+	p.t.Helper()
+	get := func(_ context.Context, key string) ([]byte, error) {
+		if b, ok := p.bucket[key]; ok {
+			return b, nil
+		}
+		return nil, fault.Newf(fault.NotFound, "read", key, "absent")
+	}
+	r, err := repository.Open(p.t.Context(), get, repository.Options{Root: root})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return r
+}
+
+// Copies that were signed at the same time are put together; a signature that was
+// broken on its way is replaced by the good one.
+func TestCopiesSignedApart(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	c := p.begin()
+	a, b := p.sign(c, p.ana), p.sign(c, p.ben)
+	if err := a.Merge("b.json", b); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.travel(a).Complete(); err != nil {
+		t.Error(err)
+	}
+	raw, err := b.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(raw, []byte(`"sig":"`)) + 20
+	raw[i] = map[bool]byte{true: '1', false: '0'}[raw[i] == '0']
+	broken, err := ceremony.Parse("broken.json", raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := p.sign(c, p.cy)
+	if err := d.Merge("broken.json", broken); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Complete(); err == nil {
+		t.Error("a broken signature counts")
+	}
+	if err := broken.Merge("d.json", b); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Merge("whole.json", broken); err != nil || d.Complete() != nil {
+		t.Errorf("%v, %v", err, d.Complete())
+	}
+	refused(t, c.Merge("theirs.json", newPeople(t).begin()), trust.RuleRoot, "theirs.json")
+}
+
+// Whatever byte changes on the way, nothing that was not asked for gets signed and
+// published: either the file is refused, or the signatures do not fit, or nothing
+// that matters changed.
+func TestAChangedByteOnTheWay(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	c := p.sign(p.change(before, ceremony.Change{Verb: ceremony.Rotate, Role: "coordinator", New: new1("", trusttest.Key(t))}), p.ana)
+	good, err := c.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		raw := bytes.Clone(good)
+		i := rapid.IntRange(0, len(raw)-1).Draw(r, "at")
+		raw[i] ^= byte(rapid.IntRange(1, 255).Draw(r, "by"))
+		got, err := ceremony.Parse("x.json", raw)
+		if err != nil {
+			if fault.Hint(err) == "" || !fault.Is(err, fault.Untrusted) {
+				r.Fatalf("%v", err)
+			}
+			return
+		}
+		// ben believes what he reads and signs: ana's signature is not under it,
+		// unless it says the same.
+		if _, err := got.Sign(p.ben); err != nil {
+			return
+		}
+		if _, err := got.Writes(); err == nil && got.Words() != c.Words() {
+			r.Fatalf("what ana never saw would be published: %s", words(got))
+		}
+	})
+}
+
+// Every change of keys that the commands know works out on a copy of the fleet,
+// says what it changes, and asks for no more signatures than it needs.
+func TestEveryChangeIsRehearsed(t *testing.T) {
+	t.Parallel()
+	key := func() *signer.Signer { return trusttest.Key(t) }
+	for name, c := range map[string]struct {
+		change ceremony.Change
+		says   []string
+	}{
+		"a custodian replaced": {ceremony.Change{Verb: ceremony.Rotate, Role: "root", Old: "cy", New: new1("dee", key())}, []string{"root 2", "root itself: 2 of ana", "cy (", "goes; dee (", "policy 2"}},
+		"a custodian more":     {ceremony.Change{Verb: ceremony.Add, Role: "root", New: new1("dee", key()), Threshold: 3}, []string{"3 of ana", "3 must sign, it was 2", "the policy: 3 of"}},
+		"a custodian less":     {ceremony.Change{Verb: ceremony.Remove, Role: "root", Old: "ben"}, []string{"ben (", "goes"}},
+		"a threshold":          {ceremony.Change{Verb: ceremony.Rotate, Role: "root", Threshold: 3}, []string{"3 must sign"}},
+		"policy apart":         {ceremony.Change{Verb: ceremony.Add, Role: "policy", New: new1("dee", key())}, []string{"the policy: 2 of ana", "dee (", "comes"}},
+		"the coordinator":      {ceremony.Change{Verb: ceremony.Rotate, Role: "coordinator", New: new1("", key())}, []string{"the coordinator's snapshots", "the coordinator's directives", "comes"}},
+		"the timestamp":        {ceremony.Change{Verb: ceremony.Rotate, Role: "timestamp", New: new1("", key())}, []string{"the timestamp"}},
+		"a heartbeat":          {ceremony.Change{Verb: ceremony.Add, Role: "timestamp", New: new1("heartbeat", key())}, []string{"heartbeat (", "comes"}},
+		"a team's key":         {ceremony.Change{Verb: ceremony.Rotate, Role: "pub-vision", New: new1("vic", key())}, []string{"releases of team vision: 1 of vic"}},
+		"an approver":          {ceremony.Change{Verb: ceremony.Add, Role: "pub-vision", New: new1("vic", key()), Threshold: 2}, []string{"2 must sign, it was 1"}},
+		"a team":               {ceremony.Change{Verb: ceremony.Add, Role: "pub-audio", New: new1("al", key())}, []string{"releases of team audio: 1 of al", "new"}},
+		"a team less":          {ceremony.Change{Verb: ceremony.Remove, Role: "pub-vision"}, []string{"releases of team vision: nobody any more", "gone"}},
+		"renewed":              {ceremony.Change{Verb: ceremony.Renew}, []string{"root 2", "policy 2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPeople(t)
+			before := p.fleet()
+			plan, err := before.Plan(c.change)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, targets := p.open(before.Root).Policy()
+			seen, err := ceremony.Rehearse(t.Context(), before, targets, plan, trusttest.Start())
+			if err != nil || len(seen) != 3 {
+				t.Fatalf("%v, %v", seen, err)
+			}
+			made, err := before.Make(plan, trusttest.Start(), repository.Lifetimes{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, words(made), c.says...)
+		})
+	}
+}
+
+// What cannot be is refused with the role, its keys and the next move.
+func TestPlanRefuses(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	some := new1("x", trusttest.Key(t))
+	for name, c := range map[string]struct {
+		change ceremony.Change
+		kind   fault.Kind
+		says   string
+	}{
+		"no such role":         {ceremony.Change{Verb: ceremony.Rotate, Role: "rot", New: some}, fault.Invalid, "no such role"},
+		"no such holder":       {ceremony.Change{Verb: ceremony.Rotate, Role: "root", Old: "eve", New: some}, fault.NotFound, "ana ("},
+		"which of three":       {ceremony.Change{Verb: ceremony.Rotate, Role: "root", New: some}, fault.NotFound, "ana ("},
+		"a key twice":          {ceremony.Change{Verb: ceremony.Add, Role: "root", New: new1("ana again", p.ana)}, fault.Conflict, "already"},
+		"no such team":         {ceremony.Change{Verb: ceremony.Rotate, Role: "pub-audio", New: some}, fault.NotFound, "no such team"},
+		"a second coordinator": {ceremony.Change{Verb: ceremony.Add, Role: "coordinator", New: some}, fault.Invalid, "one key"},
+		"nothing to add":       {ceremony.Change{Verb: ceremony.Add, Role: "root"}, fault.Invalid, "no new key"},
+		"a role to renew":      {ceremony.Change{Verb: ceremony.Renew, Role: "pub-vision"}, fault.Invalid, "only root and policy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := before.Plan(c.change)
+			if !fault.Is(err, c.kind) || fault.Hint(err) == "" || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v (hint %q) of kind %v", err, fault.Hint(err), fault.KindOf(err))
+			}
+		})
+	}
+	for name, change := range map[string]ceremony.Change{
+		"too few left":       {Verb: ceremony.Rotate, Role: "root", Threshold: 4},
+		"a threshold of two": {Verb: ceremony.Rotate, Role: "pub-vision", Threshold: 2},
+	} {
+		plan, err := before.Plan(change)
+		if err == nil {
+			_, err = before.Make(plan, trusttest.Start(), repository.Lifetimes{})
+		}
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "threshold of") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A root signed by the new keys alone is nobody's: the old ones must agree.
+func TestARootSignedOnlyByNewKeys(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	heirs := []*signer.Signer{trusttest.Key(t), trusttest.Key(t)}
+	plan := ceremony.Plan{Root: &repository.RootChange{Root: keys(heirs), Policy: keys(heirs)}, Policy: &repository.PolicyChange{}}
+	c, err := before.Make(plan, trusttest.Start(), repository.Lifetimes{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = p.sign(c, heirs...)
+	_, err = c.Writes()
+	refused(t, err, trust.RuleRoot, "root: 2 more of ana")
+	if strings.Contains(err.Error(), "policy:") {
+		t.Errorf("the policy is whole: %v", err)
+	}
+	p.publish(p.sign(c, p.ben, p.cy))
+	if v := p.open(before.Root).Versions(); v["root"] != 2 || v["targets"] != 2 {
+		t.Errorf("versions %v", v)
+	}
+}
+
+// Whoever reads the bucket between two of the writes sees a whole repository.
+func TestEveryPrefixOfTheWritesIsWhole(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	c := p.sign(p.change(before, ceremony.Change{Verb: ceremony.Rotate, Role: "root", Old: "cy", New: new1("dee", p.second)}), p.ana, p.ben)
+	if c.Complete() != nil { // ana and ben are old and new keys
+		c = p.sign(c, p.second)
+	}
+	writes, err := c.Writes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range writes {
+		p.open(before.Root)
+		p.bucket[w.Key] = w.Body
+	}
+	if v := p.open(before.Root).Versions(); v["root"] != 2 || v["targets"] != 2 {
+		t.Errorf("versions %v", v)
+	}
+}
+
+// Any set of signers completes a ceremony exactly when each threshold is reached.
+func TestCompleteWhenTheThresholdsAre(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	made := p.change(before, ceremony.Change{Verb: ceremony.Rotate, Role: "root", Old: "cy", New: new1("dee", p.second)})
+	all := []*signer.Signer{p.ana, p.ben, p.cy, p.second}
+	rapid.Check(t, func(r *rapid.T) {
+		who := rapid.SliceOfDistinct(rapid.IntRange(0, 3), func(i int) int { return i }).Draw(r, "who")
+		c := *made
+		old, fresh := 0, 0
+		for _, i := range who {
+			if _, err := c.Sign(all[i]); err != nil {
+				r.Fatal(err)
+			}
+			old += map[bool]int{true: 1}[i != 3]
+			fresh += map[bool]int{true: 1}[i != 2]
+		}
+		if done := c.Complete() == nil; done != (old >= 2 && fresh >= 2) {
+			r.Fatalf("complete: %v with %d old keys and %d new ones", done, old, fresh)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	p := newPeople(f)
+	raw, err := p.begin().Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add([]byte(`{"schema":1,"next":{}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := ceremony.Parse("x", raw)
+		if err != nil {
+			return
+		}
+		c.Describe()
+		c.Parties()
+		_ = c.Complete()
+		again, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := ceremony.Parse("x", again); err != nil || d.Words() != c.Words() {
+			t.Fatalf("read back: %v", err)
+		}
+	})
+}
+
+func keys(ss []*signer.Signer) []crypto.PublicKey {
+	var out []crypto.PublicKey
+	for _, s := range ss {
+		out = append(out, s.Public())
+	}
+	return out
+}
+
+func certificate(t testing.TB) []byte {
+	s := trusttest.Key(t)
+	x := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "orchard"}, NotBefore: trusttest.Start(), NotAfter: trusttest.Start().AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, x, x, s.Public(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
