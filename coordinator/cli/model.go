@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/zeebo/blake3"
+	"golang.org/x/crypto/blake2b"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -83,6 +86,21 @@ func unsigned(op, path string, err error) error {
 		f.Kind = fault.KindOf(cas.Classify(op, path, err))
 	}
 	return f
+}
+
+// hashTypes are the hashes that the format's registry lists besides SHA-256. They
+// are for models that others signed: a fleet's are signed with SHA-256.
+func hashTypes() []oms.HashType {
+	return []oms.HashType{
+		{Name: "blake2b", New: func() hash.Hash {
+			h, err := blake2b.New512(nil)
+			if err != nil {
+				panic(err) // only a key can be wrong, and there is none
+			}
+			return h
+		}},
+		{Name: "blake3", New: func() hash.Hash { return blake3.New() }},
+	}
 }
 
 // inside gives those of the paths that lie inside the model, relative to it.

@@ -11,10 +11,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -308,5 +311,40 @@ func looksAsTheSuiteWants(t *testing.T, path, name string, files []string) {
 	}
 	if len(got) != len(files) || got[0] != files[0] || got[1] != files[1] {
 		t.Errorf("signed %q, want %q in this order", got, files)
+	}
+}
+
+// The registry's optional hashes are for models that others signed: what one run
+// of the program signs another verifies, and the root digest is SHA-256 always.
+func TestModelsMayBeHashedOtherwise(t *testing.T) {
+	t.Parallel()
+	id, dir := newIdentity(t, elliptic.P256(), moment), t.TempDir()
+	model := filepath.Join(dir, "model")
+	must(t, os.Mkdir(model, 0o755))
+	must(t, os.WriteFile(filepath.Join(model, "w"), []byte("weights"), 0o644))
+	for name, size := range map[string]int{"blake2b": 64, "blake3": 32} {
+		for _, shards := range []string{"0", "3"} {
+			bundle := filepath.Join(dir, name+shards)
+			if code, said := runModel(t, moment, "sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key, "--hash", name, "--shard-size", shards); code != 0 {
+				t.Fatal(said)
+			}
+			var b struct{ DsseEnvelope struct{ Payload []byte } }
+			raw, err := os.ReadFile(bundle)
+			must(t, err)
+			must(t, json.Unmarshal(raw, &b))
+			said := string(b.DsseEnvelope.Payload)
+			if !strings.Contains(said, `"hash_type":"`+name+`"`) || !regexp.MustCompile(fmt.Sprintf(`"digest":"[0-9a-f]{%d}"`, 2*size)).MatchString(said) {
+				t.Errorf("signed %s", said)
+			}
+			verify := []string{"verify-model", "--method", "key", "--model-path", model, "--bundle", bundle, "--public-key", id.pub}
+			if code, said := runModel(t, moment, verify...); code != 0 {
+				t.Errorf("%s in shards of %s: %s", name, shards, said)
+			}
+			must(t, os.WriteFile(filepath.Join(model, "w"), []byte("poison!"), 0o644))
+			if code, said := runModel(t, moment, verify...); code != fault.Untrusted.Exit() {
+				t.Errorf("%s in shards of %s, changed: exit %d: %s", name, shards, code, said)
+			}
+			must(t, os.WriteFile(filepath.Join(model, "w"), []byte("weights"), 0o644))
+		}
 	}
 }

@@ -71,6 +71,7 @@ func (o *verifyModel) run(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.Untrusted, "read bundle", o.bundle, err)
 	}
+	b.Accept(hashTypes()...)
 	m, err := o.signed(b, raw)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ type Bundle struct {
 	envelope envelope
 	certs    []*x509.Certificate
 	era      era
+	hashes   []HashType // besides SHA-256
 }
 
 // material is what a bundle says about who signed it.
@@ -199,6 +200,9 @@ func (b *Bundle) Hint() string { return b.material.hint }
 // or nil. It is a claim until [Bundle.VerifyCertificate] says otherwise.
 func (b *Bundle) Certificates() []*x509.Certificate { return b.certs }
 
+// Accept lets the bundle be of another hash than SHA-256, of those given.
+func (b *Bundle) Accept(hashes ...HashType) { b.hashes = append(b.hashes, hashes...) }
+
 // Keyless reports whether the bundle is of the method sigstore, which this
 // package reads and does not verify.
 func (b *Bundle) Keyless() bool { return b.material.keyless }
@@ -229,7 +233,7 @@ func (b *Bundle) VerifyKey(pubs ...*ecdsa.PublicKey) (Manifest, error) {
 			return Manifest{}, err
 		}
 		if ok {
-			return parseStatement(b.envelope.payload, from)
+			return parseStatement(b.envelope.payload, from, b.hashes...)
 		}
 	}
 	return Manifest{}, errf(Signature, "", "none of %d trusted keys signed it; it names key %.12s", len(pubs), b.Hint())
@@ -254,12 +258,14 @@ func (b *Bundle) VerifyCertificate(roots *x509.CertPool, now time.Time) (Manifes
 	if !ok {
 		return Manifest{}, errf(Signature, "", "the certificate's key did not sign it")
 	}
-	return parseStatement(b.envelope.payload, from)
+	return parseStatement(b.envelope.payload, from, b.hashes...)
 }
 
 // Unverified returns what the bundle says without asking who signed it: for
 // listing, and for whoever just made it. Never act on it.
-func (b *Bundle) Unverified() (Manifest, error) { return parseStatement(b.envelope.payload, b.era) }
+func (b *Bundle) Unverified() (Manifest, error) {
+	return parseStatement(b.envelope.payload, b.era, b.hashes...)
+}
 
 // signedBy reports whether pub signed the payload, and as a statement of when.
 func (b *Bundle) signedBy(pub *ecdsa.PublicKey) (from era, ok bool, err error) {

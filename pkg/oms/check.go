@@ -1,6 +1,9 @@
 package oms
 
-import "context"
+import (
+	"bytes"
+	"context"
+)
 
 // CheckOptions says how to look at a model.
 type CheckOptions struct {
@@ -61,10 +64,10 @@ func (m Manifest) Check(ctx context.Context, path string, o CheckOptions) error 
 			}
 		}
 	}
-	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
-	return h.run(ctx, jobs, func(r *Resource, sum Digest) error {
-		if sum != r.Digest {
-			return errf(Changed, r.Path, "bytes from %d have digest %s, signed is %s", r.Start, sum, r.Digest)
+	h := hasher{folder: f, hash: m.hashType(), workers: o.Workers, progress: o.Progress}
+	return h.run(ctx, jobs, func(r *Resource, sum []byte) error {
+		if signed := r.digest(); !bytes.Equal(sum, signed) {
+			return errf(Changed, r.Path, "bytes from %d have digest %x, signed is %x", r.Start, sum, signed)
 		}
 		return nil
 	})

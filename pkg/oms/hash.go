@@ -3,7 +3,6 @@ package oms
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -21,6 +20,7 @@ type Options struct {
 	ShardSize int64    // default DefaultShardSize; only for Shards
 	Name      string   // default: base name of the folder or file
 	Ignore    []string // relative paths left out with everything under them, besides the default ones
+	Hash      HashType // default SHA-256
 	Workers   int      // default: the number of CPUs, at most 8
 	// Progress, when set, is told how many more bytes were hashed. It is
 	// called from several goroutines.
@@ -76,8 +76,8 @@ func Hash(ctx context.Context, path string, o Options) (Manifest, error) {
 	for i := range jobs {
 		jobs[i] = job{&m.Resources[i], sizes[i]}
 	}
-	h := hasher{folder: f, workers: o.Workers, progress: o.Progress}
-	if err := h.run(ctx, jobs, func(r *Resource, sum Digest) error { r.Digest = sum; return nil }); err != nil {
+	h := hasher{folder: f, hash: m.hashType(), workers: o.Workers, progress: o.Progress}
+	if err := h.run(ctx, jobs, func(r *Resource, sum []byte) error { r.set(h.hash, sum); return nil }); err != nil {
 		return Manifest{}, err
 	}
 	m.seal()
@@ -86,7 +86,7 @@ func Hash(ctx context.Context, path string, o Options) (Manifest, error) {
 
 // manifest checks the options and begins a manifest with them.
 func (o Options) manifest(path string) (Manifest, error) {
-	m := Manifest{Name: o.Name, Method: o.Method, ShardSize: o.ShardSize}
+	m := Manifest{Name: o.Name, Method: o.Method, ShardSize: o.ShardSize, Hash: o.Hash}
 	if m.Name == "" {
 		abs, err := filepath.Abs(path)
 		if err != nil {
@@ -126,6 +126,7 @@ func (o Options) manifest(path string) (Manifest, error) {
 // hasher hashes resources of a folder in parallel.
 type hasher struct {
 	folder   *folder
+	hash     HashType
 	workers  int
 	progress func(int64)
 }
@@ -140,7 +141,7 @@ type job struct {
 // several goroutines but once for each resource. Large files come first: the
 // last worker to end must not have begun with the largest. The shards of a file
 // keep their order, which is the disk's.
-func (h *hasher) run(ctx context.Context, jobs []job, done func(*Resource, Digest) error) error {
+func (h *hasher) run(ctx context.Context, jobs []job, done func(*Resource, []byte) error) error {
 	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(b.size, a.size) })
 	workers := h.workers
 	if workers <= 0 {
@@ -154,7 +155,7 @@ func (h *hasher) run(ctx context.Context, jobs []job, done func(*Resource, Diges
 		wg.Go(func() {
 			w := worker{hasher: h, buf: make([]byte, bufSize)}
 			for i := next.Add(1) - 1; i < int64(len(jobs)) && ctx.Err() == nil; i = next.Add(1) - 1 {
-				sum, err := w.hash(ctx, jobs[i])
+				sum, err := w.digest(ctx, jobs[i])
 				if err == nil {
 					err = done(jobs[i].Resource, sum)
 				}
@@ -187,20 +188,20 @@ type worker struct {
 	last   job // of file
 }
 
-// hash hashes one resource.
-func (w *worker) hash(ctx context.Context, j job) (Digest, error) {
+// digest hashes one resource.
+func (w *worker) digest(ctx context.Context, j job) ([]byte, error) {
 	if w.file == nil || w.last.Path != j.Path {
 		if err := w.open(j); err != nil {
-			return Digest{}, err
+			return nil, err
 		}
 	}
-	sum, end := sha256.New(), j.End
+	sum, end := w.hash.New(), j.End
 	if end < 0 {
 		end = j.size
 	}
 	for at := j.Start; at < end; {
 		if ctx.Err() != nil {
-			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: context.Cause(ctx)}
+			return nil, &Error{Class: Reading, Path: j.Path, Err: context.Cause(ctx)}
 		}
 		n, err := w.file.ReadAt(w.buf[:min(int64(len(w.buf)), end-at)], at)
 		sum.Write(w.buf[:n])
@@ -210,12 +211,12 @@ func (w *worker) hash(ctx context.Context, j job) (Digest, error) {
 		}
 		switch {
 		case err == io.EOF && at < end:
-			return Digest{}, errf(Changed, j.Path, "it ends at byte %d of %d", at, end)
+			return nil, errf(Changed, j.Path, "it ends at byte %d of %d", at, end)
 		case err != nil && err != io.EOF:
-			return Digest{}, &Error{Class: Reading, Path: j.Path, Err: err}
+			return nil, &Error{Class: Reading, Path: j.Path, Err: err}
 		}
 	}
-	return Digest(sum.Sum(nil)), nil
+	return sum.Sum(nil), nil
 }
 
 func (w *worker) open(j job) (err error) {

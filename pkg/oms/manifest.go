@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"slices"
 	"strings"
 )
@@ -41,7 +42,38 @@ type Resource struct {
 	Start  int64  // first byte; 0 with Files
 	End    int64  // after the last byte; -1 with Files, where the length is not signed
 	Digest Digest
+	// Other is the raw digest by another hash than SHA-256, see [HashType];
+	// Digest is zero then.
+	Other string
 }
+
+// digest is the resource's digest, whatever the hash.
+func (r *Resource) digest() []byte {
+	if r.Other != "" {
+		return []byte(r.Other)
+	}
+	return r.Digest[:]
+}
+
+// set takes over a digest by h.
+func (r *Resource) set(h HashType, sum []byte) {
+	if h.Name == hashType {
+		r.Digest = Digest(sum)
+		return
+	}
+	r.Other = string(sum)
+}
+
+// HashType is a hash that files are digested by. SHA-256, which every reader of
+// the format has, is the default; who wants another that the format's registry
+// lists (blake2b, blake3) hands it in. The root digest is SHA-256 in any case.
+type HashType struct {
+	Name string
+	New  func() hash.Hash
+}
+
+// sha is the hash type that needs not be handed in.
+func sha() HashType { return HashType{hashType, sha256.New} }
 
 // Manifest is what a bundle says of a folder. Resources are sorted by path and
 // then by start. The root digest is over them in the order of their names as
@@ -53,7 +85,16 @@ type Manifest struct {
 	ShardSize int64    // 0 with Files
 	Ignored   []string // paths the signer left out
 	Resources []Resource
-	Root      Digest // SHA-256 over the resources' digests: the content's identity
+	Root      Digest   // SHA-256 over the resources' digests: the content's identity
+	Hash      HashType // of the resources; zero: SHA-256
+}
+
+// hashType is the hash of the resources.
+func (m *Manifest) hashType() HashType {
+	if m.Hash.New == nil {
+		return sha()
+	}
+	return m.Hash
 }
 
 // File is one file of a manifest.
@@ -93,7 +134,7 @@ func (m Manifest) Size() int64 {
 func (m *Manifest) seal() {
 	h := sha256.New()
 	for _, r := range m.named() {
-		h.Write(r.Digest[:])
+		h.Write(r.digest())
 	}
 	m.Root = Digest(h.Sum(nil))
 	slices.SortFunc(m.Resources, compare)
@@ -134,7 +175,7 @@ func comparePath(a, b Resource) int { return strings.Compare(a.Path, b.Path) }
 func rootOf(rs []Resource) Digest {
 	h := sha256.New()
 	for _, r := range rs {
-		h.Write(r.Digest[:])
+		h.Write(r.digest())
 	}
 	return Digest(h.Sum(nil))
 }

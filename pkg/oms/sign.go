@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 )
 
@@ -127,7 +128,7 @@ func (m Manifest) Statement() ([]byte, error) {
 	if err != nil {
 		return nil, errf(Malformed, "", "%w", err)
 	}
-	switch read, err := parseStatement(payload, current); {
+	switch read, err := parseStatement(payload, current, m.hashType()); {
 	case err != nil:
 		return nil, err // never sign what we would refuse
 	case !read.same(m):
@@ -143,11 +144,11 @@ func (m Manifest) encode() ([]byte, error) {
 		Subject:       []subjectJSON{{Name: m.Name, Digest: map[string]string{hashType: m.Root.String()}}},
 		PredicateType: predicateType,
 		Predicate: predicateJSON{
-			Serialization: serializationJSON{Method: m.Method, HashType: hashType, ShardSize: m.ShardSize, IgnorePaths: m.Ignored},
+			Serialization: serializationJSON{Method: m.Method, HashType: m.hashType().Name, ShardSize: m.ShardSize, IgnorePaths: m.Ignored},
 		},
 	}
 	for _, r := range m.named() {
-		s.Predicate.Resources = append(s.Predicate.Resources, resourceJSON{Name: r.name, Digest: r.Digest.String(), Algorithm: hashType})
+		s.Predicate.Resources = append(s.Predicate.Resources, resourceJSON{Name: r.name, Digest: hex.EncodeToString(r.digest()), Algorithm: m.hashType().Name})
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

@@ -51,7 +51,7 @@ type serialization struct {
 // parseStatement reads and checks a payload. Everything the format fixes is
 // checked here, after the signature: each check has a vector, signed with the
 // right key, that dies at it.
-func parseStatement(payload []byte, from era) (Manifest, error) {
+func parseStatement(payload []byte, from era, others ...HashType) (Manifest, error) {
 	var s statement
 	r := &reader{data: payload}
 	if err := s.from(r); err != nil {
@@ -72,7 +72,7 @@ func parseStatement(payload []byte, from era) (Manifest, error) {
 		return Manifest{}, errf(Malformed, "", "unknown key %q in the predicate", s.foreign)
 	}
 	m := Manifest{Name: s.subjects[0].name, Ignored: s.ser.ignored}
-	if err := s.ser.into(&m); err != nil {
+	if err := s.ser.into(&m, slices.Concat(others, []HashType{sha()})); err != nil {
 		return Manifest{}, err
 	}
 	if err := s.resources.into(&m, from); err != nil {
@@ -188,8 +188,7 @@ func (s *serialization) from(r *reader) error {
 }
 
 // into checks the serialization and takes it into m.
-func (s *serialization) into(m *Manifest) error {
-	label := hashType
+func (s *serialization) into(m *Manifest, hashes []HashType) error {
 	switch {
 	case !s.there:
 		return errf(Malformed, "", "no serialization")
@@ -206,15 +205,20 @@ func (s *serialization) into(m *Manifest) error {
 			return errf(Malformed, "", "method shards without a positive shard_size")
 		}
 		m.ShardSize = *s.shardSize
-		label = shardLabel(m.ShardSize)
 	case "":
 		return errf(Malformed, "", "no serialization method")
 	default:
 		return errf(Unsupported, "", "serialization method %q, want files or shards", s.method)
 	}
 	m.Method = s.method
-	if s.hashType != hashType && s.hashType != label {
-		return errf(Unsupported, "", "hash type %q, want sha256", s.hashType)
+	i := slices.IndexFunc(hashes, func(h HashType) bool {
+		return s.hashType == h.Name || m.Method == Shards && s.hashType == shardLabel(h.Name, m.ShardSize)
+	})
+	if i < 0 {
+		return errf(Unsupported, "", "hash type %q, want %s", s.hashType, hashes[0].Name)
+	}
+	if hashes[i].Name != hashType {
+		m.Hash = hashes[i]
 	}
 	for _, p := range s.ignored {
 		if !cleanIgnore(p) {
@@ -226,7 +230,7 @@ func (s *serialization) into(m *Manifest) error {
 
 // shardLabel is what the reference implementation calls the algorithm of a
 // shard; its first versions gave the hash type that name as well.
-func shardLabel(size int64) string { return fmt.Sprintf("%s-sharded-%d", hashType, size) }
+func shardLabel(hash string, size int64) string { return fmt.Sprintf("%s-sharded-%d", hash, size) }
 
 // resources are a predicate's resources as they are read: what they mean hangs
 // on the serialization, which may follow them.
@@ -261,7 +265,7 @@ func (rs *resources) one(r *reader) error {
 	if out.Path == "" {
 		return errf(Malformed, "", "a resource without a name")
 	}
-	if out.Digest, err = readDigest(digest); err != nil {
+	if err := out.read(digest); err != nil {
 		return errf(Malformed, out.Path, "%w", err)
 	}
 	if !slices.ContainsFunc(rs.labels, func(l string) bool { return l == string(label) }) {
@@ -273,7 +277,7 @@ func (rs *resources) one(r *reader) error {
 	if rs.root == nil {
 		rs.root = sha256.New()
 	}
-	rs.root.Write(out.Digest[:])
+	rs.root.Write(out.digest())
 	rs.list = append(rs.list, out)
 	return nil
 }
@@ -284,14 +288,23 @@ func (rs *resources) into(m *Manifest, from era) error {
 	if len(rs.list) == 0 {
 		return errf(Malformed, "", "no resources")
 	}
+	h := m.hashType()
 	for _, label := range rs.labels {
-		if label != hashType && (m.Method != Shards || label != shardLabel(m.ShardSize)) {
-			return errf(Malformed, "", "algorithm %q of a resource, under hash type sha256", label)
+		if label != h.Name && (m.Method != Shards || label != shardLabel(h.Name, m.ShardSize)) {
+			return errf(Malformed, "", "algorithm %q of a resource, under hash type %s", label, h.Name)
 		}
 	}
+	size := h.New().Size()
 	m.Root = Digest(rs.root.Sum(nil))
 	for i := range rs.list {
 		r := &rs.list[i]
+		sum := r.digest()
+		if len(sum) != size {
+			return errf(Malformed, r.Path, "a digest of %d bytes, %s has %d", len(sum), h.Name, size)
+		}
+		if h.Name != hashType {
+			r.Digest, r.Other = Digest{}, string(sum)
+		}
 		r.End = -1
 		if m.Method == Shards {
 			var err error
@@ -392,6 +405,20 @@ func splitShard(name string) (path string, start, end int64, err error) {
 func readOffset(s string) (int64, bool) {
 	v, err := strconv.ParseInt(s, 10, 64)
 	return v, err == nil && v >= 0 && (s == "0" || s[0] != '0' && s[0] != '+')
+}
+
+// read takes over a digest of 32 or 64 bytes; which it must be hangs on the hash.
+func (r *Resource) read(b []byte) (err error) {
+	if len(b) != 4*sha256.Size {
+		r.Digest, err = readDigest(b)
+		return err
+	}
+	var long [2 * sha256.Size]byte
+	if _, err := hex.Decode(long[:], b); err != nil || bytes.ContainsAny(b, "ABCDEF") {
+		return fmt.Errorf("digest %.80q is not lower-case hex", b)
+	}
+	r.Other = string(long[:])
+	return nil
 }
 
 func readDigest(b []byte) (Digest, error) {
