@@ -4,6 +4,8 @@ import (
 	"bytes"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // inboxDepth is how many messages may wait for the worker.
@@ -59,6 +61,10 @@ func (d *delegate) MergeRemoteState(b []byte, _ bool) {
 // theirs. Where the key is not known yet the member is let in unproven: it is
 // not elected until its certificate came.
 func (d *delegate) NotifyAlive(n *memberlist.Node) error {
+	if d.opts.Barred(fleet.MemberID(n.Name)) {
+		d.count.barred.Add(1)
+		return errBarred
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	old, known := d.nodes[n.Name]

@@ -35,6 +35,9 @@ type Options struct {
 	// Identify judges a peer's certificate: by whom it was issued, for which
 	// fleet, whether it was revoked. It must not block.
 	Identify func(certificate []byte) (Identity, error)
+	// Barred says that a member lost its identity: it is not taken for one of the
+	// cell, whatever key it has. It must not block. Nil: nobody did.
+	Barred func(fleet.MemberID) bool
 
 	// Keys are the cell's AES keys, 16, 24 or 32 bytes: the first encrypts, all decrypt.
 	Keys      [][]byte
@@ -146,6 +149,9 @@ func (o *Options) check() error {
 		return bad("keys", "a cell has at least one key")
 	case o.Bind == "" && o.Transport == nil:
 		return bad("bind", "an address to listen on is needed")
+	}
+	if o.Barred == nil {
+		o.Barred = func(fleet.MemberID) bool { return false }
 	}
 	o.Weight = cmp.Or(o.Weight, 2)
 	if o.Logger == nil {

@@ -14,8 +14,9 @@ import (
 )
 
 var (
-	errFull  = errors.New("the cell is full")
-	errNotIt = errors.New("the certificate names another member")
+	errFull   = errors.New("the cell is full")
+	errBarred = errors.New("the member lost its identity")
+	errNotIt  = errors.New("the certificate names another member")
 )
 
 // peer is what is known of a key: its certificate, and who that names; or that
@@ -90,6 +91,9 @@ func (p *Pool) survey(now time.Time) (v *view, cs []candidate, ask []fleet.Membe
 			continue // not reached: NotifyAlive refused it
 		}
 		id := fleet.MemberID(name)
+		if p.opts.Barred(id) {
+			continue
+		}
 		member := Member{Name: id, Addr: n.Address(), Key: m.key, Uplink: m.uplink, Share: m.share, Metered: m.metered}
 		if pr := p.peers[m.key]; pr != nil && pr.identity.Key != nil {
 			member.Proven = p.worker.proven(p, &n, pr.identity)

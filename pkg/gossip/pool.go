@@ -38,6 +38,7 @@ type Pool struct {
 	workers sync.WaitGroup
 	sends   chan struct{} // a slot for each body being sent
 	view    atomic.Pointer[view]
+	turn    atomic.Pointer[turn] // nil: the keys are as they should be
 
 	packets memberlist.TransmitLimitedQueue
 
@@ -249,33 +250,6 @@ func (p *Pool) stopped() bool {
 	default:
 		return false
 	}
-}
-
-// AddKey lets the pool decrypt by a further cell key, UseKey makes it encrypt
-// by one it has, and RemoveKey forgets one. To rotate: add everywhere, use
-// everywhere, remove everywhere.
-func (p *Pool) AddKey(key []byte) error { return p.rotate("add", key) }
-
-// UseKey makes the pool encrypt by a key that was added before.
-func (p *Pool) UseKey(key []byte) error { return p.rotate("use", key) }
-
-// RemoveKey forgets a key that is not the one in use.
-func (p *Pool) RemoveKey(key []byte) error { return p.rotate("remove", key) }
-
-func (p *Pool) rotate(what string, key []byte) error {
-	var err error
-	switch ring := p.ring; what {
-	case "add":
-		err = ring.AddKey(key)
-	case "use":
-		err = ring.UseKey(key)
-	case "remove":
-		err = ring.RemoveKey(key)
-	}
-	if err != nil {
-		return fault.New(fault.Invalid, what+" cell key", p.opts.Cell, err)
-	}
-	return nil
 }
 
 // Leave tells the others that the member goes, waits until ctx ends at most,

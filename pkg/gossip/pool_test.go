@@ -459,36 +459,6 @@ func TestLeaveAndRecheck(t *testing.T) {
 	})
 }
 
-// The cell's key is replaced while rows flow.
-func TestKeyRotation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := gossiptest.New(8)
-		ms := cell(t, net, 4, nil)
-		defer closeAll(ms)
-		within(t, 20*time.Second, "the members agree", func() bool { return agreed(ms) })
-		old, fresh := make([]byte, 32), slices.Repeat([]byte{7}, 32)
-		for _, step := range []func(*gossip.Pool) error{
-			func(p *gossip.Pool) error { return p.AddKey(fresh) },
-			func(p *gossip.Pool) error { return p.UseKey(fresh) },
-			func(p *gossip.Pool) error { return p.RemoveKey(old) },
-		} {
-			for _, m := range ms {
-				if err := step(m.pool); err != nil {
-					t.Fatal(err)
-				}
-			}
-			time.Sleep(time.Second)
-		}
-		relay := byName(ms, ms[0].pool.Relays()[0])
-		for _, m := range ms {
-			if _, err := m.pool.Send(m.row(1, 1)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		within(t, 2*time.Second, "rows under the new key", func() bool { return relay.total() == 4 })
-	})
-}
-
 // A quiet cell costs each member no more than 120 bytes a second, and rows every
 // ten seconds to two relays, with their acks, no more than 55 beside it.
 func TestWhatACellCosts(t *testing.T) {

@@ -76,8 +76,10 @@ func (p *Pool) work() {
 		case <-p.stop:
 			return
 		case <-p.changed:
+			p.turnKeys(time.Now())
 			p.look(time.Now())
 		case now := <-tick.C:
+			p.turnKeys(now)
 			p.look(now)
 		case now := <-pulls.C:
 			p.pullAgain(now)
