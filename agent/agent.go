@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,7 @@ type agent struct {
 	fetcher  *delivery.Fetcher
 	site     *share.Site // nil: no neighbours
 	pool     atomic.Pointer[gossip.Pool]
+	rekey    chan uint64 // number of a newer cell key
 }
 
 // Run runs an agent until ctx ends. An error means that it could not start:
@@ -109,7 +111,7 @@ func (o *Options) remember(d *disk, id identity.Identity, first identity.Enrolme
 
 // assemble makes the parts and ties them together.
 func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, error) {
-	a := &agent{o: o, me: me}
+	a := &agent{o: o, me: me, rekey: make(chan uint64, 1)}
 	store, err := cas.Open(filepath.Join(o.State, "store"))
 	if err != nil {
 		return nil, err
@@ -120,10 +122,11 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	}
 	facts := me.Identity().Facts
 	facts.Agent = o.Version
+	ask := func(ctx context.Context, n trust.Nonce) (trust.SignedTime, error) { return me.Client().Time(ctx, n) }
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
 		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
-		times: make(chan time.Time, 1), clock: newClock(o.wall, mem.Trust.Floor, mem.Told), timed: time.Now(),
+		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
 	a.adopt(slots)
@@ -193,7 +196,13 @@ func (a *agent) network() error {
 		},
 		OnRenew:    a.renewed,
 		GossipAddr: a.gossipAddr,
-		Idle:       func() bool { return a.relay.Duty() == relay.Rest && a.pool.Load() != nil },
+		Listed: func() []*x509.Certificate {
+			if t := a.loop.trusted.Load(); t != nil {
+				return t.DeviceCA
+			}
+			return nil
+		},
+		Idle: func() bool { return a.relay.Duty() == relay.Rest && a.pool.Load() != nil },
 	})
 	a.relay, err = relay.New(relay.Options{
 		Member: a.me.Identity().Facts.ID, Period: a.o.Report, Uplink: a.uplink, Codec: codec, Logger: a.o.Logger,
@@ -202,6 +211,7 @@ func (a *agent) network() error {
 			if p := a.pool.Load(); p != nil && len(r.Seeds) > 0 {
 				p.SetSeeds(r.Seeds)
 			}
+			a.needCellKey(r.CellKey)
 			select {
 			case a.loop.times <- r.Time:
 			default: // the next answer tells it again
@@ -282,6 +292,9 @@ func (a *agent) renewed(id identity.Identity) {
 		a.o.Logger.Warn("cell was not given the new certificate", "err", err)
 	}
 	p.SetSeeds(id.Cell.Seeds)
+	if err := a.turnCellKey(id.Cell); err != nil {
+		a.o.Logger.Warn("cell key not taken over", "err", err)
+	}
 }
 
 // run serves until ctx ends or a failpoint cuts it short.
@@ -307,14 +320,17 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	if pool != nil {
 		a.pool.Store(pool)
 		a.see()
+		a.resumeCellKey()
 	}
 	if shared != nil {
 		wg.Go(func() { a.serveShare(ctx, shared) })
 	}
 	wg.Go(func() { a.carry(ctx, pool) })
 	wg.Go(func() { a.uplink.Run(ctx) })
+	wg.Go(func() { a.loop.keeper.run(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })
+	wg.Go(func() { a.keepCellKey(ctx) })
 	wg.Go(func() { a.loop.scrub.Run(ctx) })
 	a.o.Logger.Info("serving", "device", id.Facts.ID, "fleet", id.Fleet, "socket", a.o.Socket, "gossip", a.gossipAddr(), "share", sharePort(shared))
 	if a.o.Ready != nil {

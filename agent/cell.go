@@ -23,8 +23,8 @@ func (a *agent) openCell(ctx context.Context, id identity.Identity, share uint16
 	}
 	pool, err := gossip.Open(gossip.Options{
 		Fleet: id.Fleet, Cell: id.Cell.ID, Member: id.Facts.ID, Group: id.Facts.Group,
-		Signer: a.me.Key(), Certificate: id.Certificate, Identify: a.identify(id),
-		Keys: [][]byte{id.Cell.Key}, Bind: a.o.Gossip, Advertise: a.o.Address, Seeds: id.Cell.Seeds, Uplink: true,
+		Signer: a.me.Key(), Certificate: id.Certificate, Identify: a.identify(id), Barred: a.barred,
+		Keys: append([][]byte{id.Cell.Key}, id.Cell.Old...), Bind: a.o.Gossip, Advertise: a.o.Address, Seeds: id.Cell.Seeds, Uplink: true,
 		Share: share, Metered: a.o.Metered, Handlers: a.handlers(ctx), Logger: a.o.Logger,
 	})
 	if err != nil {
@@ -40,6 +40,9 @@ func (a *agent) announce(p gossip.Pack) {
 	if a.site != nil {
 		a.site.Believed()
 	}
+	if t := a.loop.trusted.Load(); t != nil {
+		a.needCellKey(t.Directive.CellKey(a.me.Identity().Cell.ID))
+	}
 	pool := a.pool.Load()
 	if pool == nil {
 		return
@@ -48,6 +51,13 @@ func (a *agent) announce(p gossip.Pack) {
 	if err := pool.Announce(p); err != nil {
 		a.o.Logger.Warn("pack not announced", "err", err)
 	}
+}
+
+// barred reports whether the newest trust pack says that a member lost its
+// identity.
+func (a *agent) barred(id fleet.MemberID) bool {
+	t := a.loop.trusted.Load()
+	return t != nil && t.Bars(id, time.Time{}, time.Time{}) != nil
 }
 
 // identify judges peers' certificates by the device CAs of the newest trust
