@@ -26,6 +26,7 @@ type publish struct {
 	dryRun, noAdmit        bool
 	noDelta                bool
 	deltas                 deltaFlags
+	keyless                keylessFlags
 }
 
 func (d *desk) publishCommand() *cobra.Command {
@@ -41,6 +42,10 @@ does nothing, or finishes what was cut short. A published version never changes.
 Members that run another version fetch only the difference: deltas are made from
 the versions that most members run, as far as a coordinator can be asked, and from
 the one before.
+
+Where the fleet's policy asks for it, the release is signed without a key too, by
+the identity of the build pipeline (Sigstore): give its token with
+--identity-token-file. That needs a build with -tags keyless.
 
 A release may hold one variant for each hardware class: --also adds further
 folders. All of a version's variants are published together.`,
@@ -65,6 +70,7 @@ folders. All of a version's variants are published together.`,
 	o.deltas.declare(f, "delta-from")
 	f.BoolVar(&o.noDelta, "no-delta", false, "make no deltas")
 	cmd.MarkFlagsMutuallyExclusive("no-delta", "delta-from")
+	o.keyless.declare(f)
 	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check; write nothing")
 	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
 	return cmd
@@ -98,9 +104,13 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 			return err
 		}
 	}
+	signing, err := o.keyless.signing()
+	if err != nil {
+		return err
+	}
 	progress, stop := o.progress()
 	out, err := publisher.Publish(ctx, publisher.Options{
-		Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Deltas: deltas, Progress: progress,
+		Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Deltas: deltas, Keyless: signing, Progress: progress,
 	}, r)
 	stop()
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/keyless"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/signer"
@@ -68,6 +69,7 @@ type Options struct {
 	Now        time.Time
 	DryRun     bool // hash and sign, write nothing
 	Deltas     Deltas
+	Keyless    keyless.Signing // with whose word to sign besides, where the policy asks for it; without TrustedRoot
 	Progress   Progress
 }
 
@@ -113,6 +115,9 @@ func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	if err := o.vouchable(r.Team); err != nil {
+		return Outcome{}, err
+	}
 	var out Outcome
 	var signed []prepared
 	for _, src := range r.Sources {
@@ -139,6 +144,9 @@ func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
 		if _, err := o.Store.Create(ctx, p.path, registry.BodyOf(p.bundle)); err != nil {
 			return out, fault.New(fault.KindOf(err), "write bundle", p.path, err)
 		}
+	}
+	if err := o.vouch(ctx, r.Team, signed); err != nil {
+		return out, err
 	}
 	return o.list(ctx, out, a)
 }
@@ -180,6 +188,8 @@ type prepared struct {
 	variant fleet.Variant
 	files   []artifact.File
 	bundle  []byte
+
+	manifest oms.Manifest
 }
 
 // prepare hashes and signs a folder. A signature is never the same twice, so a
@@ -208,6 +218,7 @@ func (o Options) prepare(ctx context.Context, r fleet.Release, src Source) (prep
 		whole = "; signed by whole files, as an empty file rules shards out"
 	}
 	o.Progress.settled("%d files, identity %s%s", len(m.Files()), fleet.Digest(m.Root).Short(), whole)
+	p.manifest = m
 	p.variant = fleet.Variant{Name: src.Variant, Classes: src.Classes, Root: fleet.Digest(m.Root), Size: shape.bytes}
 	if p.files, err = artifact.FilesOf(m); err != nil {
 		return p, err
