@@ -325,7 +325,7 @@ func TestModelsMayBeHashedOtherwise(t *testing.T) {
 	for name, size := range map[string]int{"blake2b": 64, "blake3": 32} {
 		for _, shards := range []string{"0", "3"} {
 			bundle := filepath.Join(dir, name+shards)
-			if code, said := runModel(t, moment, "sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key, "--hash", name, "--shard-size", shards); code != 0 {
+			if code, said := runModel(t, moment, "sign-model", "--method", "key", "--model-path", model, "--output-bundle", bundle, "--private-key", id.key, "--hash-algorithm", name, "--shard-size", shards); code != 0 {
 				t.Fatal(said)
 			}
 			var b struct{ DsseEnvelope struct{ Payload []byte } }

@@ -45,7 +45,7 @@ model to a fleet use "modelfleet publish", which signs too.`,
 	f.StringVar(&o.token, "identity-token", "", "identity `token` (JWT) for the method sigstore, of audience sigstore")
 	f.StringVar(&o.fulcio, "fulcio-url", "", "`URL` of the certificate authority of the method sigstore; default: the public one")
 	f.StringVar(&o.rekor, "rekor-url", "", "`URL` of the transparency log of the method sigstore; default: the public one")
-	f.StringVar(&o.hash, "hash", "sha256", "`hash` of the files: sha256, or blake2b or blake3, which not every verifier has")
+	f.StringVar(&o.hash, "hash-algorithm", "sha256", "`hash` of the files: sha256, or blake2b or blake3, which not every verifier has")
 	f.Int64Var(&o.shardSize, "shard-size", 0, "sign ranges of so many `bytes` in place of whole files")
 	return cmd
 }
@@ -62,7 +62,7 @@ func (o *signModel) run(ctx context.Context) error {
 	if o.hash != "sha256" {
 		i := slices.IndexFunc(hashTypes(), func(h oms.HashType) bool { return h.Name == o.hash })
 		if i < 0 {
-			return fault.Newf(fault.Invalid, op, "--hash "+o.hash, "there is no such hash").WithHint("say sha256, blake2b or blake3")
+			return fault.Newf(fault.Invalid, op, "--hash-algorithm "+o.hash, "there is no such hash").WithHint("say sha256, blake2b or blake3")
 		}
 		opts.Hash = hashTypes()[i]
 	}
