@@ -1,5 +1,5 @@
 // Package cli is the operator's commands: `modelfleet init, publish, delta, verify,
-// token, members, releases, rollout, audit, operator, context, version`.
+// token, members, releases, rollout, audit, operator, login, logout, whoami, context, version`.
 //
 // Each command is an options struct, a constructor that declares its flags and a
 // run method: everything it needs is handed in, nothing is global, so a command
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ func Run(ctx context.Context, o Options) int {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	d := &desk{Streams: o.Streams, env: o.Env, now: o.Now, version: o.Version}
+	d := &desk{Streams: o.Streams, env: o.Env, now: o.Now, version: o.Version, reminded: new(sync.Once)}
 	root := d.root()
 	root.SetArgs(o.Args)
 	root.SetIn(o.Streams.In)
@@ -91,8 +92,9 @@ type desk struct {
 	version string
 	running bool // the command line was understood
 
-	reach  reach
-	output string
+	reach    reach
+	output   string
+	reminded *sync.Once // what the coordinator wants people to know is said once
 }
 
 func (d *desk) root() *cobra.Command {
@@ -132,7 +134,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 	for group, cmds := range map[string][]*cobra.Command{
 		"model": {d.publishCommand(), d.deltaCommand(), d.verifyCommand(), d.releaseCommands(), d.rolloutCommands()},
 		"fleet": {d.initCommand(), d.tokenCommands(), d.memberCommands(), d.auditCommands(), d.operatorCommands()},
-		"desk":  {d.contextCommands(), d.versionCommand()},
+		"desk":  {d.doctorCommand(), d.contextCommands(), d.versionCommand()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

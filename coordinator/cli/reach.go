@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -67,7 +68,28 @@ func (d *desk) client() (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Client()
+	client, err := c.Client()
+	if err == nil {
+		client.OnNotice(d.remind)
+	}
+	return client, err
+}
+
+// remind says once what the coordinator wants people to know.
+func (d *desk) remind(text string) {
+	d.reminded.Do(func() { d.Say("note: %s", console.Clean(text)) })
+}
+
+// keepContext writes a context file that its owner alone can read.
+func keepContext(path string, c api.Context) error {
+	text, err := c.Encode()
+	if err != nil {
+		return fault.New(fault.Internal, "keep context", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fault.New(fault.Denied, "make folder", filepath.Dir(path), err)
+	}
+	return cas.WriteFile(path, text, 0o600)
 }
 
 func (d *desk) contextCommands() *cobra.Command {
@@ -93,15 +115,8 @@ the coordinator must answer to it.`,
 			if err != nil {
 				return err
 			}
-			text, err := c.Encode()
-			if err != nil {
-				return fault.New(fault.Internal, "keep context", args[0], err)
-			}
 			path, _ := d.contextFile()
-			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-				return fault.New(fault.Denied, "make folder", filepath.Dir(path), err)
-			}
-			if err := cas.WriteFile(path, text, 0o600); err != nil {
+			if err := keepContext(path, c); err != nil {
 				return err
 			}
 			d.Say("speaking to fleet %s at %s (%s)", info.Name, c.URL, path)

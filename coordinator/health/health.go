@@ -121,6 +121,16 @@ func Worst(fs []api.Finding) api.Severity {
 	return worst
 }
 
+// Pressing is the one finding that people should hear of whatever they do: the
+// gravest of those about what only people can sign anew.
+func Pressing(fs []api.Finding) (api.Finding, bool) {
+	i := slices.IndexFunc(fs, func(f api.Finding) bool { return f.Code == CodeExpiry && !online(f.Subject) })
+	if i < 0 {
+		return api.Finding{}, false
+	}
+	return fs[i], true
+}
+
 // Subject is what people call a role: the policy is TUF's top "targets" role.
 func Subject(role string) string {
 	if role == "targets" {

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"net/http"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/modelfleet/modelfleet/coordinator/health"
@@ -33,5 +35,16 @@ func (c fleetCollector) health(send func(*prometheus.Desc, prometheus.ValueType,
 	findings := prometheus.NewDesc("modelfleet_findings_count", "Findings about keys and metadata, by severity; `modelfleet doctor` names them.", []string{"severity"}, nil)
 	for _, s := range api.Severities() {
 		send(findings, prometheus.GaugeValue, float64(count[s]), string(s))
+	}
+}
+
+// notice tells operators, whatever they ask for, of what runs out.
+func (s *server) notice(h http.Header) {
+	facts, err := s.Publisher.Standing()
+	if err != nil {
+		return // the metrics say so
+	}
+	if f, ok := health.Pressing(health.Findings(facts, s.Now())); ok {
+		h.Set(api.NoticeHeader, f.Subject+" "+f.What+"; "+f.Remedy)
 	}
 }

@@ -56,6 +56,21 @@ type Health struct {
 	Expiries []Expiry  `json:"expiries"` // of every role and certificate, soonest first
 }
 
+// NoticeHeader is on answers to operators while something of root, policy, a
+// publisher or the device CA runs out: one line for people.
+const NoticeHeader = "Modelfleet-Notice"
+
+// OnNotice has f told what the coordinator wants people to know, with each answer
+// that says so. Set it before the first call.
+func (c *Client) OnNotice(f func(text string)) { c.notice = f }
+
+// noticed passes on what an answer says besides.
+func (c *Client) noticed(h http.Header) {
+	if text := h.Get(NoticeHeader); text != "" && c.notice != nil {
+		c.notice(text)
+	}
+}
+
 // Health asks how the fleet's keys and metadata stand.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	var out Health

@@ -1,12 +1,14 @@
 package repository
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -71,4 +73,11 @@ func (r *Repository) signedStanding(s Standing) Standing {
 		s.Issued, _ = time.Parse(time.RFC3339, text) // zero when it does not say
 	}
 	return s
+}
+
+// Groups are those that a directive was signed for, sorted.
+func (r *Repository) Groups() []fleet.Group {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.current.directives))
 }

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/coordinator/cli/doctor"
+	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+)
+
+// doctorRun is `doctor`.
+type doctorRun struct {
+	*desk
+	dir     string
+	named   bool // somebody named the folder
+	offline bool
+}
+
+func (d *desk) doctorCommand() *cobra.Command {
+	o := &doctorRun{desk: d}
+	cmd := &cobra.Command{
+		Use: "doctor", Short: "Say what is wrong with a fleet, and what to do", Args: cobra.NoArgs,
+		Long: `Look at a fleet from this desk and say what is wrong and what to do about it: the
+context, the coordinator with its TLS key and clock, the bucket, the chain of trust
+from the pinned root to each group's pack as a member would verify it, what runs
+out, the key files in the fleet's folder, and members that need a look. It changes
+nothing.
+
+The exit code is 0 when nothing is bad, else that of the worst.`,
+		Example: `  modelfleet doctor --dir orchard
+  modelfleet doctor --dir orchard --offline   # folder and bucket alone, without a coordinator
+  modelfleet doctor -o json`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.named = cmd.Flags().Changed("dir") || d.env("MODELFLEET_DIR") != ""
+			return o.run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", d.folderDefault(), "the fleet's `folder`; $MODELFLEET_DIR")
+	f.BoolVar(&o.offline, "offline", false, "ask no coordinator")
+	return cmd
+}
+
+func (o *doctorRun) run(ctx context.Context) error {
+	opts := doctor.Options{Now: o.now, Version: o.version}
+	var first []doctor.Check
+	add := func(name string, state doctor.State, text string) {
+		first = append(first, doctor.Check{Name: name, State: state, Text: text})
+	}
+	if o.offline {
+		add("context", doctor.Skip, "no coordinator is asked, as --offline says")
+	} else if c, err := o.context(); err != nil {
+		first = append(first, doctor.Failed("context", err))
+	} else if opts.Client, err = c.Client(); err != nil {
+		first = append(first, doctor.Failed("context", err))
+	} else {
+		path, _ := o.contextFile()
+		add("context", doctor.OK, "fleet "+c.Fleet+" ("+path+")")
+		opts.URL, opts.Pinned = c.URL, c.Pin != ""
+	}
+	switch home, err := folder.Open(o.dir); {
+	case err == nil:
+		add("folder", doctor.OK, "fleet "+home.Name+" ("+o.dir+")")
+		opts.Home = &home
+	case fault.Is(err, fault.NotFound) && !o.named:
+		add("folder", doctor.Skip, "none here: bucket, chain, packs and key files are not looked at; name it with --dir")
+	default:
+		first = append(first, doctor.Failed("folder", err))
+	}
+	report := doctor.Report{}
+	for _, c := range first {
+		report.Add(c)
+	}
+	for _, c := range doctor.Examine(ctx, opts).Checks {
+		report.Add(c)
+	}
+	return o.print(report)
+}
+
+func (o *doctorRun) print(r doctor.Report) error {
+	if o.json() {
+		if err := o.JSON(r); err != nil {
+			return err
+		}
+	} else {
+		for _, c := range r.Checks {
+			o.Print("%-4s  %-18s  %s", c.State, console.Clean(c.Name), console.Clean(c.Text))
+			if c.Remedy != "" {
+				o.Print("      %-18s  -> %s", "", console.Clean(c.Remedy))
+			}
+		}
+	}
+	kind, bad := r.Worst()
+	switch {
+	case bad:
+		return fault.Newf(kind, "examine fleet", "", "%d of %d checks are bad", r.Bad, len(r.Checks)).WithHint("each says what to do; begin with the first")
+	case r.Warn > 0:
+		o.Say("nothing is bad; %d of %d checks should not stay so", r.Warn, len(r.Checks))
+	default:
+		o.Say("all %d checks are good", len(r.Checks))
+	}
+	return nil
+}

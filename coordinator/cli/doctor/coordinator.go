@@ -1,0 +1,137 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/health"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// coordinator asks whether there is one, the right one, and what it thinks of us.
+func (x *examination) coordinator(ctx context.Context) {
+	before := x.Now()
+	h, err := x.Client.Health(ctx)
+	after := x.Now()
+	switch {
+	case fault.Is(err, fault.Denied):
+		x.ok("coordinator", "%s answers", x.URL)
+		x.failed("token", err)
+		return
+	case fault.Is(err, fault.NotFound):
+		x.bad("coordinator", fault.NotFound, "bring coordinator and commands to the same version", "%s does not know this call: it is older than this program, or no coordinator", x.URL)
+		return
+	case err != nil:
+		x.failed("coordinator", err)
+		return
+	}
+	x.answers, x.health = true, h
+	pin := "its TLS key is the pinned one"
+	if !x.Pinned {
+		pin = "its certificate is that of an authority this machine trusts"
+	}
+	if h.Version != x.Version {
+		x.warn("coordinator", "bring coordinator and commands to the same version", "%s has version %s, this program %s; %s", x.URL, h.Version, x.Version, pin)
+	} else {
+		x.ok("coordinator", "%s, version %s; %s", x.URL, h.Version, pin)
+	}
+	x.ok("token", "the coordinator knows it")
+	x.clock(h.At.Sub(before.Add(after.Sub(before)/2)), after.Sub(before))
+}
+
+// clock compares two clocks, as far as a question and its answer can.
+func (x *examination) clock(skew, took time.Duration) {
+	if skew.Abs() <= took {
+		skew = 0
+	}
+	found := health.Findings(health.Facts{Skew: skew}, x.Now())
+	if len(found) == 0 {
+		x.ok("clock", "this machine's and the coordinator's agree, within %s", max(skew.Abs(), took).Round(time.Millisecond))
+		return
+	}
+	f := found[0]
+	if f.Severity == api.Bad {
+		x.bad("clock", fault.Invalid, f.Remedy, "this machine's %s", f.What)
+	} else {
+		x.warn("clock", f.Remedy, "this machine's %s", f.What)
+	}
+}
+
+// silent is how long a device may say nothing before a person should know.
+const silent = 10 * time.Minute
+
+// members asks who needs a look.
+func (x *examination) members(ctx context.Context) {
+	all, err := x.Client.Members(ctx, fleet.Selector{})
+	if err != nil {
+		x.failed("members", err)
+		return
+	}
+	groups := map[string][]string{}
+	live := 0
+	for _, m := range all {
+		if m.Revoked {
+			continue
+		}
+		live++
+		id := string(m.Facts.ID)
+		switch fresh := strings.ToLower(m.Freshness); {
+		case m.Facts.Kind == fleet.Device && x.Now().Sub(m.Seen) > silent:
+			groups["silent"] = append(groups["silent"], id)
+		case fresh == "untrusted" || fresh == "stale":
+			groups[fresh] = append(groups[fresh], id)
+		}
+	}
+	if n := groups["untrusted"]; len(n) > 0 {
+		x.bad("members", fault.Untrusted, "`modelfleet members describe MEMBER` says which rule refuses; `modelfleet-agent status` on the device says more", "%s refuse what they are given as not trusted: %s", count(len(n), "member"), names(n))
+	}
+	if n := groups["stale"]; len(n) > 0 {
+		x.warn("members", "do they reach the bucket or the coordinator? is the timestamp signed in time (above)?", "%s hold what they have, for their trust pack has expired: %s", count(len(n), "member"), names(n))
+	}
+	if n := groups["silent"]; len(n) > 0 {
+		x.warn("members", "are they switched on, and do they reach the coordinator? `modelfleet members explain MEMBER`", "%s said nothing for %s: %s", count(len(n), "device"), silent, names(n))
+	}
+	if len(groups) == 0 {
+		x.ok("members", "%s, none stale, untrusted or silent", count(live, "member"))
+	}
+}
+
+// releases asks whether members run what was taken back.
+func (x *examination) releases(ctx context.Context) {
+	all, err := x.Client.Releases(ctx)
+	if err != nil {
+		x.failed("releases", err)
+		return
+	}
+	good := true
+	for _, r := range all {
+		if r.Revoked && r.Members > 0 {
+			good = false
+			x.bad("releases", fault.Conflict, "they leave it when a trust pack reaches them: `modelfleet members list` says who they are", "%s is revoked and %s run it still", r.Release.Ref(), count(r.Members, "member"))
+		}
+	}
+	if good {
+		x.ok("releases", "%d admitted, none that was taken back is run by anybody", len(all))
+	}
+}
+
+// count is "1 member", "3 members".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// names is the first few of many.
+func names(all []string) string {
+	const few = 5
+	if len(all) <= few {
+		return strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:few], ", "), len(all)-few)
+}
