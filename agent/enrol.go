@@ -17,7 +17,7 @@ import (
 func (o *Options) member(ctx context.Context) (*identity.Member, identity.Enrolment, error) {
 	m, err := identity.Load(ctx, identity.Options{Dir: o.identityDir()})
 	if err == nil {
-		if m.Expired(time.Now()) && o.Token != "" {
+		if m.Expired(time.Now()) && o.tokenGood() {
 			return o.again(ctx, m)
 		}
 		if have := m.Identity().Facts.Labels; len(o.Labels) > 0 && !covers(have, o.Labels) {
@@ -42,8 +42,15 @@ func (o *Options) member(ctx context.Context) (*identity.Member, identity.Enrolm
 	return m, first, err
 }
 
+// tokenGood reports whether there is a join token that may still be of use.
+func (o *Options) tokenGood() bool {
+	tok, err := trust.ParseJoinToken(o.Token)
+	return err == nil && time.Now().Before(tok.Expires)
+}
+
 // again enrols a device whose certificate expired while it was away, with the
-// same key. When that does not go well at once the device serves what it has.
+// same key, where there is a token for it. When that does not go well at once the
+// device serves what it has, and comes back by its key.
 func (o *Options) again(ctx context.Context, old *identity.Member) (*identity.Member, identity.Enrolment, error) {
 	facts := old.Identity().Facts
 	labels := o.Labels
@@ -67,7 +74,7 @@ func (o *Options) enrol(ctx context.Context, id fleet.MemberID, labels fleet.Lab
 		return nil, identity.Enrolment{}, err
 	}
 	return uplink.Enrol(ctx, identity.Options{Dir: o.identityDir(), Token: tok},
-		identity.Newcomer{ID: id, Kind: fleet.Device, Labels: labels, Agent: o.Version})
+		identity.Newcomer{ID: id, Kind: fleet.Device, Labels: labels, Agent: o.Version}, o.Logger)
 }
 
 // hostID is a member id made from the host's name.

@@ -3,9 +3,12 @@ package uplink
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -27,6 +30,11 @@ type Options struct {
 	Idle func() bool
 	// OnRenew is told of each renewal.
 	OnRenew func(identity.Identity)
+	// Now is how late it is as far as the device can know; default time.Now.
+	Now func() time.Time
+	// Listed is the device CAs of the newest trust pack; nil: none is known. When they
+	// change, a member of an older one renews before its time.
+	Listed func() []*x509.Certificate
 	// GossipAddr is where the cell can reach this member; "" when it cannot.
 	GossipAddr func() string
 	Logger     *slog.Logger
@@ -34,23 +42,43 @@ type Options struct {
 
 // Uplink speaks to the coordinator as an enrolled member. Make it with [New]; it
 // is safe for concurrent use.
-type Uplink struct{ o Options }
+type Uplink struct {
+	o      Options
+	doubts chan struct{} // what a renewal goes by has changed; of capacity 1
+	doubt  atomic.Bool   // the coordinator does not believe the certificate
+}
 
 // New returns an uplink; it connects when something is asked of it.
 func New(o Options) *Uplink {
 	if o.Poll <= 0 {
 		o.Poll = 50 * time.Second
 	}
-	return &Uplink{o: o}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Listed == nil {
+		o.Listed = func() []*x509.Certificate { return nil }
+	}
+	return &Uplink{o: o, doubts: make(chan struct{}, 1)}
 }
 
 // Enrol enrols a device. It tries until ctx ends as long as the trouble is the
-// network's; a token that is refused, or a coordinator that is not the token's,
-// is an error at once.
-func Enrol(ctx context.Context, o identity.Options, n identity.Newcomer) (*identity.Member, identity.Enrolment, error) {
+// network's, or an operator has yet to approve the device; a token that is refused,
+// or a coordinator that is not the token's, is an error at once.
+func Enrol(ctx context.Context, o identity.Options, n identity.Newcomer, log *slog.Logger) (*identity.Member, identity.Enrolment, error) {
 	for try := 1; ; try++ {
 		m, first, err := identity.Enrol(ctx, o, n)
-		if err == nil || !fault.KindOf(err).Retry() || !pause(ctx, backoff(try)) {
+		if err == nil || !fault.KindOf(err).Retry() {
+			return m, first, err
+		}
+		wait := backoff(try, time.Minute)
+		if w, ok := errors.AsType[*identity.Waiting](err); ok {
+			wait += min(w.After, time.Minute)
+		}
+		if try == 1 && log != nil {
+			log.Warn("not enrolled yet", "device", n.ID, "err", err, "hint", fault.Hint(err))
+		}
+		if !pause(ctx, wait) {
 			return m, first, err
 		}
 	}
@@ -68,13 +96,31 @@ func (u *Uplink) Run(ctx context.Context) {
 // SendRows hands a batch of signed rows to the coordinator.
 func (u *Uplink) SendRows(ctx context.Context, batch []byte) (api.RowsReply, error) {
 	cell := cmp.Or(u.o.Member.Identity().Cell.ID, "-")
-	return u.o.Member.Client().SendRows(ctx, cell, batch, u.gossipAddr())
+	r, err := u.o.Member.Client().SendRows(ctx, cell, batch, u.gossipAddr())
+	return r, u.judged(err)
+}
+
+// judged notes when the coordinator does not believe the certificate: it is to be
+// renewed at once, or come back for, whatever the clock here says.
+func (u *Uplink) judged(err error) error {
+	if fault.Is(err, fault.Untrusted) && u.doubt.CompareAndSwap(false, true) {
+		u.reconsider()
+	}
+	return err
+}
+
+// reconsider has the renewal look again at what it goes by.
+func (u *Uplink) reconsider() {
+	select {
+	case u.doubts <- struct{}{}:
+	default:
+	}
 }
 
 // Presign asks for URLs to objects in the bucket.
 func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Time, error) {
 	r, err := u.o.Member.Client().Presign(ctx, keys)
-	return r.URLs, r.Expires, err
+	return r.URLs, r.Expires, u.judged(err)
 }
 
 // packLoop waits for packs. It asks with what it was given last, so that the
@@ -92,6 +138,7 @@ func (u *Uplink) packLoop(ctx context.Context) {
 				// one is waited for. The refusal was reported by who refused it.
 				etag, err = r.ETag, nil
 			}
+			u.reconsider() // it may list another device CA
 		}
 		if err == nil {
 			if failed > 0 {
@@ -103,7 +150,7 @@ func (u *Uplink) packLoop(ctx context.Context) {
 		if failed++; failed == 1 && ctx.Err() == nil {
 			u.o.Logger.Warn("coordinator cannot be asked for packs", "err", err, "kind", fault.KindOf(err).String())
 		}
-		pause(ctx, backoff(failed))
+		pause(ctx, backoff(failed, time.Minute))
 	}
 }
 
@@ -118,31 +165,6 @@ func (u *Uplink) idle(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// renewLoop gets a new certificate at two thirds of the life of each.
-func (u *Uplink) renewLoop(ctx context.Context) {
-	for failed := 0; ; {
-		wait := time.Until(u.o.Member.RenewAt())
-		if failed > 0 {
-			wait = backoff(failed + 4) // there is a third of its life left: no hurry
-		}
-		if !pause(ctx, max(wait, 0)) {
-			return
-		}
-		if err := u.o.Member.Renew(ctx, u.gossipAddr()); err != nil {
-			if failed++; failed == 1 && ctx.Err() == nil {
-				u.o.Logger.Warn("certificate was not renewed", "err", err, "kind", fault.KindOf(err).String())
-			}
-			continue
-		}
-		failed = 0
-		id := u.o.Member.Identity()
-		u.o.Logger.Info("certificate renewed", "generation", id.Generation)
-		if u.o.OnRenew != nil {
-			u.o.OnRenew(id)
-		}
-	}
-}
-
 func (u *Uplink) gossipAddr() string {
 	if u.o.GossipAddr == nil {
 		return ""
@@ -151,9 +173,9 @@ func (u *Uplink) gossipAddr() string {
 }
 
 // backoff is the pause after the n-th failure in a row: uniform up to a bound
-// that doubles from half a second to a minute.
-func backoff(n int) time.Duration {
-	return rand.N(min(time.Minute, 500*time.Millisecond<<min(n, 10)))
+// that doubles from half a second to most.
+func backoff(n int, most time.Duration) time.Duration {
+	return rand.N(min(most, 500*time.Millisecond<<min(n, 20)))
 }
 
 // pause waits, and reports whether ctx outlived it.

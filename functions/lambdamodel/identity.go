@@ -28,6 +28,10 @@ func identify(ctx context.Context, o Options, tok trust.JoinToken) (*identity.Me
 	var salt [6]byte
 	rand.Read(salt[:]) // never fails
 	name := memberName(os.Getenv("AWS_LAMBDA_FUNCTION_NAME")) + "-" + hex.EncodeToString(salt[:])
-	me, first, err := identity.Enrol(ctx, at, identity.Newcomer{ID: fleet.MemberID(name), Kind: fleet.Function, Labels: o.Labels, Agent: o.Version})
+	n := identity.Newcomer{ID: fleet.MemberID(name), Kind: fleet.Function, Labels: o.Labels, Agent: o.Version}
+	if c, ok := identity.CredentialsFrom(os.Getenv); ok { // the token may be for the function's role only
+		n.Role = &c
+	}
+	me, first, err := identity.Enrol(ctx, at, n)
 	return me, first.Trust, err
 }

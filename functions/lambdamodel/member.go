@@ -2,6 +2,7 @@ package lambdamodel
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -217,14 +218,20 @@ func (m *member) refresh(ctx context.Context) error {
 
 // pull fetches the trust pack and judges it.
 func (m *member) pull(ctx context.Context) error {
-	if time.Now().After(m.me.RenewAt()) {
-		if err := m.me.Renew(ctx, ""); err != nil {
+	m.mu.Lock()
+	etag := m.etag
+	var listed []*x509.Certificate
+	if m.trusted != nil {
+		listed = m.trusted.DeviceCA
+	}
+	m.mu.Unlock()
+	now := time.Now()
+	at, outdated := m.me.Outdated(listed, now)
+	if now.After(m.me.RenewAt()) || outdated && !at.After(now) {
+		if _, err := m.me.Renew(ctx, identity.Renewal{Listed: listed}); err != nil {
 			m.o.Logger.Warn("certificate was not renewed", "err", err)
 		}
 	}
-	m.mu.Lock()
-	etag := m.etag
-	m.mu.Unlock()
 	r, err := m.me.Client().Pack(ctx, m.me.Identity().Facts.Group, etag, 0)
 	if err != nil || r.NotModified {
 		return err

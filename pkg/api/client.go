@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ type Options struct {
 	// in hex. Set, it is the only thing the server is judged by; empty, the
 	// system's certificate authorities are.
 	Pin string
+
+	// Pins are further ones that will do: of a key that is about to replace it.
+	Pins []string
 
 	// Token is an operator's bearer token, or a function's. Empty: none is sent.
 	Token string
@@ -62,6 +66,7 @@ type Client struct {
 	base     string
 	token    string
 	attempts int
+	notice   func(text string)
 	http     *http.Client
 }
 
@@ -104,15 +109,19 @@ func NewClient(o Options) (*Client, error) {
 func tlsConfig(o Options) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS13}
 	if o.Pin != "" {
-		want, err := hex.DecodeString(o.Pin)
-		if err != nil || len(want) != sha256.Size {
-			return nil, fault.Newf(fault.Invalid, "read TLS pin", o.Pin, "want 64 hex digits")
+		var want [][]byte
+		for _, pin := range append([]string{o.Pin}, o.Pins...) {
+			b, err := hex.DecodeString(pin)
+			if err != nil || len(b) != sha256.Size {
+				return nil, fault.Newf(fault.Invalid, "read TLS pin", pin, "want 64 hex digits")
+			}
+			want = append(want, b)
 		}
 		conf.InsecureSkipVerify = true // VerifyConnection below decides, also on resumption
 		conf.VerifyConnection = func(cs tls.ConnectionState) error {
 			got := sha256.Sum256(cs.PeerCertificates[0].RawSubjectPublicKeyInfo)
-			if !bytes.Equal(got[:], want) {
-				return fault.Newf(fault.Untrusted, "verify coordinator", cs.ServerName, "its TLS key is %x..., the pin says %x...", got[:6], want[:6]).
+			if !slices.ContainsFunc(want, func(pin []byte) bool { return bytes.Equal(got[:], pin) }) {
+				return fault.Newf(fault.Untrusted, "verify coordinator", cs.ServerName, "its TLS key is %x..., the pin says %x...", got[:6], want[0][:6]).
 					WithHint("the coordinator was set up anew, or something stands between: compare with its log line \"serving\"")
 			}
 			return nil
@@ -214,6 +223,7 @@ func (c *Client) once(ctx context.Context, k call, read func(*http.Response) err
 		return 0, classify(err, k)
 	}
 	defer resp.Body.Close()
+	c.noticed(resp.Header)
 	if resp.StatusCode/100 != 2 && resp.StatusCode != http.StatusNotModified {
 		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
 			after = min(time.Duration(s)*time.Second, backoffCap)

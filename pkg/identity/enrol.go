@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"runtime"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -21,6 +22,8 @@ type Newcomer struct {
 	Kind   fleet.Kind
 	Labels fleet.Labels
 	Agent  string // version
+	// Role, where there is one, proves the AWS role that a function runs as.
+	Role *Credentials
 }
 
 // Enrolment is what enrolling gave besides the identity.
@@ -31,7 +34,9 @@ type Enrolment struct {
 
 // Enrol asks for an identity, once, and keeps it. A key that is there already is
 // used: after a crash, or when the certificate has expired, the same member may
-// enrol again. A coordinator that is not the token's is Untrusted.
+// enrol again. A coordinator that is not the token's is Untrusted. Where an operator
+// has to approve the member first the error is a [*Waiting], which is Transient:
+// the same call, made again later, has the answer.
 func Enrol(ctx context.Context, o Options, n Newcomer) (*Member, Enrolment, error) {
 	if err := cas.MkdirAll(o.Dir); err != nil {
 		return nil, Enrolment{}, err
@@ -49,6 +54,9 @@ func Enrol(ctx context.Context, o Options, n Newcomer) (*Member, Enrolment, erro
 	if err != nil {
 		return nil, Enrolment{}, err
 	}
+	if r.Pending != nil {
+		return nil, Enrolment{}, waiting(n.ID, *r.Pending, key)
+	}
 	st, err := trust.NewState(r.Root, o.Token.Root)
 	if err != nil {
 		return nil, Enrolment{}, err
@@ -59,6 +67,7 @@ func Enrol(ctx context.Context, o Options, n Newcomer) (*Member, Enrolment, erro
 	}
 	id.Facts, id.Root, id.Cell = r.Facts, r.Root, r.Cell
 	id.Certificate, id.Issuer, id.Generation = r.Certificate, r.DeviceCA, max(r.Generation, 1)
+	id.learn(r.Pins)
 	cert, err := id.judge(key.ECDSA())
 	if err != nil {
 		return nil, Enrolment{}, err
@@ -77,15 +86,50 @@ func ask(ctx context.Context, id Identity, key *signer.Signer, tok trust.JoinTok
 	if err != nil {
 		return api.EnrolReply{}, err
 	}
+	req := api.EnrolRequest{
+		TokenID: tok.ID, Secret: tok.SecretText(), Member: n.ID, Kind: n.Kind, Labels: n.Labels,
+		CSR: csr, Agent: n.Agent, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if n.Kind == fleet.Device {
+		req.Hardware = Hardware(tok.Root)
+	}
+	if n.Role != nil {
+		name, err := Fingerprint(key.ECDSA())
+		if err != nil {
+			return api.EnrolReply{}, err
+		}
+		req.IAM = new(n.Role.Prove(tok.Root.String(), name, time.Now()))
+	}
 	client, err := api.NewClient(api.Options{URL: id.URL, Pin: id.Pin})
 	if err != nil {
 		return api.EnrolReply{}, err
 	}
 	defer client.Close()
-	return client.Enrol(ctx, api.EnrolRequest{
-		TokenID: tok.ID, Secret: tok.SecretText(), Member: n.ID, Kind: n.Kind, Labels: n.Labels,
-		CSR: csr, Agent: n.Agent, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-	})
+	return client.Enrol(ctx, req)
+}
+
+// Waiting is the error of a member that an operator has to approve.
+type Waiting struct {
+	Member      fleet.MemberID
+	Fingerprint string        // of the key that was made here
+	After       time.Duration // when to ask again
+}
+
+// Error says what to do.
+func (w *Waiting) Error() string {
+	return "an operator has to approve it; its key is " + w.Fingerprint
+}
+
+// waiting is the error for what the coordinator said. It names the key that is
+// here, whatever fingerprint the coordinator saw: they have to be compared.
+func waiting(id fleet.MemberID, p api.Pending, key *signer.Signer) error {
+	name, err := Fingerprint(key.ECDSA())
+	if err != nil {
+		return err
+	}
+	w := &Waiting{Member: id, Fingerprint: name, After: p.After.D()}
+	return fault.New(fault.Transient, "enrol", string(id), w).
+		WithHint("compare the key, then: modelfleet members approve %s", id)
 }
 
 // request is a PKCS#10 request by key.

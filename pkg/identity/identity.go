@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -22,15 +23,17 @@ import (
 
 // Identity is who a member is, as its enrolment and its newest renewal said.
 type Identity struct {
-	URL         string       `json:"url"`           // of the coordinator
-	Pin         string       `json:"pin,omitempty"` // of its TLS key, in hex; empty: judged by the system's CAs
+	URL         string       `json:"url"`            // of the coordinator
+	Pin         string       `json:"pin,omitempty"`  // of its TLS key, in hex; empty: judged by the system's CAs
+	Pins        []string     `json:"pins,omitempty"` // of keys that may replace it, as it said
 	Fleet       string       `json:"fleet"`
 	Facts       fleet.Facts  `json:"facts"`
-	RootPin     fleet.Digest `json:"rootPin"`     // from the join token
-	Root        []byte       `json:"root"`        // root.json, with that digest
-	Certificate []byte       `json:"certificate"` // DER
-	Issuer      []byte       `json:"issuer"`      // DER of the device CA
-	Generation  uint64       `json:"generation"`  // of Certificate
+	RootPin     fleet.Digest `json:"rootPin"`         // from the join token
+	Root        []byte       `json:"root"`            // root.json, with that digest
+	Certificate []byte       `json:"certificate"`     // DER
+	Issuer      []byte       `json:"issuer"`          // DER of the device CA
+	Generation  uint64       `json:"generation"`      // of Certificate
+	Sought      fleet.Digest `json:"sought,omitzero"` // SHA-256 of the newest device CA known when it was last renewed
 	Cell        api.Cell     `json:"cell"`
 }
 
@@ -47,12 +50,30 @@ func (o Options) keyPath() string { return filepath.Join(o.Dir, "key.pem") }
 
 func (o Options) path() string { return filepath.Join(o.Dir, "identity.json") }
 
-// aim has the identity speak to the token's coordinator.
+// aim has the identity speak to the token's coordinator. Pins that it learnt stay: a
+// token that has lain about may know an older one.
 func (id *Identity) aim(t trust.JoinToken) {
-	id.URL, id.Pin, id.RootPin = t.URL, "", t.Root
-	if !t.TLS.IsZero() {
-		id.Pin = hex.EncodeToString(t.TLS[:])
+	id.URL, id.RootPin = t.URL, t.Root
+	if t.TLS.IsZero() {
+		id.Pin, id.Pins = "", nil
+		return
 	}
+	if pin := hex.EncodeToString(t.TLS[:]); pin != id.Pin {
+		if id.Pin != "" {
+			id.Pins = append(id.Pins, id.Pin)
+		}
+		id.Pin = pin
+	}
+}
+
+// learn takes over the pins that a coordinator told over a connection that one of
+// them secured. None leaves those that are there, and an identity that judges by
+// the system's CAs goes on doing so.
+func (id *Identity) learn(pins []string) {
+	if id.Pin == "" || len(pins) == 0 {
+		return
+	}
+	id.Pin, id.Pins = pins[0], slices.Clone(pins[1:])
 }
 
 // Load takes up a kept identity. It is NotFound when there is none, and Invalid
