@@ -21,6 +21,11 @@ build: ## the three binaries, into bin/
 	@mkdir -p bin
 	@for b in $(BINS); do $(BUILD) -o bin/ ./$$b || exit 1; done
 
+.PHONY: keyless
+keyless: ## the operator's command and the coordinator with Sigstore's keyless signing (12 MB more), into bin/keyless/
+	@mkdir -p bin/keyless
+	@for b in coordinator/cmd/modelfleet-coordinator coordinator/cmd/modelfleet; do $(BUILD) -tags keyless -o bin/keyless/ ./$$b || exit 1; done
+
 .PHONY: test
 test: ## every test: unit, property, fuzz seeds, synctest, end to end
 	$(GO) test -timeout 20m ./...
