@@ -7,6 +7,8 @@
 // with each renewal: two holders of one identity cannot both renew without one
 // of them showing a stale generation. The CA's certificate is a target of the
 // fleet's TUF policy, so that members judge each other by the root they pinned.
+// The policy may list several: certificates of each are believed, and the newest
+// whose key is here issues. So a CA is replaced without a member being cut off.
 //
 // The package keeps nothing; who is enrolled, locked or revoked is inventory's.
 package ca
@@ -22,6 +24,8 @@ import (
 	"errors"
 	"math/big"
 	"net/url"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -44,40 +48,84 @@ const (
 
 // Identity is who a certificate names.
 type Identity struct {
-	Kind       fleet.Kind
-	ID         fleet.MemberID
-	Generation uint64
+	Kind        fleet.Kind
+	ID          fleet.MemberID
+	Generation  uint64
+	Certificate fleet.Digest // SHA-256 of the certificate
 }
 
-// CA issues certificates. It is safe for concurrent use.
+// Authorities are the device CAs that the policy lists, in its order, and the keys
+// that the coordinator has of them. A certificate without its key is one to be
+// believed, not one to issue with.
+type Authorities struct {
+	Certificates []*x509.Certificate
+	Keys         []crypto.Signer
+}
+
+// CA issues and judges certificates. It is safe for concurrent use.
 type CA struct {
 	fleet string
-	key   crypto.Signer
-	cert  *x509.Certificate
-	pool  *x509.CertPool
+	now   atomic.Pointer[authorities]
 }
 
-// New returns the CA of a fleet. cert must be that of key.
-func New(fleetName string, key crypto.Signer, cert *x509.Certificate) (*CA, error) {
-	const op = "open device CA"
-	pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	switch {
-	case !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
-		return nil, fault.Newf(fault.Invalid, op, cert.Subject.String(), "the certificate may not issue others")
-	case !ok || !pub.Equal(key.Public()):
-		return nil, fault.Newf(fault.Invalid, op, cert.Subject.String(), "the key is not the certificate's").
-			WithHint("device-ca.pem and device-ca.crt must come from the same `modelfleet init`")
+// authorities is [Authorities], looked through.
+type authorities struct {
+	certs   []*x509.Certificate // newest first
+	pool    *x509.CertPool
+	issuer  *x509.Certificate // nil: there is no key of any
+	key     crypto.Signer
+	listing []Authority
+}
+
+// Authority is one device CA, as people see it.
+type Authority struct {
+	Fingerprint fleet.Digest // SHA-256 of its certificate
+	Expires     time.Time
+	Issues      bool // new certificates come from it
+}
+
+// New returns the CA of a fleet.
+func New(fleetName string, a Authorities) (*CA, error) {
+	c := &CA{fleet: fleetName}
+	return c, c.Replace(a)
+}
+
+// Replace takes over what the policy lists now. Certificates that it does not list
+// any more are refused from here on, also on connections that are open.
+func (c *CA) Replace(a Authorities) error {
+	next := &authorities{pool: x509.NewCertPool(), certs: slices.Clone(a.Certificates)}
+	slices.Reverse(next.certs) // of two that are equally old the one listed later counts as newer
+	slices.SortStableFunc(next.certs, func(x, y *x509.Certificate) int { return y.NotBefore.Compare(x.NotBefore) })
+	for _, cert := range next.certs {
+		pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
+		if !ok || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+			return fault.Newf(fault.Invalid, "open device CA", cert.Subject.String(), "the certificate may not issue others, or its key is not ECDSA").
+				WithHint("put one into the policy that `modelfleet init` or `modelfleet key rotate device-ca` made")
+		}
+		next.pool.AddCert(cert)
+		for _, key := range a.Keys {
+			if next.issuer == nil && pub.Equal(key.Public()) {
+				next.issuer, next.key = cert, key
+			}
+		}
 	}
-	c := &CA{fleet: fleetName, key: key, cert: cert, pool: x509.NewCertPool()}
-	c.pool.AddCert(cert)
-	return c, nil
+	for _, cert := range next.certs {
+		next.listing = append(next.listing, Authority{Fingerprint: fleet.DigestOf(cert.Raw), Expires: cert.NotAfter, Issues: cert == next.issuer})
+	}
+	c.now.Store(next)
+	return nil
 }
 
-// Certificate is the CA's own, in DER.
-func (c *CA) Certificate() []byte { return c.cert.Raw }
+// Authorities lists the device CAs, newest first.
+func (c *CA) Authorities() []Authority { return c.now.Load().listing }
 
-// Pool is what the CA's certificates are verified against.
-func (c *CA) Pool() *x509.CertPool { return c.pool }
+// Certificate is that of the CA which issues, in DER; nil when there is none.
+func (c *CA) Certificate() []byte {
+	if issuer := c.now.Load().issuer; issuer != nil {
+		return issuer.Raw
+	}
+	return nil
+}
 
 // CheckCSR reads a signing request and returns its key. Nothing else of it is
 // used: names come from the inventory, never from the asker.
@@ -100,21 +148,34 @@ func (c *CA) CheckCSR(der []byte) (*ecdsa.PublicKey, error) {
 	return pub, nil
 }
 
+// Issued is a fresh certificate.
+type Issued struct {
+	DER     []byte
+	Issuer  []byte // DER of the CA's
+	Expires time.Time
+}
+
 // Issue makes a certificate for pub that is valid from now for [Lifetime], but
-// never longer than the CA's own.
-func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (der []byte, expires time.Time, err error) {
+// never longer than the CA's own. When there is nothing to issue with, which an
+// operator has to mend, the error is Exhausted: members try again later.
+func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (out Issued, err error) {
 	const op = "issue certificate"
-	if now.After(c.cert.NotAfter) {
-		return nil, expires, fault.Newf(fault.Untrusted, op, string(id.ID), "the device CA expired at %s", c.cert.NotAfter.UTC().Format(time.RFC3339)).
-			WithHint("sign a new device CA into the policy")
+	a := c.now.Load()
+	if a.issuer == nil {
+		return out, fault.Newf(fault.Exhausted, op, string(id.ID), "the coordinator has the key of none of the %d device CAs that the policy lists", len(a.certs)).
+			WithHint("put the key into keys/ of the fleet's folder, as device-ca*.pem")
+	}
+	if now.After(a.issuer.NotAfter) {
+		return out, fault.Newf(fault.Exhausted, op, string(id.ID), "the device CA expired at %s", a.issuer.NotAfter.UTC().Format(time.RFC3339)).
+			WithHint("sign a new device CA into the policy: modelfleet key rotate device-ca")
 	}
 	serial, err := serialOf(id.Generation)
 	if err != nil {
-		return nil, expires, fault.New(fault.Internal, op, string(id.ID), err)
+		return out, fault.New(fault.Internal, op, string(id.ID), err)
 	}
-	expires = now.Add(Lifetime).UTC().Truncate(time.Second)
-	if expires.After(c.cert.NotAfter) {
-		expires = c.cert.NotAfter
+	expires := now.Add(Lifetime).UTC().Truncate(time.Second)
+	if expires.After(a.issuer.NotAfter) {
+		expires = a.issuer.NotAfter
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
@@ -125,11 +186,11 @@ func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (der []byte
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
-	der, err = x509.CreateCertificate(rand.Reader, template, c.cert, pub, c.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.issuer, pub, a.key)
 	if err != nil {
-		return nil, expires, fault.New(fault.Internal, op, string(id.ID), err)
+		return out, fault.New(fault.Internal, op, string(id.ID), err)
 	}
-	return der, expires, nil
+	return Issued{der, a.issuer.Raw, expires}, nil
 }
 
 // serialOf is a serial number with the generation in its upper half and chance
@@ -147,14 +208,35 @@ func (c *CA) uri(id Identity) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: c.fleet, Path: "/" + string(id.Kind) + "/" + string(id.ID)}
 }
 
-// Identify reads who a certificate names. It must have been verified against
-// [CA.Pool]; the TLS listener does that.
-func (c *CA) Identify(cert *x509.Certificate) (Identity, error) {
+// Verify checks that one of the CAs issued a certificate and that it is valid at
+// now for a P-256 key, and says whom it names. Untrusted means that the holder has
+// to come back by its key, if that is known: see docs/formats/http.md, comeback.
+func (c *CA) Verify(der []byte, now time.Time) (Identity, *ecdsa.PublicKey, error) {
+	const op = "verify certificate"
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return Identity{}, nil, fault.New(fault.Untrusted, op, "", err)
+	}
+	_, err = cert.Verify(x509.VerifyOptions{Roots: c.now.Load().pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return Identity{}, nil, fault.New(fault.Untrusted, op, cert.Subject.CommonName, err).
+			WithHint("a member that the coordinator knows comes back by its key: POST /v1/comeback; an agent does so by itself")
+	}
+	pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return Identity{}, nil, fault.Newf(fault.Untrusted, op, cert.Subject.CommonName, "its key is not ECDSA on P-256")
+	}
+	id, err := c.identify(cert)
+	return id, pub, err
+}
+
+// identify reads whom a certificate names.
+func (c *CA) identify(cert *x509.Certificate) (Identity, error) {
 	const op = "read identity"
 	if len(cert.URIs) != 1 {
 		return Identity{}, fault.Newf(fault.Untrusted, op, cert.Subject.CommonName, "the certificate has %d URIs, want one", len(cert.URIs))
 	}
-	id := Identity{Kind: Coordinator}
+	id := Identity{Kind: Coordinator, Certificate: fleet.DigestOf(cert.Raw)}
 	u := cert.URIs[0]
 	var rest string
 	for _, kind := range []fleet.Kind{fleet.Device, fleet.Function, Coordinator} {

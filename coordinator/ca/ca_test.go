@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -34,7 +35,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 func authority(t testing.TB, fleetName string) (*ca.CA, *signer.Signer) {
 	key := must(signer.Ephemeral())(t)
 	cert := must(ca.SelfSign(fleetName, key, 365*24*time.Hour, now))(t)
-	return must(ca.New(fleetName, key, cert))(t), key
+	return must(ca.New(fleetName, ca.Authorities{Certificates: []*x509.Certificate{cert}, Keys: []crypto.Signer{key}}))(t), key
 }
 
 func request(t testing.TB, key crypto.Signer) []byte {
@@ -50,11 +51,10 @@ func TestAnIdentityIsReadBackAsItWasIssued(t *testing.T) {
 		{Kind: fleet.Function, ID: "fn.2", Generation: 1 << 40},
 		{Kind: ca.Coordinator, ID: "coordinator", Generation: 7},
 	} {
-		der, expires, err := c.Issue(want, pub, now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := expires.Sub(now); got != ca.Lifetime {
+		issued := must(c.Issue(want, pub, now))(t)
+		der := issued.DER
+		want.Certificate = fleet.DigestOf(der)
+		if got := issued.Expires.Sub(now); got != ca.Lifetime {
 			t.Errorf("valid for %s, want %s", got, ca.Lifetime)
 		}
 		got, gotKey, err := c.Verify(der, now)
@@ -71,11 +71,8 @@ func TestOnlyItsOwnCertificatesAreTaken(t *testing.T) {
 	c, caKey := authority(t, "plant")
 	other, _ := authority(t, "plant")
 	key := must(signer.Ephemeral())(t)
-	der, _, err := other.Issue(ca.Identity{Kind: fleet.Device, ID: "x"}, key.ECDSA(), now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := c.Verify(der, now); !fault.Is(err, fault.Untrusted) {
+	strange := must(other.Issue(ca.Identity{Kind: fleet.Device, ID: "x"}, key.ECDSA(), now))(t)
+	if _, _, err := c.Verify(strange.DER, now); !fault.Is(err, fault.Untrusted) {
 		t.Errorf("another CA's: %v, want Untrusted", err)
 	}
 	parent := must(x509.ParseCertificate(c.Certificate()))(t)
@@ -110,11 +107,48 @@ func TestRequestsAreJudgedByTheirKey(t *testing.T) {
 	}
 }
 
-func TestAKeyAndCertificateThatDoNotBelongTogetherAreRefused(t *testing.T) {
-	key := must(signer.Ephemeral())(t)
-	cert := must(ca.SelfSign("plant", must(signer.Ephemeral())(t), time.Hour, now))(t)
-	if _, err := ca.New("plant", key, cert); !fault.Is(err, fault.Invalid) || fault.Hint(err) == "" {
-		t.Errorf("got %v, want Invalid with a hint", err)
+// A rotation: the new CA issues as soon as its key is here, the old one is believed
+// until the policy drops it, and from then on not a moment longer.
+func TestACAIsReplacedWithoutAGap(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	oldKey, newKey := must(signer.Ephemeral())(t), must(signer.Ephemeral())(t)
+	old, young := must(ca.SelfSign("plant", oldKey, year, now))(t), must(ca.SelfSign("plant", newKey, year, now.Add(time.Minute)))(t)
+	pub := must(signer.Ephemeral())(t).ECDSA()
+	c := must(ca.New("plant", ca.Authorities{Certificates: []*x509.Certificate{old}, Keys: []crypto.Signer{oldKey}}))(t)
+	issue := func() ca.Issued {
+		return must(c.Issue(ca.Identity{Kind: fleet.Device, ID: "x"}, pub, now.Add(time.Hour)))(t)
+	}
+	good := func(der []byte) bool { _, _, err := c.Verify(der, now.Add(time.Hour)); return err == nil }
+	replace := func(keys []crypto.Signer, certs ...*x509.Certificate) {
+		t.Helper()
+		if err := c.Replace(ca.Authorities{Certificates: certs, Keys: keys}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := issue()
+	replace([]crypto.Signer{oldKey}, old, young) // the policy was faster than the key
+	if got := issue(); !bytes.Equal(got.Issuer, old.Raw) {
+		t.Error("issued by a CA whose key is not here")
+	}
+	replace([]crypto.Signer{oldKey, newKey}, young, old) // in whatever order
+	second := issue()
+	if !bytes.Equal(second.Issuer, young.Raw) || !good(first.DER) || !good(second.DER) {
+		t.Error("while both are listed the new one issues and both are good")
+	}
+	if l := c.Authorities(); len(l) != 2 || !l[0].Issues || l[0].Fingerprint != fleet.DigestOf(young.Raw) || l[1].Issues {
+		t.Errorf("listed %+v", l)
+	}
+	replace([]crypto.Signer{oldKey, newKey}, young)
+	if good(first.DER) || !good(second.DER) {
+		t.Error("of the one that was removed nothing is good any more")
+	}
+	replace(nil, young)
+	if _, err := c.Issue(ca.Identity{Kind: fleet.Device, ID: "x"}, pub, now); !fault.Is(err, fault.Exhausted) || fault.Hint(err) == "" {
+		t.Errorf("without a key: %v, want Exhausted with a hint", err)
+	}
+	leaf := must(x509.ParseCertificate(first.DER))(t)
+	if err := c.Replace(ca.Authorities{Certificates: []*x509.Certificate{leaf}}); !fault.Is(err, fault.Invalid) || !good(second.DER) {
+		t.Errorf("a policy that lists no CA: %v, want Invalid and what was there", err)
 	}
 }
 

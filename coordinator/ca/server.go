@@ -1,7 +1,7 @@
 package ca
 
 import (
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -53,8 +53,8 @@ func ServerCertificate(key *signer.Signer, hosts []string, now time.Time) (tls.C
 }
 
 // SelfSign makes a CA certificate for a fleet's devices on key, as `modelfleet
-// init` does.
-func SelfSign(fleetName string, key *signer.Signer, validFor time.Duration, now time.Time) (*x509.Certificate, error) {
+// init` and `modelfleet key rotate device-ca` do.
+func SelfSign(fleetName string, key crypto.Signer, validFor time.Duration, now time.Time) (*x509.Certificate, error) {
 	const op = "make device CA"
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
@@ -79,23 +79,4 @@ func SelfSign(fleetName string, key *signer.Signer, validFor time.Duration, now 
 		return nil, fault.New(fault.Internal, op, fleetName, err)
 	}
 	return cert, nil
-}
-
-// Verify checks that der was issued by the CA and says whom it names and by
-// which key, for a transport that is not TLS.
-func (c *CA) Verify(der []byte, now time.Time) (Identity, *ecdsa.PublicKey, error) {
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return Identity{}, nil, fault.New(fault.Untrusted, "read certificate", "", err)
-	}
-	_, err = cert.Verify(x509.VerifyOptions{Roots: c.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	if err != nil {
-		return Identity{}, nil, fault.New(fault.Untrusted, "verify certificate", cert.Subject.CommonName, err)
-	}
-	pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	if !ok {
-		return Identity{}, nil, fault.Newf(fault.Untrusted, "verify certificate", cert.Subject.CommonName, "its key is not ECDSA")
-	}
-	id, err := c.Identify(cert)
-	return id, pub, err
 }

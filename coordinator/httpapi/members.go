@@ -6,7 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/ca"
+	"github.com/modelfleet/modelfleet/coordinator/inventory"
 	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -17,9 +20,28 @@ import (
 func (s *server) memberRoutes(mux *http.ServeMux) {
 	s.handle(mux, "POST /v1/enrol", s.enrol)
 	s.handle(mux, "POST /v1/renew", s.renew)
+	s.handle(mux, "POST /v1/comeback", s.comeback)
 	s.handle(mux, "POST /v1/cells/{cell}/rows", s.rows)
 	s.handle(mux, "GET /v1/packs/{group}", s.pack)
 	s.handle(mux, "POST /v1/objects", s.objects)
+	s.handle(mux, "GET /v1/time", s.signedTime)
+	s.handle(mux, "GET /v1/cell", s.cell)
+}
+
+// member says which member asks, by its certificate. The listener takes any: it is
+// judged here, at each call, so that a device CA that is removed is gone at once,
+// and so that whoever is refused hears why.
+func (s *server) member(r *http.Request) (store.Member, ca.Identity, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return store.Member{}, ca.Identity{}, fault.Newf(fault.Denied, "authenticate member", "", "no certificate was shown").
+			WithHint("enrol with a join token, and show the certificate you get")
+	}
+	id, _, err := s.CA.Verify(r.TLS.PeerCertificates[0].Raw, s.Now())
+	if err != nil {
+		return store.Member{}, id, err
+	}
+	m, err := s.Inventory.Check(r.Context(), id)
+	return m, id, err
 }
 
 func (s *server) enrol(w http.ResponseWriter, r *http.Request) error {
@@ -32,14 +54,38 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request) error {
 		return fault.Newf(fault.Transient, "enrol", string(req.Member), "the group has no trust pack yet").
 			WithHint("the coordinator has just started: try again")
 	}
-	e, err := s.Inventory.Enrol(r.Context(), req, s.Now())
+	e, pending, err := s.Inventory.Enrol(r.Context(), req, r.RemoteAddr, s.Now())
 	if err != nil {
 		return err
 	}
+	if pending != nil {
+		return answer(w, api.EnrolReply{Pending: pending})
+	}
 	return answer(w, api.EnrolReply{
 		Facts: e.Member.Facts, Certificate: e.Certificate, Generation: e.Member.Generation,
-		DeviceCA: s.CA.Certificate(), Root: s.Desk.Root(), Pack: pack.Body, Cell: e.Cell,
+		DeviceCA: e.Issuer, Root: s.Desk.Root(), Pack: pack.Body, Cell: e.Cell, Pins: s.Pins,
 	})
+}
+
+// comeback has a member that is known prove its key, and gives it a certificate
+// again. It shows none: the one it has is good for nothing.
+func (s *server) comeback(w http.ResponseWriter, r *http.Request) error {
+	req, err := read[api.ComebackRequest](w, r)
+	if err != nil {
+		return err
+	}
+	e, reply, err := s.Inventory.Comeback(r.Context(), req, r.RemoteAddr, s.Now())
+	if err != nil {
+		return err
+	}
+	if e.Certificate != nil {
+		reply.RenewReply = s.renewed(e)
+	}
+	return answer(w, reply)
+}
+
+func (s *server) renewed(e inventory.Enrolled) api.RenewReply {
+	return api.RenewReply{Certificate: e.Certificate, DeviceCA: e.Issuer, Generation: e.Member.Generation, Cell: e.Cell, Pins: s.Pins}
 }
 
 func (s *server) renew(w http.ResponseWriter, r *http.Request) error {
@@ -55,9 +101,7 @@ func (s *server) renew(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, api.RenewReply{
-		Certificate: e.Certificate, DeviceCA: s.CA.Certificate(), Generation: e.Member.Generation, Cell: e.Cell,
-	})
+	return answer(w, s.renewed(e))
 }
 
 // rows takes a batch. Who sends it matters little: each row is signed by the
@@ -86,7 +130,7 @@ func (s *server) rows(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := api.RowsReply{
 		Accepted: res.Accepted, Duplicate: res.Duplicate, Refused: res.Refused, Acked: res.Acked,
-		Time: s.Now().UTC(), Seeds: s.Inventory.Seeds(m.Cell, m.Facts.ID),
+		Time: s.Now().UTC(), Seeds: s.Inventory.Seeds(m.Cell, m.Facts.ID), CellKey: s.Inventory.CellKey(m.Cell),
 	}
 	if pack, ok := s.Publisher.Pack(m.Facts.Group); ok {
 		out.Directive = pack.Sequence
@@ -111,6 +155,18 @@ func (s *server) rowSender(r *http.Request) (store.Member, error) {
 	return m, nil
 }
 
+// cell gives a member its cell with the keys as they are now: after one changed.
+func (s *server) cell(w http.ResponseWriter, r *http.Request) error {
+	m, _, err := s.member(r)
+	if err != nil {
+		return err
+	}
+	if m.Cell == "" {
+		return fault.Newf(fault.NotFound, "get cell", string(m.Facts.ID), "the member is of no cell")
+	}
+	return answer(w, s.Inventory.CellOf(m))
+}
+
 // functionToken checks the bearer token of a function; an error when there is
 // none that is valid.
 func (s *server) functionToken(r *http.Request) error {
@@ -127,6 +183,14 @@ func (s *server) pack(w http.ResponseWriter, r *http.Request) error {
 	wait, err := waitOf(r)
 	if err != nil {
 		return err
+	}
+	if wait > 0 && !shownCertificate(r) {
+		leave, ok := s.waits.enter(throttle.Address(r))
+		if !ok { // answered at once, as if it had not asked to wait
+			wait = 0
+		} else {
+			defer leave()
+		}
 	}
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
@@ -156,6 +220,9 @@ func (s *server) pack(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 }
+
+// shownCertificate reports whether a member of the fleet's CA asks.
+func shownCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
 
 func waitOf(r *http.Request) (time.Duration, error) {
 	text := r.URL.Query().Get("wait")

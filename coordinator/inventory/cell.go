@@ -2,10 +2,10 @@ package inventory
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -58,10 +58,11 @@ func (v *Inventory) EnsureCell(ctx context.Context, site string, n int) (store.C
 	if err := CheckLabels(fleet.Labels{fleet.LabelSite: site}); err != nil {
 		return c, err
 	}
-	c = store.Cell{ID: id, Site: site, Key: make([]byte, cellKey)}
-	if _, err := rand.Read(c.Key); err != nil {
-		return c, fault.New(fault.Internal, "make cell key", id, err)
+	key, err := newKey(id)
+	if err != nil {
+		return c, err
 	}
+	c = store.Cell{ID: id, Site: site, Key: key}
 	if err := v.store.AddCell(ctx, c); err != nil {
 		return c, err
 	}
@@ -77,9 +78,11 @@ func (v *Inventory) CellOf(m store.Member) api.Cell {
 		return api.Cell{}
 	}
 	v.mu.RLock()
-	key := v.cells[m.Cell].Key
+	c := v.cells[m.Cell]
 	v.mu.RUnlock()
-	return api.Cell{ID: m.Cell, Key: key, Seeds: v.Seeds(m.Cell, m.Facts.ID)}
+	out := v.keysOf(c, time.Now())
+	out.Seeds = v.Seeds(m.Cell, m.Facts.ID)
+	return out
 }
 
 // Seeds are gossip addresses in a cell, of others than the one who asks.

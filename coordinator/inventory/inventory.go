@@ -4,14 +4,21 @@
 //
 // A member enrols once, by a join token, and from then on renews. Each renewal
 // carries the generation of the certificate in use. An identity that shows an
-// old one was copied: it is locked, and both holders have to be looked at.
+// old one was copied: it is locked, and both holders have to be looked at. Where a
+// certificate is good for nothing any more, expired or of a device CA that was
+// removed, its holder comes back by the key that is known of it.
+//
+//	token ─▶ Enrol ─▶ (pending ─▶ Approve ─▶) member ─▶ Renew ... ─▶ Comeback
+//	                                            │ a stale certificate
+//	                                            ▼
+//	                                         locked ─▶ Unlock, or Revoke
 package inventory
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
-	"crypto/subtle"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -23,6 +30,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/ca"
+	"github.com/modelfleet/modelfleet/coordinator/refusal"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -33,8 +41,10 @@ import (
 // Store is what the inventory needs of the store.
 type Store interface {
 	store.Members
+	store.Waiting
 	store.Cells
 	Token(ctx context.Context, id string) (store.Token, error)
+	Append(ctx context.Context, notes ...audit.Note) error
 }
 
 // Options are what an inventory needs.
@@ -42,6 +52,14 @@ type Options struct {
 	Store  Store
 	CA     *ca.CA
 	Logger *slog.Logger
+	// CellGrace is how long everyone in a cell is given to get a new key before it
+	// is used; default [CellGrace].
+	CellGrace time.Duration
+	// Role is the AWS role that signed a request, for the key with the fingerprint;
+	// iam.Verifier is one. Nil: no function may join by its role.
+	Role func(ctx context.Context, r api.SignedRequest, fingerprint string) (arn string, err error)
+	// Alarm is told what a person should look at; nil: nobody.
+	Alarm func(subject fleet.MemberID, text string)
 }
 
 // Inventory knows the members. It is safe for concurrent use.
@@ -49,6 +67,11 @@ type Inventory struct {
 	store Store
 	ca    *ca.CA
 	log   *slog.Logger
+	grace time.Duration
+	o     Options
+
+	secret   [32]byte // of the challenges; a restart makes those that are out void
+	refusals refusal.Log
 
 	enrolling sync.Mutex // one enrolment or renewal at a time, so that memory and store agree
 
@@ -56,6 +79,7 @@ type Inventory struct {
 	members map[fleet.MemberID]store.Member
 	keys    map[telemetry.KeyID]known
 	named   map[telemetry.Prefix]fleet.MemberID // as rows name other members
+	pending map[fleet.MemberID]store.Pending
 	cells   map[string]store.Cell
 	seeds   map[string][]string // by cell, besides the members'
 	version uint64
@@ -70,10 +94,17 @@ type known struct {
 
 // New reads the inventory from the store.
 func New(ctx context.Context, o Options) (*Inventory, error) {
+	if o.Alarm == nil {
+		o.Alarm = func(fleet.MemberID, string) {}
+	}
 	v := &Inventory{
-		store: o.Store, ca: o.CA, log: o.Logger,
-		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, named: map[telemetry.Prefix]fleet.MemberID{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
+		o: o, store: o.Store, ca: o.CA, log: o.Logger, grace: cmp.Or(o.CellGrace, CellGrace),
+		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, named: map[telemetry.Prefix]fleet.MemberID{},
+		pending: map[fleet.MemberID]store.Pending{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
 		changed: func(store.Member) {},
+	}
+	if _, err := rand.Read(v.secret[:]); err != nil {
+		return nil, fault.New(fault.Internal, "make secret", "", err)
 	}
 	members, err := o.Store.Members(ctx)
 	if err != nil {
@@ -83,10 +114,17 @@ func New(ctx context.Context, o Options) (*Inventory, error) {
 	if err != nil {
 		return nil, err
 	}
+	pending, err := o.Store.Pending(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range members {
 		if err := v.put(m); err != nil {
 			return nil, err
 		}
+	}
+	for _, p := range pending {
+		v.pending[p.Member] = p
 	}
 	for _, c := range cells {
 		v.cells[c.ID] = c
@@ -159,126 +197,15 @@ func (v *Inventory) ByKey(k telemetry.KeyID) (store.Member, *ecdsa.PublicKey, bo
 	return v.members[n.id], n.pub, true
 }
 
+// Authorities lists the device CAs that the policy knows, newest first.
+func (v *Inventory) Authorities() []ca.Authority { return v.ca.Authorities() }
+
 // Named is the member that a row of another one names.
 func (v *Inventory) Named(p telemetry.Prefix) (fleet.MemberID, bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	id, ok := v.named[p]
 	return id, ok
-}
-
-// Enrolled is what a member gets when it joins or renews.
-type Enrolled struct {
-	Member      store.Member
-	Certificate []byte
-	Cell        api.Cell
-}
-
-// Enrol takes a member in by its join token.
-func (v *Inventory) Enrol(ctx context.Context, r api.EnrolRequest, now time.Time) (Enrolled, error) {
-	const op = "enrol"
-	pub, err := v.ca.CheckCSR(r.CSR)
-	if err != nil {
-		return Enrolled{}, err
-	}
-	t, err := v.checkToken(ctx, r, now)
-	if err != nil {
-		return Enrolled{}, err
-	}
-	m, err := newMember(r, t, pub, now)
-	if err != nil {
-		return Enrolled{}, err
-	}
-	if m.Facts.ID == audit.Coordinator { // in a cell and in the audit log it would pass for it
-		return Enrolled{}, fault.Newf(fault.Invalid, op, string(m.Facts.ID), "the name is the coordinator's own").
-			WithHint("give the member another id")
-	}
-	v.enrolling.Lock()
-	defer v.enrolling.Unlock()
-	old, again := v.Member(m.Facts.ID)
-	if again { // an answer that was lost: same facts, same cell, next generation
-		old.Generation++
-		old.Confirmed = false
-		old.Token = m.Token
-		if !bytes.Equal(old.PublicKey, m.PublicKey) {
-			return Enrolled{}, fault.Newf(fault.Conflict, op, string(m.Facts.ID), "the member id is taken").
-				WithHint("give the member another id, or revoke the one that has it")
-		}
-		m = old
-	} else if m.Cell, err = v.assignCell(ctx, m); err != nil {
-		return Enrolled{}, err
-	}
-	cert, expires, err := v.ca.Issue(ca.Identity{Kind: m.Facts.Kind, ID: m.Facts.ID, Generation: m.Generation}, pub, now)
-	if err != nil {
-		return Enrolled{}, err
-	}
-	m.Expires = expires
-	note := audit.Note{
-		At: now, Actor: string(m.Facts.ID), Action: audit.MemberEnrolled, Subject: string(m.Facts.ID),
-		Reason: "joined by token " + t.ID, Detail: map[string]any{"facts": m.Facts, "cell": m.Cell, "key": m.KeyID.String(), "generation": m.Generation},
-	}
-	if err := v.store.Enrol(ctx, m, now, note); err != nil {
-		return Enrolled{}, err
-	}
-	if err := v.put(m); err != nil {
-		return Enrolled{}, err
-	}
-	v.log.Info("member enrolled", "device", m.Facts.ID, "kind", m.Facts.Kind, "cell", m.Cell, "token", t.ID)
-	v.changed(m)
-	return Enrolled{Member: m, Certificate: cert, Cell: v.CellOf(m)}, nil
-}
-
-// checkToken compares the secret. Uses and expiry are the store's to check, in
-// the transaction that uses one up.
-func (v *Inventory) checkToken(ctx context.Context, r api.EnrolRequest, now time.Time) (store.Token, error) {
-	denied := fault.Newf(fault.Denied, "enrol", string(r.Member), "the join token is spent, expired or unknown").
-		WithHint("make a new one with `modelfleet token create`")
-	t, err := v.store.Token(ctx, r.TokenID)
-	if fault.Is(err, fault.NotFound) {
-		return t, denied
-	}
-	if err != nil {
-		return t, err
-	}
-	hash := fleet.DigestOf([]byte(r.Secret))
-	if subtle.ConstantTimeCompare(hash[:], t.SecretHash[:]) != 1 {
-		return t, denied
-	}
-	if r.Kind != t.Kind {
-		return t, fault.Newf(fault.Denied, "enrol", string(r.Member), "the join token is for a %s, not a %s", t.Kind, r.Kind).
-			WithHint("make one with `modelfleet token create --kind %s`", r.Kind)
-	}
-	return t, nil
-}
-
-// newMember makes a member of a request. Labels of the token win over the
-// member's own.
-func newMember(r api.EnrolRequest, t store.Token, pub *ecdsa.PublicKey, now time.Time) (store.Member, error) {
-	id, err := fleet.ParseMemberID(string(r.Member))
-	if err != nil {
-		return store.Member{}, err
-	}
-	labels := fleet.Labels{}
-	maps.Copy(labels, r.Labels)
-	maps.Copy(labels, t.Labels)
-	if err := CheckLabels(labels); err != nil {
-		return store.Member{}, err
-	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return store.Member{}, fault.New(fault.Invalid, "enrol", string(id), err)
-	}
-	key, err := telemetry.KeyIDOf(pub)
-	if err != nil {
-		return store.Member{}, err
-	}
-	return store.Member{
-		Facts: fleet.Facts{
-			ID: id, Kind: t.Kind, Group: t.Group, Labels: labels,
-			Enrolled: now.UTC().Truncate(time.Second), Agent: clip(r.Agent), Platform: clip(r.Platform),
-		},
-		PublicKey: der, KeyID: key, Generation: 1, Token: t.ID,
-	}, nil
 }
 
 // clip bounds a text that is only shown.

@@ -13,21 +13,41 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
+// usable says why an identity is not, whoever holds it.
+func usable(op string, m store.Member, known bool) error {
+	id := string(m.Facts.ID)
+	switch {
+	case !known:
+		return fault.Newf(fault.Denied, op, id, "it is not enrolled here").
+			WithHint("enrol it with a join token")
+	case m.Revoked:
+		return fault.Newf(fault.Denied, op, id, "its identity was revoked").
+			WithHint("enrol it anew, under another id")
+	case m.Locked != "":
+		return fault.Newf(fault.Denied, op, id, "its identity is locked: %s", m.Locked).
+			WithHint("%s", lockHint(m.Facts.ID))
+	}
+	return nil
+}
+
+func lockHint(id fleet.MemberID) string {
+	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --reason ...` if it is out of the world, or revoke this id and enrol the real member anew", id)
+}
+
 // Check says whether the holder of a certificate may still act as the member it
 // names. It notes that the member's newest certificate was seen in use.
 func (v *Inventory) Check(ctx context.Context, id ca.Identity) (store.Member, error) {
 	const op = "authenticate member"
 	m, ok := v.Member(id.ID)
-	switch {
-	case !ok || m.Facts.Kind != id.Kind:
-		return m, fault.Newf(fault.Denied, op, string(id.ID), "it is not enrolled here").
-			WithHint("enrol it with a join token")
-	case m.Revoked:
-		return m, fault.Newf(fault.Denied, op, string(id.ID), "its identity was revoked").
-			WithHint("enrol it anew, under another id")
-	case m.Locked != "":
-		return m, fault.Newf(fault.Denied, op, string(id.ID), "its identity is locked: %s", m.Locked).
-			WithHint("find the copy, revoke this id and enrol the real member anew")
+	if !ok {
+		m.Facts.ID = id.ID
+	}
+	if err := usable(op, m, ok && m.Facts.Kind == id.Kind); err != nil {
+		return m, err
+	}
+	if id.Generation < m.Floor {
+		return m, fault.Newf(fault.Untrusted, op, string(id.ID), "its certificate of generation %d was replaced when the identity was unlocked", id.Generation).
+			WithHint("the real member comes back by its key: POST /v1/comeback; an agent does so by itself")
 	}
 	if id.Generation == m.Generation && !m.Confirmed {
 		return m, v.confirm(ctx, id)
@@ -43,14 +63,19 @@ func (v *Inventory) confirm(ctx context.Context, id ca.Identity) error {
 		return nil
 	}
 	m.Confirmed = true
-	if err := v.store.SaveMember(ctx, m); err != nil {
+	return v.save(ctx, m)
+}
+
+// save writes a member down and then takes it over. The caller holds enrolling.
+func (v *Inventory) save(ctx context.Context, m store.Member, notes ...audit.Note) error {
+	if err := v.store.SaveMember(ctx, m, notes...); err != nil {
 		return err
 	}
 	return v.put(m)
 }
 
-// Renew gives the holder of an identity a fresh certificate, on the same key or
-// a new one. The generation is the one its certificate carries; the previous one
+// Renew gives the holder of an identity a fresh certificate on the same key. The
+// generation is the one its certificate carries; the previous one
 // is good as long as nobody has used the newest, since answers get lost.
 func (v *Inventory) Renew(ctx context.Context, id ca.Identity, r api.RenewRequest, now time.Time) (Enrolled, error) {
 	const op = "renew certificate"
@@ -64,61 +89,33 @@ func (v *Inventory) Renew(ctx context.Context, id ca.Identity, r api.RenewReques
 	v.enrolling.Lock()
 	defer v.enrolling.Unlock()
 	m, ok := v.Member(id.ID)
-	if !ok || m.Revoked || m.Locked != "" {
-		return Enrolled{}, fault.Newf(fault.Denied, op, string(id.ID), "its identity is locked, revoked or unknown")
+	if err := usable(op, m, ok); err != nil {
+		return Enrolled{}, err
 	}
 	lost := id.Generation+1 == m.Generation && !m.Confirmed
 	if id.Generation != m.Generation && !lost {
-		return Enrolled{}, v.lock(ctx, m, id.Generation, now)
+		return Enrolled{}, v.lock(ctx, op, m, store.Shown{Generation: id.Generation, Certificate: id.Certificate}, now)
 	}
-	req := api.EnrolRequest{Member: m.Facts.ID}
-	fresh, err := newMember(req, store.Token{Token: api.Token{Kind: m.Facts.Kind, Group: m.Facts.Group}}, pub, now)
-	if err != nil {
-		return Enrolled{}, err
-	}
-	if fresh.KeyID != m.KeyID {
+	if _, known, _ := v.memberKey(m.Facts.ID); !known.Equal(pub) {
 		return Enrolled{}, fault.Newf(fault.Invalid, op, string(id.ID), "the request is for another key").
 			WithHint("renewal keeps the key: rows are known by it; to change it, enrol anew")
 	}
-	m.Generation++
-	m.Confirmed = false
 	if addr, err := CheckAddr(r.GossipAddr); err == nil && addr != "" {
 		m.GossipAddr = addr
 	}
-	cert, expires, err := v.ca.Issue(ca.Identity{Kind: m.Facts.Kind, ID: m.Facts.ID, Generation: m.Generation}, pub, now)
+	issued, err := v.issue(&m, pub, lost, now)
 	if err != nil {
 		return Enrolled{}, err
 	}
-	m.Expires = expires
 	note := audit.Note{
 		At: now, Actor: string(id.ID), Action: audit.MemberRenewed, Subject: string(id.ID),
-		Reason: fmt.Sprintf("certificate of generation %d, until %s", m.Generation, expires.UTC().Format(time.RFC3339)),
+		Reason: fmt.Sprintf("certificate of generation %d, until %s", m.Generation, m.Expires.UTC().Format(time.RFC3339)),
 	}
-	if err := v.store.SaveMember(ctx, m, note); err != nil {
+	if err := v.save(ctx, m, note); err != nil {
 		return Enrolled{}, err
 	}
-	if err := v.put(m); err != nil {
-		return Enrolled{}, err
-	}
-	v.log.Info("certificate renewed", "device", id.ID, "generation", m.Generation, "expires", expires)
-	return Enrolled{Member: m, Certificate: cert, Cell: v.CellOf(m)}, nil
-}
-
-// lock locks an identity that was shown with a stale generation, and returns
-// the refusal. The caller holds enrolling.
-func (v *Inventory) lock(ctx context.Context, m store.Member, generation uint64, now time.Time) error {
-	m.Locked = fmt.Sprintf("a certificate of generation %d was shown after one of generation %d was in use: the identity was copied", generation, m.Generation)
-	note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.MemberLocked, Subject: string(m.Facts.ID), Reason: m.Locked}
-	if err := v.store.SaveMember(ctx, m, note); err != nil {
-		return err
-	}
-	if err := v.put(m); err != nil {
-		return err
-	}
-	v.log.Error("member locked", "device", m.Facts.ID, "reason", m.Locked)
-	v.changed(m)
-	return fault.Newf(fault.Denied, "renew certificate", string(m.Facts.ID), "its identity is locked: %s", m.Locked).
-		WithHint("find the copy, revoke this id and enrol the real member anew")
+	v.log.Info("certificate renewed", "device", id.ID, "generation", m.Generation, "expires", m.Expires)
+	return v.answer(m, issued), nil
 }
 
 // Revoke takes a member's identity away, for good.
@@ -132,12 +129,14 @@ func (v *Inventory) Revoke(ctx context.Context, id fleet.MemberID, by, reason st
 	if m.Revoked {
 		return nil
 	}
-	m.Revoked = true
-	note := audit.Note{At: now, Actor: by, Action: audit.MemberRevoked, Subject: string(id), Reason: reason}
-	if err := v.store.SaveMember(ctx, m, note); err != nil {
+	// Its cell gets a key that it does not know. First, so that a crash in between
+	// leaves nothing to be found: who asks again makes another.
+	if err := v.rekey(ctx, m.Cell, by, "member "+string(id)+" is revoked", now); err != nil {
 		return err
 	}
-	if err := v.put(m); err != nil {
+	m.Revoked = true
+	note := audit.Note{At: now, Actor: by, Action: audit.MemberRevoked, Subject: string(id), Reason: reason}
+	if err := v.save(ctx, m, note); err != nil {
 		return err
 	}
 	v.log.Warn("member revoked", "device", id, "by", by, "reason", reason)

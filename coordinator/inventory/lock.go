@@ -1,0 +1,72 @@
+package inventory
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// lock locks an identity for which a stale certificate was shown, and returns the
+// refusal. The caller holds enrolling.
+func (v *Inventory) lock(ctx context.Context, op string, m store.Member, shown store.Shown, now time.Time) error {
+	m.Locked = fmt.Sprintf("a certificate of generation %d was shown after one of generation %d was in use: the identity was copied", shown.Generation, m.Generation)
+	m.Shown = &shown
+	note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.MemberLocked, Subject: string(m.Facts.ID), Reason: m.Locked}
+	if err := v.save(ctx, m, note); err != nil {
+		return err
+	}
+	v.log.Error("member locked", "device", m.Facts.ID, "reason", m.Locked)
+	v.o.Alarm(m.Facts.ID, "locked: "+m.Locked)
+	v.changed(m)
+	return fault.Newf(fault.Denied, op, string(m.Facts.ID), "its identity is locked: %s", m.Locked).
+		WithHint("%s", lockHint(m.Facts.ID))
+}
+
+// Unlock ends a lock once an operator knows which certificate is the real member's:
+// the newest, or the stale one that was shown. No certificate given so far is good
+// any more; the holder of that one comes back by its key, and whoever tries with
+// another locks the identity again.
+func (v *Inventory) Unlock(ctx context.Context, id fleet.MemberID, by string, r api.UnlockRequest, now time.Time) error {
+	const op = "unlock member"
+	v.enrolling.Lock()
+	defer v.enrolling.Unlock()
+	m, ok := v.Member(id)
+	switch {
+	case !ok:
+		return fault.Newf(fault.NotFound, op, string(id), "it is not enrolled")
+	case m.Revoked:
+		return fault.Newf(fault.Conflict, op, string(id), "its identity was revoked").WithHint("enrol it anew, under another id")
+	case m.Locked == "":
+		return fault.Newf(fault.Conflict, op, string(id), "it is not locked")
+	case r.Reason == "":
+		return fault.Newf(fault.Invalid, op, string(id), "there is no reason").WithHint("say what was found out: --reason")
+	}
+	real := m.Generation
+	switch shown := m.Shown; {
+	case r.Generation == 0 || r.Generation == m.Generation:
+	case shown != nil && r.Generation == shown.Generation:
+		real, m.Certificate = shown.Generation, shown.Certificate
+	default:
+		return fault.Newf(fault.Invalid, op, string(id), "generation %d is neither the newest nor the one that was shown", r.Generation).
+			WithHint("the lock says which there are: %s", m.Locked)
+	}
+	m.Locked, m.Shown, m.Twice = "", nil, ""
+	m.Generation++
+	m.Floor, m.Previous, m.Comebacks, m.Confirmed, m.Readmit = m.Generation, fleet.Digest{}, 0, true, true
+	note := audit.Note{
+		At: now, Actor: by, Action: audit.MemberUnlocked, Subject: string(id), Reason: r.Reason,
+		Detail: map[string]uint64{"generation": real},
+	}
+	if err := v.save(ctx, m, note); err != nil {
+		return err
+	}
+	v.log.Warn("member unlocked", "device", id, "by", by, "reason", r.Reason, "generation", real)
+	v.changed(m)
+	return nil
+}
