@@ -14,6 +14,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // decision is what a turn is about to commit, and what memory holds once it is.
@@ -36,18 +37,24 @@ func (l *loop) draft(steps []step, now time.Time) (decision, error) {
 		}
 	}
 	models, changes := l.placements(steps)
+	barred := l.inventory.Revoked(l.group, now)
 	if l.dir.Sequence > 0 && !l.taken && samePlacements(models, l.dir.Models) {
-		return d, nil
+		if sameRevoked(barred, l.dir.Revoked) {
+			return d, nil
+		}
+		changes = ""
 	}
+	changes = describeRevoked(changes, l.dir.Revoked, barred)
 	d.dir.Sequence++
 	d.dir.Issued = now.Truncate(time.Second)
-	d.dir.Models = models
+	d.dir.Models, d.dir.Revoked = models, barred
 	body, err := encode("directive", d.dir)
 	if err != nil {
 		return d, err
 	}
 	d.Directive = &store.Directive{Group: l.group, Sequence: d.dir.Sequence, Body: body, Issued: d.dir.Issued}
-	d.Notes = append(d.Notes, note(now, audit.DirectiveIssued, string(l.group), fmt.Sprintf("directive %d: %s", d.dir.Sequence, changes), body))
+	d.Notes = append(d.Notes, note(now, audit.DirectiveIssued, string(l.group), fmt.Sprintf("directive %d: %s", d.dir.Sequence, changes),
+		ledger.Directive{Group: l.group, Sequence: d.dir.Sequence, Digest: fleet.DigestOf(body)}))
 	return d, nil
 }
 
@@ -131,7 +138,7 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 	why := ""
 	for _, m := range slices.Sorted(maps.Keys(bases)) {
 		p := bases[m]
-		p.Rollout = l.exposure(m, after)
+		p.Rollout, p.WhenRevoked = l.exposure(m, after), l.whenRevoked(m)
 		old, _ := l.dir.Placement(m)
 		if change := describe(old, p); change != "" {
 			why += string(m) + ": " + change + "; "
@@ -212,6 +219,13 @@ func describe(old, next fleet.Placement) string {
 	}
 	if change := describeFailed(old, next); change != "" {
 		text, sep = text+sep+change, ", "
+	}
+	if old.WhenRevoked != next.WhenRevoked {
+		what := "a revoked release of it is not served"
+		if next.WhenRevoked == fleet.KeepRevoked {
+			what = "a revoked release of it is served on where nothing else may run"
+		}
+		text, sep = text+sep+what, ", "
 	}
 	switch o, n := old.Rollout, next.Rollout; {
 	case o == nil && n != nil:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // Main is the program: it reads the command line, coordinates until ctx ends, and
@@ -61,12 +62,26 @@ func Parse(args []string, w io.Writer) (Options, error) {
 	fs.StringVar(&o.Endpoint, "s3-endpoint", "", "`URL` of another S3 server than AWS; default: the fleet's")
 	fs.StringVar(&o.Region, "region", "", "AWS `region`; default: the fleet's")
 	fs.StringVar(&o.Key, "key", "", "the coordinator's key, a `file` or awskms:///...; default: the fleet's")
-	fs.StringVar(&o.TimestampKey, "timestamp-key", "", "the timestamp's key, a `file` or awskms:///...; default: the fleet's")
+	fs.Func("device-ca-key", "a further key of a device CA, a `file` or awskms:///...; may be repeated; those in the fleet's keys/device-ca*.pem are found", func(ref string) error {
+		o.DeviceCAKeys = append(o.DeviceCAKeys, ref)
+		return nil
+	})
+	fs.StringVar(&o.AuditKey, "audit-key", "", "`file` of the key that signs the audit log; default: FLEET/keys/audit.key")
+	fs.StringVar(&o.TimestampKey, "timestamp-key", "", "the timestamp's key, a `file` or awskms:///..., or none where the heartbeat function alone signs; default: the fleet's")
 	fs.DurationVar(&o.Tick, "tick", 10*time.Second, "time between two looks at the fleet")
 	fs.DurationVar(&o.Report, "report", 10*time.Second, "how often members in a rollout report")
 	fs.DurationVar(&o.Idle, "idle", 0, "how often the others report; default: six times -report")
+	fs.Func("keep-revoked", "a `model` of which members go on serving a release that was taken back when they have nothing else that may run; may be repeated; by default they stop serving it", func(name string) error {
+		m, err := fleet.ParseModelName(name)
+		o.KeepRevoked = append(o.KeepRevoked, m)
+		return err
+	})
 	fs.StringVar(&o.JoinCell, "join-cell", "", "`site` whose gossip to take part in")
 	fs.StringVar(&o.GossipBind, "gossip-bind", ":7946", "`host:port` for the gossip of -join-cell")
+	fs.StringVar(&o.OIDC, "oidc", "", "`file` that says at which OpenID issuer people sign in, and what they may; default: by token only")
+	fs.DurationVar(&o.Session, "session", 12*time.Hour, "how long a sign-in to the dashboard lasts; the -oidc file may say otherwise")
+	fs.DurationVar(&o.SessionIdle, "session-idle", 2*time.Hour, "after which a dashboard that nobody uses signs out")
+	fs.BoolVar(&o.MetricsOpen, "metrics-open", false, "serve /metrics to whoever asks, not only to a viewer's token")
 	level := slog.LevelInfo
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	format := fs.String("log-format", "text", "text or json")

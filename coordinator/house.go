@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -20,8 +21,10 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/coordinator/desk"
 	"github.com/modelfleet/modelfleet/coordinator/httpapi"
+	"github.com/modelfleet/modelfleet/coordinator/iam"
 	"github.com/modelfleet/modelfleet/coordinator/intake"
 	"github.com/modelfleet/modelfleet/coordinator/inventory"
+	"github.com/modelfleet/modelfleet/coordinator/oidc"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
 	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -47,12 +50,16 @@ type house struct {
 	events   *desk.Events
 	wake     chan struct{}
 
+	audit     *audit.Log // nil while there is no key for it
 	ca        *ca.CA
+	devices   devices  // what ca is made of
+	pins      []string // of the listener's key and the next
 	inventory *inventory.Inventory
 	intake    *intake.Intake
 	publisher *publish.Publisher
 	desk      *desk.Desk
-	cell      *cell // nil when no cell was joined
+	issuer    *oidc.Issuer // nil: people sign in by token only
+	cell      *cell        // nil when no cell was joined
 	loop      *loop
 	tls       tls.Certificate
 	address   Address
@@ -63,29 +70,24 @@ func (h *house) furnish(ctx context.Context) (err error) {
 	if err := h.openBucket(ctx); err != nil {
 		return err
 	}
-	if h.ca, err = ca.New(h.m.file.Name, h.m.caKey, h.m.caCert); err != nil {
+	if err := h.openTrust(ctx); err != nil {
 		return err
 	}
-	h.inventory, err = inventory.New(ctx, inventory.Options{Store: h.store, CA: h.ca, Logger: h.log})
+	h.inventory, err = inventory.New(ctx, inventory.Options{
+		Store: h.store, CA: h.ca, Logger: h.log, CellGrace: h.o.CellGrace, Alarm: h.alarm, Role: iam.Verifier{Audience: h.m.file.Root.String()}.Role,
+	})
 	if err != nil {
 		return err
 	}
 	h.intake, err = intake.New(ctx, intake.Options{
 		Fleet: h.m.file.Name, Store: h.store, Directory: h.inventory, Logger: h.log, Report: h.o.Report, Idle: h.o.Idle, Changed: h.changed,
+		Witnessed: h.compareRow,
 	})
 	if err != nil {
 		return err
 	}
-	h.publisher, err = publish.Open(ctx, publish.Options{
-		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.timestamp,
-		Lifetimes: h.o.Lifetimes, Logger: h.log, Announce: h.announce,
-	})
-	if err != nil {
+	if err := h.openAudit(ctx); err != nil {
 		return err
-	}
-	if got := h.publisher.Fleet(); got != h.m.file.Name {
-		return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "the bucket holds fleet %s", got).
-			WithHint("check bucket and prefix in fleet.json")
 	}
 	if err := h.openListener(ctx); err != nil {
 		return err
@@ -93,8 +95,12 @@ func (h *house) furnish(ctx context.Context) (err error) {
 	h.desk, err = desk.New(ctx, desk.Options{
 		Fleet: h.m.file.Name, URL: h.address.URL, Pin: h.pin(), Root: h.m.root, Store: h.store, Inventory: h.inventory,
 		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log, Version: h.o.Version,
+		Session: h.o.Session, Idle: h.o.SessionIdle,
 	})
 	if err != nil {
+		return err
+	}
+	if h.issuer, err = h.openIssuer(); err != nil {
 		return err
 	}
 	if err := h.bootstrap(ctx); err != nil {
@@ -103,6 +109,28 @@ func (h *house) furnish(ctx context.Context) (err error) {
 	h.inventory.OnChange(h.memberChanged)
 	h.loop = newLoop(h)
 	return h.desk.Catchup(ctx)
+}
+
+// openTrust opens the fleet's repository, and the device CA that its policy lists.
+func (h *house) openTrust(ctx context.Context) (err error) {
+	h.publisher, err = publish.Open(ctx, publish.Options{
+		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.stamp(),
+		Lifetimes: h.o.Lifetimes, Logger: h.log, Announce: h.announce, Keys: h.nextKey,
+	})
+	if err != nil {
+		return err
+	}
+	if got := h.publisher.Fleet(); got != h.m.file.Name {
+		return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "the bucket holds fleet %s", got).
+			WithHint("check bucket and prefix in fleet.json")
+	}
+	h.devices = devices{fleet: h.m.file.Name, folder: h.o.Fleet, refs: h.m.caRefs, opened: map[string]crypto.Signer{}}
+	return h.followDevices(ctx)
+}
+
+// alarm tells people of a member that they should look at.
+func (h *house) alarm(id fleet.MemberID, text string) {
+	h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "alarm", Subject: string(id), Text: text})
 }
 
 // dirScheme marks a bucket that is a folder.
@@ -154,30 +182,6 @@ func (h *house) findRoot(ctx context.Context) error {
 	}
 }
 
-// openListener makes the listener's certificate on a key that outlives it: the
-// key is what members pin.
-func (h *house) openListener(ctx context.Context) error {
-	path := filepath.Join(h.o.Data, "tls.pem")
-	key, err := signer.Load(ctx, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		key, err = signer.Generate(path)
-	}
-	if err != nil {
-		return err
-	}
-	h.address.Addr = h.listener.Addr().String()
-	h.address.URL = or(h.o.URL, advertise(h.listener.Addr()))
-	u, err := url.Parse(h.address.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return fault.Newf(fault.Invalid, "read options", "-url", "%q is not an https URL", h.address.URL)
-	}
-	if h.tls, err = ca.ServerCertificate(key, []string{u.Hostname(), "localhost", "127.0.0.1", "::1"}, time.Now()); err != nil {
-		return err
-	}
-	h.address.Pin = api.PinOf(h.tls.Leaf)
-	return nil
-}
-
 func (h *house) pin() fleet.Digest { return sha256.Sum256(h.tls.Leaf.RawSubjectPublicKeyInfo) }
 
 // contextFile is where the first admin's context lies in the data folder.
@@ -192,7 +196,7 @@ func (h *house) bootstrap(ctx context.Context) error {
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	ops, err := h.desk.Operators(ctx)
+	ops, err := h.store.Operators(ctx)
 	if err != nil {
 		return err
 	}
@@ -219,8 +223,21 @@ func (h *house) bootstrap(ctx context.Context) error {
 	return cas.WriteFile(path, b, 0o600)
 }
 
-// sessionKey seals the dashboard's cookies. One that cannot be used is made anew:
-// it costs people a sign-in, not the fleet its coordinator.
+// openIssuer reads where people sign in. The issuer itself is asked when somebody
+// does: one that is away keeps no coordinator from starting.
+func (h *house) openIssuer() (*oidc.Issuer, error) {
+	if h.o.OIDC == "" {
+		return nil, nil
+	}
+	conf, err := oidc.LoadConfig(h.o.OIDC)
+	if err != nil {
+		return nil, err
+	}
+	return oidc.New(oidc.Options{Config: conf})
+}
+
+// sessionKey seals the dashboard's cookies of sign-ins under way. One that cannot
+// be used is made anew: it costs those a second try, not the fleet its coordinator.
 func (h *house) sessionKey() ([]byte, error) {
 	path := filepath.Join(h.o.Data, "session.key")
 	b, err := os.ReadFile(path)
@@ -231,7 +248,7 @@ func (h *house) sessionKey() ([]byte, error) {
 		err = fmt.Errorf("it has %d bytes, want 32", len(b))
 		fallthrough
 	case !errors.Is(err, fs.ErrNotExist):
-		h.log.Warn("session key is made anew; everyone must sign in to the dashboard again", "path", path, "err", err)
+		h.log.Warn("session key is made anew; who is signing in to the dashboard just now must begin again", "path", path, "err", err)
 	}
 	b = make([]byte, 32)
 	if _, err := rand.Read(b); err != nil {

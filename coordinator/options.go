@@ -21,8 +21,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/signature"
+
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
@@ -42,14 +45,32 @@ type Options struct {
 	// file says, then Fleet/keys/coordinator.pem and timestamp.pem.
 	Key, TimestampKey string
 
+	// DeviceCAKeys are further keys of device CAs that the policy lists: files or
+	// awskms:///.... Those in Fleet/keys, device-ca*.pem, are found by themselves.
+	DeviceCAKeys []string
+
+	AuditKey string // the audit log's private key, a file; default Fleet/keys/audit.key
+
 	Tick   time.Duration // between turns of the loop; default 10 s
 	Report time.Duration // how often members in a rollout report; default 10 s
 	Idle   time.Duration // how often the others do; default six times Report
 
+	// KeepRevoked are the models of which a member goes on serving a release that
+	// was taken back when it has nothing else that may run. By default it stops.
+	KeepRevoked []fleet.ModelName
+	// CellGrace is how long everyone in a cell is given to get a changed key before
+	// it is used; default [inventory.CellGrace].
+	CellGrace time.Duration
+
 	JoinCell   string // site whose first cell to take part in; "": none
 	GossipBind string // host:port for it; default ":7946"
 
-	Version   string               // of the program, for `modelfleet doctor`
+	Version     string        // of the program, for `modelfleet doctor`
+	OIDC        string        // file of oidc.Config; "": people sign in by token only
+	Session     time.Duration // how long a sign-in lasts; default 12 h
+	SessionIdle time.Duration // after which an unused dashboard signs out; default 2 h
+	MetricsOpen bool          // serve /metrics to whoever asks
+
 	Lifetimes repository.Lifetimes // of signed metadata
 	Logger    *slog.Logger         // default: slog.Default()
 
@@ -105,8 +126,22 @@ func (o Options) Validate() error {
 		return bad("-data", "no data folder is given")
 	case o.Tick < 0 || o.Report < 0 || o.Idle < 0:
 		return bad("-tick, -report, -idle", "a duration is negative")
+	case o.Session < 0 || o.SessionIdle < 0:
+		return bad("-session, -session-idle", "a duration is negative")
 	}
 	return nil
+}
+
+// NoKey as [Options.TimestampKey] says that a heartbeat alone holds the
+// timestamp's key.
+const NoKey = "none"
+
+// stamp is the timestamp's signer; nil when a heartbeat alone has its key.
+func (m material) stamp() signature.Signer {
+	if m.timestamp == nil {
+		return nil
+	}
+	return m.timestamp
 }
 
 // material is what a coordinator needs of its fleet's folder.
@@ -115,8 +150,7 @@ type material struct {
 	root      []byte // the pinned root.json, out of the bucket
 	key       *signer.Signer
 	timestamp *signer.Signer
-	caKey     *signer.Signer
-	caCert    *x509.Certificate
+	caRefs    []string // of the device CA's keys, besides those in the folder
 }
 
 // load reads the fleet's folder.
@@ -131,33 +165,23 @@ func (o Options) load(ctx context.Context) (material, error) {
 		key                *(*signer.Signer)
 		option, file, name string
 	}{
-		{&m.key, o.Key, m.file.Keys.Coordinator, "coordinator.pem"},
-		{&m.timestamp, o.TimestampKey, m.file.Keys.Timestamp, "timestamp.pem"},
-		{&m.caKey, "", m.file.Keys.DeviceCA, "device-ca.pem"},
+		{&m.key, o.Key, first(m.file.Keys.Coordinator), "coordinator.pem"},
+		{&m.timestamp, o.TimestampKey, first(m.file.Keys.Timestamp), "timestamp.pem"},
+		{&m.caKey, "", first(m.file.Keys.DeviceCA), "device-ca.pem"},
 	} {
 		ref := cmp.Or(k.option, k.file, filepath.Join(keys, k.name))
+		if ref == NoKey && k.key == &m.timestamp {
+			continue
+		}
 		if *k.key, err = keyref.Open(ctx, ref, keyref.Options{}); err != nil {
 			return m, err
 		}
 	}
-	m.caCert, err = loadCertificate(filepath.Join(o.Fleet, "device-ca.crt"))
-	return m, err
-}
-
-func loadCertificate(path string) (*x509.Certificate, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "read certificate", path, err).WithHint("copy it from the folder that `modelfleet init` made")
+	m.caRefs = o.DeviceCAKeys
+	if ref := m.file.Keys.DeviceCA; ref != "" {
+		m.caRefs = append([]string{ref}, m.caRefs...)
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fault.Newf(fault.Invalid, "read certificate", path, "it holds no PEM certificate")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "read certificate", path, err)
-	}
-	return cert, nil
+	return m, nil
 }
 
 func or[T comparable](v, otherwise T) T {

@@ -78,10 +78,10 @@ func TestFromEnrolmentToRollback(t *testing.T) {
 	}
 }
 
-// checkAudit verifies the chain and looks for actions in it.
+// checkAudit verifies the log and looks for actions in it.
 func (w *world) checkAudit(want ...string) {
 	w.t.Helper()
-	n, _, err := w.admin.VerifyAudit(w.t.Context())
+	n, _, _, err := w.admin.VerifyAudit(w.t.Context())
 	ok(w.t, err)
 	seen := map[string]bool{}
 	for _, e := range must(w.admin.Audit(w.t.Context(), 0, int(n)))(w.t) {

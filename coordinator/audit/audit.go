@@ -1,27 +1,25 @@
-// Package audit makes the append-only log of everything the coordinator decided
+// Package audit keeps the append-only log of everything the coordinator decided
 // or was told: enrolments, admissions, commands, verdicts with their evidence,
-// directives. Each entry holds the hash of the one before it, so that nothing
-// can be changed, added or taken out behind the newest without being seen.
+// directives. The log is a Merkle tree (package ledger), so that nothing can be
+// changed, added or taken out without being seen, by anybody.
 //
-// A [Note] is what a decision says about itself. The store gives it its place in
-// the chain, in the same transaction as the decision:
+//	decision + Note ─▶ store, in one transaction ─▶ tiles ─▶ checkpoint ─▶ proof ─▶ trust pack
 //
-//	note := audit.Note{At: now, Actor: "coordinator", Action: "directive", Subject: "default", Reason: "..."}
-//	entry, err := note.Entry(last)     // in the store
-//	head, n, err := audit.Verify(ctx, store) // by anyone, later
+// A [Note] is what a decision says about itself; the store gives it its place in
+// the log. [Log] brings the log to the bucket and signs it, before any member
+// sees what it is about:
 //
-// The package is pure but for reading through [Reader].
+//	log, err := audit.Open(ctx, audit.Options{...})       // takes up what a lost store lacks
+//	proof, err := log.Prove(ctx, vkey, group, directive)  // before the directive's pack
+//	err = log.Publish(ctx)                                // now and then
 package audit
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
-	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // Coordinator is the actor of what the coordinator decided by itself.
@@ -29,24 +27,39 @@ const Coordinator = "coordinator"
 
 // The actions of the log.
 const (
-	MemberEnrolled   = "member.enrolled"
-	MemberRefused    = "member.refused"
-	MemberRenewed    = "member.renewed"
-	MemberLocked     = "member.locked"
-	MemberRevoked    = "member.revoked"
-	TokenCreated     = "token.created"
-	TokenDeleted     = "token.deleted"
-	OperatorCreated  = "operator.created"
-	OperatorDeleted  = "operator.deleted"
-	ReleaseAdmitted  = "release.admitted"
-	ReleaseRefused   = "release.refused"
-	ReleaseRevoked   = "release.revoked"
-	RolloutStarted   = "rollout.started"
-	RolloutCommanded = "rollout.commanded"
-	RolloutDecided   = "rollout.decided"
-	RolloutVerdict   = "rollout.verdict"
-	DirectiveIssued  = "directive.issued"
-	PackPublished    = "pack.published"
+	MemberEnrolled    = "member.enrolled"
+	MemberRefused     = "member.refused"
+	MemberRenewed     = "member.renewed"
+	MemberLocked      = "member.locked"
+	MemberRevoked     = "member.revoked"
+	MemberReturned    = "member.returned" // by its key, with a certificate that had expired
+	MemberAllowed     = "member.allowed"  // to return again
+	MemberUnlocked    = "member.unlocked"
+	MemberPending     = "member.pending"
+	MemberApproved    = "member.approved"
+	MemberDenied      = "member.denied"
+	CellRekeyed       = "cell.rekeyed"
+	TokenCreated      = "token.created"
+	TokenDeleted      = "token.deleted"
+	OperatorCreated   = "operator.created"
+	OperatorDeleted   = "operator.deleted"
+	OperatorRotated   = "operator.rotated"
+	OperatorSignedIn  = "operator.signed-in"
+	OperatorSignedOut = "operator.signed-out"
+	OperatorRefused   = "operator.refused"
+	ReleaseAdmitted   = "release.admitted"
+	ReleaseRefused    = "release.refused"
+	ReleaseRevoked    = "release.revoked"
+	RolloutStarted    = "rollout.started"
+	RolloutCommanded  = "rollout.commanded"
+	RolloutDecided    = "rollout.decided"
+	RolloutVerdict    = "rollout.verdict"
+	DirectiveIssued   = ledger.DirectiveIssued
+	PackPublished     = "pack.published"
+	PolicyTaken       = "policy.taken" // a new root or policy was taken up
+	ConfigChanged     = "config.changed"
+	SplitFound        = "audit.split" // somebody was shown another history
+	LogRestored       = "audit.restored"
 )
 
 // Note is an entry before it has its place in the log.
@@ -59,52 +72,15 @@ type Note struct {
 	Detail  any // marshalled to JSON; nil for none
 }
 
-// Entry is the note as the entry that follows prev, which is zero for the first.
-func (n Note) Entry(prev api.AuditEntry) (api.AuditEntry, error) {
-	e := api.AuditEntry{
-		Index:   prev.Index + 1,
-		At:      n.At.UTC(),
-		Actor:   n.Actor,
-		Action:  n.Action,
-		Subject: n.Subject,
-		Reason:  n.Reason,
-		Prev:    prev.Hash,
-	}
+// Entry is the note as it goes into the log.
+func (n Note) Entry() (ledger.Entry, error) {
+	e := ledger.Entry{At: n.At.UTC(), Actor: n.Actor, Action: n.Action, Subject: n.Subject, Reason: n.Reason}
 	if n.Detail != nil {
-		b, err := json.Marshal(n.Detail) // compact and escaped: the same bytes after every hop
+		b, err := json.Marshal(n.Detail)
 		if err != nil {
 			return e, fault.New(fault.Internal, "write audit entry", n.Action, err)
 		}
 		e.Detail = b
 	}
-	e.Hash = e.Sum()
 	return e, nil
-}
-
-// Reader lists entries whose index is above after, oldest first, at most limit.
-type Reader interface {
-	Audit(ctx context.Context, after uint64, limit int) ([]api.AuditEntry, error)
-}
-
-// Verify reads the whole log and checks its chain. It returns the number of
-// entries and the hash of the last one.
-func Verify(ctx context.Context, r Reader) (n uint64, head fleet.Digest, err error) {
-	const page = 1000
-	for {
-		entries, err := r.Audit(ctx, n, page)
-		if err != nil {
-			return n, head, err
-		}
-		if len(entries) == 0 {
-			return n, head, nil
-		}
-		if entries[0].Index != n+1 {
-			return n, head, fault.Newf(fault.Untrusted, "check audit log", fmt.Sprintf("entry %d", n+1), "it is missing")
-		}
-		if err := api.CheckAudit(head, entries); err != nil {
-			return n, head, err
-		}
-		last := entries[len(entries)-1]
-		n, head = last.Index, last.Hash
-	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 func TestMain(m *testing.M) {
@@ -198,12 +199,8 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 func (s *still) note(actor, action, subject, reason string) {
-	e := api.AuditEntry{Index: uint64(len(s.log) + 1), At: moment.Add(time.Duration(len(s.log)) * time.Second), Actor: actor, Action: action, Subject: subject, Reason: reason}
-	if len(s.log) > 0 {
-		e.Prev = s.log[len(s.log)-1].Hash
-	}
-	e.Hash = e.Sum()
-	s.log = append(s.log, e)
+	e := ledger.Entry{At: moment.Add(time.Duration(len(s.log)) * time.Second), Actor: actor, Action: action, Subject: subject, Reason: reason}
+	s.log = append(s.log, api.AuditEntry{Index: uint64(len(s.log) + 1), Entry: e})
 }
 
 func (s *still) fleet() []api.MemberInfo {

@@ -52,6 +52,9 @@ type Options struct {
 	// Retention is how long sketch windows are kept, and how old one may be to
 	// be counted. Default 1 h.
 	Retention time.Duration
+	// Witnessed is told when a member was shown another checkpoint of the audit log,
+	// with the row that says so as it was signed; nil: nobody.
+	Witnessed func(member fleet.MemberID, row telemetry.Row, msg []byte)
 	// Changed is told of members whose state changed, after Add; nil: nobody.
 	Changed func(member fleet.MemberID, before, now telemetry.Row)
 }
@@ -106,6 +109,9 @@ func New(ctx context.Context, o Options) (*Intake, error) {
 	}
 	if o.Retention == 0 {
 		o.Retention = time.Hour
+	}
+	if o.Witnessed == nil {
+		o.Witnessed = func(fleet.MemberID, telemetry.Row, []byte) {}
 	}
 	if o.Changed == nil {
 		o.Changed = func(fleet.MemberID, telemetry.Row, telemetry.Row) {}
@@ -298,6 +304,9 @@ func (in *Intake) take(v verdict, by fleet.MemberID, now time.Time) bool {
 	before, news := in.insertLocked(m, now, via)
 	if news && m.Row != nil {
 		in.o.Changed(v.member, before, *m.Row)
+		if before.Log != m.Row.Log {
+			in.o.Witnessed(v.member, *m.Row, m.Raw)
+		}
 	}
 	return news
 }

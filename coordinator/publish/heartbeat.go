@@ -141,10 +141,10 @@ func (p *Publisher) overdue(now time.Time) error {
 	if p.awaiting.IsZero() || now.Sub(p.awaiting) < alarmAfter {
 		return nil
 	}
-	return fault.Newf(fault.Transient, "publish", "snapshot", "no heartbeat has stamped it for %s", now.Sub(p.awaiting).Round(time.Second)).WithHint(hintHeart)
+	return fault.Newf(fault.Transient, "publish", "snapshot", "no heartbeat has stamped it since %s", p.awaiting.UTC().Format(time.RFC3339)).WithHint(hintHeart)
 }
 
 // SignTime gives the coordinator's word for the time to whoever drew the nonce.
 func (p *Publisher) SignTime(n trust.Nonce, at time.Time) (trust.SignedTime, error) {
-	return trust.SignTime(p.o.Coordinator, n, at)
+	return trust.SignTime(*p.clock.Load(), n, at)
 }

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -50,7 +51,9 @@ type Options struct {
 	// signed here ends with the snapshot, and its pack is waited for.
 	Timestamp signature.Signer
 	// Await is how long Publish waits for the heartbeat's pack, then; default 10 s.
-	Await     time.Duration
+	Await time.Duration
+	// Keys finds the next key once root names it; see [repository.Options].
+	Keys      func(ctx context.Context, ids []string) (signature.Signer, error)
 	Lifetimes repository.Lifetimes
 	Logger    *slog.Logger
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
@@ -77,6 +80,7 @@ type Publisher struct {
 	o Options
 
 	writing sync.Mutex // guards the following
+	audit   Audit
 	repo    *repository.Repository
 	pending *pending           // signed, not wholly written
 	before  []repository.Write // to be written before the next signature
@@ -88,6 +92,8 @@ type Publisher struct {
 	mu    sync.RWMutex // guards the following
 	packs map[fleet.Group]Pack
 	woken chan struct{} // closed when packs change
+
+	clock atomic.Pointer[signature.Signer] // signs the time: the key that root names
 }
 
 // pending is a publication on its way to the bucket, as it is stored.
@@ -134,13 +140,20 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 func (p *Publisher) open(ctx context.Context) error {
 	repo, err := repository.Open(ctx, p.get, repository.Options{
 		Root: p.o.Root, Coordinator: p.o.Coordinator, Timestamp: p.o.Timestamp,
-		StampedElsewhere: p.o.Timestamp == nil, Lifetimes: p.o.Lifetimes,
+		StampedElsewhere: p.o.Timestamp == nil, Lifetimes: p.o.Lifetimes, Keys: p.o.Keys,
 	})
 	if err != nil {
 		return err
 	}
 	p.repo = repo
+	p.takeClock()
 	return nil
+}
+
+// takeClock signs the time with the key that root names; the caller holds writing.
+func (p *Publisher) takeClock() {
+	key := p.repo.Coordinator()
+	p.clock.Store(&key)
 }
 
 func (p *Publisher) get(ctx context.Context, key string) ([]byte, error) {
@@ -165,6 +178,9 @@ func (p *Publisher) Standing() (health.Facts, error) { return health.Of(p.reposi
 
 // Listed is what the admitted publishers list.
 func (p *Publisher) Listed() ([]trust.Entry, error) { return p.repository().Releases() }
+
+// Revokes says why no member may run a release any more; nil when they may.
+func (p *Publisher) Revokes(rel fleet.Release) error { return p.repository().Revokes(rel) }
 
 func (p *Publisher) repository() *repository.Repository {
 	p.writing.Lock()
@@ -194,6 +210,9 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]
 	if cur, ok := p.Pack(d.Group); ok && cur.Sequence == d.Sequence {
 		return nil, nil
 	}
+	if err := p.prove(ctx, d.Group, body); err != nil {
+		return nil, err
+	}
 	if p.o.Timestamp == nil {
 		return p.publishAndWait(ctx, d, now)
 	}
@@ -213,7 +232,7 @@ func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refu
 		return false, nil, err
 	}
 	if now.Sub(p.reloaded) >= reloadEvery {
-		if _, err := p.repo.Reload(ctx); err != nil {
+		if err := p.reload(ctx); err != nil {
 			return false, nil, err
 		}
 		p.reloaded = now
@@ -240,7 +259,7 @@ func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, r
 	if err := p.finish(ctx, now); err != nil {
 		return repository.Admission{}, err
 	}
-	if _, err := p.repo.Reload(ctx); err != nil {
+	if err := p.reload(ctx); err != nil {
 		return repository.Admission{}, err
 	}
 	a, err := p.repo.Admit(ctx, team, now)

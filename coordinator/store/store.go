@@ -30,12 +30,36 @@ type Member struct {
 	KeyID      telemetry.KeyID
 	Cell       string
 	Generation uint64    // of its newest certificate
-	Confirmed  bool      // the newest certificate was shown in a handshake
+	Confirmed  bool      // the newest certificate was shown
 	Expires    time.Time // of the newest certificate
-	Token      string    // id of the join token it came by
-	GossipAddr string    // host:port, or ""
-	Locked     string    // why its identity is locked, or ""
+
+	Certificate fleet.Digest // SHA-256 of the newest certificate: it cannot be guessed, as a generation can
+	Previous    fleet.Digest // and of the one before
+	Issuer      fleet.Digest // SHA-256 of the device CA's certificate that issued the newest
+	Floor       uint64       // certificates of lower generations are refused
+	Comebacks   int          // since an operator allowed more
+
+	Token      string       // id of the join token it came by
+	Hardware   fleet.Digest // of the machine it enrolled on, as far as it said
+	GossipAddr string       // host:port, or ""
+	Locked     string       // why its identity is locked, or ""
+	Shown      *Shown       `json:",omitempty"` // the certificate it was locked for
+	Readmit    bool         // it was unlocked and has to come back
+	Twice      string       `json:",omitempty"` // why the identity seems to be in use twice
 	Revoked    bool
+}
+
+// Shown is a stale certificate that somebody showed.
+type Shown struct {
+	Generation  uint64
+	Certificate fleet.Digest
+}
+
+// Pending is a member that waits for approval.
+type Pending struct {
+	api.PendingMember
+	PublicKey []byte // SubjectPublicKeyInfo, DER
+	KeyID     telemetry.KeyID
 }
 
 // Members keeps the inventory.
@@ -49,6 +73,16 @@ type Members interface {
 	Enrol(ctx context.Context, m Member, now time.Time, note audit.Note) error
 	// SaveMember replaces a known member.
 	SaveMember(ctx context.Context, m Member, notes ...audit.Note) error
+}
+
+// Waiting keeps the members that wait for approval.
+type Waiting interface {
+	Pending(ctx context.Context) ([]Pending, error)
+	// AddPending adds p and uses up one use of its token; Denied as in Enrol. One of
+	// that id is replaced when it was denied, and a Conflict otherwise.
+	AddPending(ctx context.Context, p Pending, now time.Time, note audit.Note) error
+	// SavePending replaces a known one.
+	SavePending(ctx context.Context, p Pending, note audit.Note) error
 }
 
 // Cell is one gossip pool.
@@ -94,12 +128,18 @@ type Tokens interface {
 	DeleteToken(ctx context.Context, id string, note audit.Note) error
 }
 
-// Operator is a person or a program that may use the operators' API.
+// Operator is the holder of a token: a person or a program that may use the
+// operators' API.
 type Operator struct {
 	Name      string
 	Role      api.Role
-	TokenHash fleet.Digest
+	Scope     api.Scope    `json:",omitzero"`
+	TokenHash fleet.Digest // all that is kept of the token
 	Created   time.Time
+	By        string    // who made it
+	Expires   time.Time `json:",omitzero"`  // zero: it does not
+	Used      time.Time `json:",omitzero"`  // last, as TouchOperator was told
+	As        []string  `json:",omitempty"` // as in api.OperatorToken; empty: the name alone
 }
 
 // Operators keeps them.
@@ -109,7 +149,60 @@ type Operators interface {
 	// OperatorByToken finds the operator whose token has the hash; NotFound.
 	OperatorByToken(ctx context.Context, hash fleet.Digest) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
+	// SaveOperator replaces a known one, also its token; NotFound.
+	SaveOperator(ctx context.Context, o Operator, note audit.Note) error
+	// TouchOperator notes when one was last used.
+	TouchOperator(ctx context.Context, name string, at time.Time) error
 	DeleteOperator(ctx context.Context, name string, note audit.Note) error
+}
+
+// Person is who signed in at the fleet's OpenID issuer, as the issuer and the
+// coordinator's mapping say.
+type Person struct {
+	Identity string // issuer and subject: what approvals are counted by
+	Name     string // for people and the audit log; holds an "@", as no operator's name does
+	Role     api.Role
+	Scope    api.Scope
+	Why      string        // which line of the mapping, for the audit log
+	Session  time.Duration // how long a sign-in lasts; 0: as by token
+}
+
+// SessionKind is what a session is used by. One is not taken for the other.
+type SessionKind string
+
+// The kinds of session.
+const (
+	CommandSession SessionKind = "commands"
+	BrowserSession SessionKind = "browser"
+)
+
+// Session is one sign-in.
+type Session struct {
+	Hash  fleet.Digest // of what its holder shows
+	Kind  SessionKind
+	Name  string
+	Token fleet.Digest `json:",omitzero"` // of the operator who began it by a token; role and scope are that operator's
+
+	// The following are of a person who signed in through the issuer.
+	As    []string  `json:",omitempty"`
+	Role  api.Role  `json:",omitempty"`
+	Scope api.Scope `json:",omitzero"`
+
+	Created time.Time
+	Seen    time.Time
+	Expires time.Time
+}
+
+// Sessions keeps who is signed in.
+type Sessions interface {
+	AddSession(ctx context.Context, s Session, note audit.Note) error
+	// Session finds one by its hash; NotFound.
+	Session(ctx context.Context, hash fleet.Digest) (Session, error)
+	Sessions(ctx context.Context) ([]Session, error)
+	// TouchSession notes when one was last used.
+	TouchSession(ctx context.Context, hash fleet.Digest, at time.Time) error
+	// EndSessions forgets them; those that are not there are no error.
+	EndSessions(ctx context.Context, hashes []fleet.Digest, notes ...audit.Note) error
 }
 
 // Message is a signed row or window as it came.
@@ -164,6 +257,7 @@ type Rollout struct {
 	Release  fleet.Release
 	From     string // ref of the stable release it began from, or ""
 	Author   string
+	AuthorAs []string // the author's identities, as in api.OperatorToken
 	Started  time.Time
 	Ended    time.Time // zero while it lives
 	Spec     json.RawMessage
@@ -180,6 +274,7 @@ type Command struct {
 	Seq     uint64 // the store's: from 1 in each rollout, without gaps
 	Command api.Command
 	By      string
+	As      []string // the identities of By, as in api.OperatorToken; of Disown: of who is gone
 	Reason  string
 	Hold    bool
 	At      time.Time
@@ -245,19 +340,27 @@ type Decisions interface {
 
 // AuditLog is the append-only log.
 type AuditLog interface {
-	audit.Reader
+	audit.Store
+	// Audit lists entries whose index is above after, oldest first, at most limit.
+	Audit(ctx context.Context, after uint64, limit int) ([]api.AuditEntry, error)
 	// AuditTail is the newest n entries, oldest first.
 	AuditTail(ctx context.Context, n int) ([]api.AuditEntry, error)
 	// Append adds entries that go with no other change.
 	Append(ctx context.Context, notes ...audit.Note) error
+	// AddSplit keeps evidence of another history, once.
+	AddSplit(ctx context.Context, s api.AuditSplit, notes ...audit.Note) (added bool, err error)
+	// Splits lists it, oldest first.
+	Splits(ctx context.Context) ([]api.AuditSplit, error)
 }
 
 // Store is all of it, as one implementation gives it.
 type Store interface {
 	Members
+	Waiting
 	Cells
 	Tokens
 	Operators
+	Sessions
 	Messages
 	Releases
 	Rollouts

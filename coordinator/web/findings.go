@@ -11,8 +11,8 @@ import (
 
 // banner is the findings that every page shows: what runs out or is wrong, not
 // mere advice. A coordinator that cannot tell says so where the page is about it.
-func (s *site) banner(ctx context.Context) []api.Finding {
-	h, err := s.Source.Health(ctx)
+func (s *site) banner(ctx context.Context, who visitor) []api.Finding {
+	h, err := s.Source.Health(ctx, who.OperatorToken)
 	if err != nil {
 		return nil
 	}

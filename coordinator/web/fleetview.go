@@ -64,22 +64,22 @@ type attention struct {
 // mapLimit is how many members the map shows; past it squares help nobody.
 const mapLimit = 1200
 
-func (s *site) fleetPage(r *http.Request, _ visitor) (view, error) {
+func (s *site) fleetPage(r *http.Request, who visitor) (view, error) {
 	ctx := r.Context()
-	info, err := s.Source.Fleet(ctx)
+	info, err := s.Source.Fleet(ctx, who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}
-	all, err := s.Source.Members(ctx, fleet.Selector{})
+	all, err := s.Source.Members(ctx, who.OperatorToken, fleet.Selector{})
 	if err != nil {
 		return view{}, err
 	}
 	members := s.present(all)
-	rollouts, err := s.Source.Rollouts(ctx)
+	rollouts, err := s.Source.Rollouts(ctx, who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}
-	releases, err := s.Source.Releases(ctx)
+	releases, err := s.Source.Releases(ctx, who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}

@@ -38,17 +38,17 @@ type membersView struct {
 
 const membersPerPage = 100
 
-func (s *site) membersPage(r *http.Request, _ visitor) (view, error) {
+func (s *site) membersPage(r *http.Request, who visitor) (view, error) {
 	v := membersView{Selector: r.FormValue("selector"), Show: r.FormValue("show")}
 	sel, err := fleet.ParseSelector(v.Selector)
 	if err != nil {
 		v.Problem = err.Error()
 	}
-	members, err := s.Source.Members(r.Context(), sel)
+	members, err := s.Source.Members(r.Context(), who.OperatorToken, sel)
 	if err != nil {
 		return view{}, err
 	}
-	releases, err := s.Source.Releases(r.Context())
+	releases, err := s.Source.Releases(r.Context(), who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}
@@ -119,16 +119,16 @@ type refused struct {
 	Digest fleet.Digest
 }
 
-func (s *site) memberPage(r *http.Request, _ visitor) (view, error) {
+func (s *site) memberPage(r *http.Request, who visitor) (view, error) {
 	id, err := fleet.ParseMemberID(r.PathValue("id"))
 	if err != nil {
 		return view{}, err
 	}
-	why, err := s.Source.Explain(r.Context(), id)
+	why, err := s.Source.Explain(r.Context(), who.OperatorToken, id)
 	if err != nil {
 		return view{}, err
 	}
-	releases, err := s.Source.Releases(r.Context())
+	releases, err := s.Source.Releases(r.Context(), who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // now is the moment at which the recorded fleet is looked at.
@@ -312,14 +313,11 @@ func (f *recorded) addAudit() {
 		{"coordinator", "rollout.decided", "scorer-4", "stage quarter exposes 13 of 52 members"},
 		{"coordinator", "member.enrolled", "cork-16", "by token t-7f3a"},
 	}
-	var prev fleet.Digest
 	for i, l := range lines {
-		e := api.AuditEntry{Index: uint64(i + 1), At: now.Add(-time.Duration(len(lines)-i) * 70 * time.Second), Actor: l.actor, Action: l.action, Subject: l.subject, Reason: l.reason, Prev: prev}
+		e := api.AuditEntry{Index: uint64(i + 1), Entry: ledger.Entry{At: now.Add(-time.Duration(len(lines)-i) * 70 * time.Second), Actor: l.actor, Action: l.action, Subject: l.subject, Reason: l.reason}}
 		if l.action == "rollout.verdict" {
 			e.Detail = json.RawMessage(`{"looks":31,"e":{"errors":214.3,"fatal":41}}`)
 		}
-		e.Hash = e.Sum()
-		prev = e.Hash
 		f.audit = append(f.audit, e)
 	}
 }

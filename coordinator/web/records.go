@@ -30,8 +30,8 @@ type releaseRow struct {
 
 type metric struct{ Name, Value string }
 
-func (s *site) releasesPage(r *http.Request, _ visitor) (view, error) {
-	all, err := s.Source.Releases(r.Context())
+func (s *site) releasesPage(r *http.Request, who visitor) (view, error) {
+	all, err := s.Source.Releases(r.Context(), who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}
@@ -59,7 +59,6 @@ func (s *site) releasesPage(r *http.Request, _ visitor) (view, error) {
 type auditView struct {
 	Entries      []auditRow
 	Older, Newer uint64 // where the neighbouring pages begin; 0: there is none
-	Chain        string // what is wrong with the chain of this page, or ""
 }
 
 type auditRow struct {
@@ -71,11 +70,11 @@ type auditRow struct {
 const auditPerPage = 100
 
 // auditPage shows a hundred entries up to "to", or the newest.
-func (s *site) auditPage(r *http.Request, _ visitor) (view, error) {
+func (s *site) auditPage(r *http.Request, who visitor) (view, error) {
 	var to uint64
 	fmt.Sscan(r.FormValue("to"), &to) // a wrong number shows the newest
 	ctx := r.Context()
-	entries, err := s.Source.Audit(ctx, 0, -auditPerPage)
+	entries, err := s.Source.Audit(ctx, who.OperatorToken, 0, -auditPerPage)
 	if err != nil {
 		return view{}, err
 	}
@@ -84,16 +83,13 @@ func (s *site) auditPage(r *http.Request, _ visitor) (view, error) {
 		if v.Newer = to + auditPerPage; v.Newer > entries[n-1].Index {
 			v.Newer = entries[n-1].Index
 		}
-		if entries, err = s.Source.Audit(ctx, to-min(to, auditPerPage), auditPerPage); err != nil {
+		if entries, err = s.Source.Audit(ctx, who.OperatorToken, to-min(to, auditPerPage), auditPerPage); err != nil {
 			return view{}, err
 		}
 	}
 	if len(entries) > 0 {
 		if first := entries[0].Index; first > 1 {
 			v.Older = first - 1
-		}
-		if err := api.CheckAudit(entries[0].Prev, entries); err != nil {
-			v.Chain = err.Error()
 		}
 	}
 	for _, e := range slices.Backward(entries) {
@@ -133,8 +129,11 @@ func indent(raw json.RawMessage) string {
 const logDepth = 2000
 
 // logOf are the newest entries about a subject, newest first.
-func (s *site) logOf(ctx context.Context, subject string) ([]api.AuditEntry, error) {
-	all, err := s.Source.Audit(ctx, 0, -logDepth)
+func (s *site) logOf(ctx context.Context, who visitor, subject string) ([]api.AuditEntry, error) {
+	if !who.Scope.IsZero() {
+		return nil, nil // the log is of the whole fleet
+	}
+	all, err := s.Source.Audit(ctx, who.OperatorToken, 0, -logDepth)
 	if err != nil {
 		return nil, err
 	}
@@ -149,12 +148,12 @@ func (s *site) logOf(ctx context.Context, subject string) ([]api.AuditEntry, err
 
 // events is a stream that says when a page is worth refreshing. It carries no
 // more than that: the page itself is rendered by the server as before.
-func (s *site) events(w http.ResponseWriter, r *http.Request, _ visitor) {
+func (s *site) events(w http.ResponseWriter, r *http.Request, who visitor) {
 	ctl := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	beat := time.NewTicker(15 * time.Second)
 	defer beat.Stop()
-	happened := s.Source.Subscribe(r.Context())
+	happened := s.Source.Subscribe(r.Context(), who.OperatorToken)
 	err := ctl.Flush() // the headers, so that the browser knows it is heard
 	for err == nil {
 		select {
@@ -167,6 +166,9 @@ func (s *site) events(w http.ResponseWriter, r *http.Request, _ visitor) {
 			text, _ := json.Marshal(ev) // times and strings always encode
 			_, err = fmt.Fprintf(w, "data: %s\n\n", text)
 		case <-beat.C:
+			if _, err := s.visitor(r, false); err != nil {
+				return // signed out meanwhile
+			}
 			_, err = fmt.Fprint(w, ": still here\n\n")
 		}
 		if err == nil {

@@ -52,8 +52,8 @@ func newCard(x api.RolloutInfo) rolloutCard {
 	return c
 }
 
-func (s *site) rolloutsPage(r *http.Request, _ visitor) (view, error) {
-	all, err := s.Source.Rollouts(r.Context())
+func (s *site) rolloutsPage(r *http.Request, who visitor) (view, error) {
+	all, err := s.Source.Rollouts(r.Context(), who.OperatorToken)
 	if err != nil {
 		return view{}, err
 	}
@@ -120,7 +120,7 @@ func (s *site) rolloutPage(r *http.Request, who visitor) (view, error) {
 		return view{}, err
 	}
 	ctx := r.Context()
-	x, err := s.Source.Rollout(ctx, id)
+	x, err := s.Source.Rollout(ctx, who.OperatorToken, id)
 	if err != nil {
 		return view{}, err
 	}
@@ -138,12 +138,12 @@ func (s *site) rolloutPage(r *http.Request, who visitor) (view, error) {
 		done := min(s.Now().Sub(st[x.Stage].Since), st[x.Stage].Soak.D())
 		v.Soak = []soak{{st[x.Stage].Soak.D(), done, shareBar("soaked", int(st[x.Stage].Soak.D()/time.Millisecond), []segment{{"busy", "soaked", int(done / time.Millisecond)}})}}
 	}
-	members, err := s.Source.Members(ctx, fleet.Selector{})
+	members, err := s.Source.Members(ctx, who.OperatorToken, fleet.Selector{})
 	if err != nil {
 		return view{}, err
 	}
 	v.Members = participants(members, x)
-	if v.Log, err = s.logOf(ctx, string(id)); err != nil {
+	if v.Log, err = s.logOf(ctx, who, string(id)); err != nil {
 		return view{}, err
 	}
 	return view{page: "rollout", title: v.Ref, nav: "rollouts", data: v}, nil

@@ -1,167 +1,192 @@
 package web
 
 import (
-	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
+	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/throttle"
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
-const cookieName = "modelfleet_session"
+// The cookies. Over TLS they are named so that browsers take them from this host
+// alone: a neighbour in the domain cannot plant one.
+const (
+	sessionCookie = "modelfleet_session"
+	signInCookie  = "modelfleet_signin"
+)
 
-// errNoSession is a visitor without a valid cookie.
+// formField carries a session's secret of forms, so that a post comes from a page
+// that this session was shown.
+const formField = "form"
+
+// errNoSession is a visitor without a cookie.
 var errNoSession = errors.New("not signed in")
 
-// session is what the cookie carries, sealed: the token itself, so that every
-// request is judged by the coordinator's present list of operators.
-type session struct {
-	Token   string    `json:"token"`
-	Expires time.Time `json:"expires"`
-}
-
-// sealer encrypts and authenticates cookies.
-type sealer struct{ aead cipher.AEAD }
-
-func newSealer(secret []byte) (sealer, error) {
-	if len(secret) == 0 {
-		secret = make([]byte, 32)
-		rand.Read(secret) // never fails
-	}
-	// The caller's secret may serve elsewhere too: derive a key of our own.
-	key := sha256.Sum256(append([]byte("modelfleet/web-session/v1\x00"), secret...))
-	block, err := aes.NewCipher(key[:])
-	if err != nil {
-		return sealer{}, fault.New(fault.Internal, "make session key", "", err)
-	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return sealer{}, fault.New(fault.Internal, "make session key", "", err)
-	}
-	return sealer{aead}, nil
-}
-
-// lock is the cookie's text for a session.
-func (s sealer) lock(v session) (string, error) {
-	plain, err := json.Marshal(v)
-	if err != nil {
-		return "", err
-	}
-	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, plain, nil)), nil
-}
-
-// open is the session of a cookie's text, or errNoSession.
-func (s sealer) open(text string, now time.Time) (session, error) {
-	sealed, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil {
-		return session{}, errNoSession
-	}
-	plain, err := s.aead.Open(nil, nil, sealed, nil)
-	if err != nil {
-		return session{}, errNoSession
-	}
-	var v session
-	if json.Unmarshal(plain, &v) != nil || !now.Before(v.Expires) {
-		return session{}, errNoSession
-	}
-	return v, nil
-}
-
 // visitor is who a request comes from.
-func (s *site) visitor(r *http.Request) (visitor, error) {
-	c, err := r.Cookie(cookieName)
+func (s *site) visitor(r *http.Request, active bool) (visitor, error) {
+	c, err := r.Cookie(cookieName(r, sessionCookie))
 	if err != nil {
 		return visitor{}, errNoSession
 	}
-	v, err := s.seal.open(c.Value, s.Now())
+	op, err := s.Source.Visit(r.Context(), c.Value, active)
 	if err != nil {
 		return visitor{}, err
 	}
-	return s.who(r.Context(), v.Token)
+	sum := sha256.Sum256([]byte("modelfleet/form/v1\x00" + c.Value))
+	return visitor{op, hex.EncodeToString(sum[:])}, nil
 }
 
-func (s *site) who(ctx context.Context, token string) (visitor, error) {
-	op, err := s.Source.Authenticate(ctx, token)
-	return visitor{op}, err
+// navigates tells a person who goes somewhere from a page that refreshes itself:
+// only the former is somebody at work. Browsers that do not say count as people.
+func navigates(r *http.Request) bool {
+	mode := r.Header.Get("Sec-Fetch-Mode")
+	return mode == "" || mode == "navigate"
 }
 
 // signedIn lets only operators through; others are asked to sign in and brought
-// back to where they wanted to go.
+// back to where they wanted to go. A post must carry its session's form secret.
 func (s *site) signedIn(next func(http.ResponseWriter, *http.Request, visitor)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := s.visitor(r)
+		who, err := s.visitor(r, navigates(r))
 		switch {
+		case err == nil && r.Method == http.MethodPost:
+			r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
+			if subtle.ConstantTimeCompare([]byte(r.PostFormValue(formField)), []byte(who.Form)) != 1 {
+				s.problem(w, r, fault.Newf(fault.Denied, "take form", r.URL.Path, "it is not of a page of this session").
+					WithHint("go back, load the page again and repeat it"), who)
+				return
+			}
+			next(w, r, who)
 		case err == nil:
 			next(w, r, who)
 		case isDenied(err):
-			to := "/login"
+			q := url.Values{}
 			if r.Method == http.MethodGet && r.URL.Path != "/" && r.URL.Path != "/events" {
-				to += "?next=" + url.QueryEscape(r.URL.RequestURI())
+				q.Set("next", r.URL.RequestURI())
 			}
-			http.Redirect(w, r, to, http.StatusSeeOther)
+			if !errors.Is(err, errNoSession) {
+				q.Set("over", "1")
+			}
+			http.Redirect(w, r, withQuery("/login", q), http.StatusSeeOther)
 		default:
 			s.problem(w, r, err, visitor{})
 		}
 	})
 }
 
-// isDenied tells a wrong token from a coordinator that cannot answer.
+func withQuery(path string, q url.Values) string {
+	if len(q) == 0 {
+		return path
+	}
+	return path + "?" + q.Encode()
+}
+
+// isDenied tells who may not from a coordinator that cannot answer.
 func isDenied(err error) bool { return fault.Is(err, fault.Denied) || errors.Is(err, errNoSession) }
 
 // loginPage is what the sign-in form shows.
 type loginPage struct {
-	Next, Problem string
+	Next, Problem, Hint string
+	Issuer              string // "": by token only
+	Over                bool   // a session ended
+}
+
+func (s *site) loginPage(next string) loginPage {
+	p := loginPage{Next: next}
+	if s.Issuer != nil {
+		p.Issuer = s.Issuer.Host()
+	}
+	return p
 }
 
 func (s *site) loginForm(w http.ResponseWriter, r *http.Request) {
-	if _, err := s.visitor(r); err == nil {
+	if _, err := s.visitor(r, false); err == nil {
 		http.Redirect(w, r, local(r.FormValue("next")), http.StatusSeeOther)
 		return
 	}
-	s.render(w, r, http.StatusOK, view{page: "login", title: "Sign in", data: loginPage{Next: local(r.FormValue("next"))}}, visitor{})
+	p := s.loginPage(local(r.FormValue("next")))
+	p.Over = r.FormValue("over") != ""
+	s.render(w, r, http.StatusOK, view{page: "login", title: "Sign in", data: p}, visitor{})
+}
+
+// notIn shows the sign-in page again, with why it did not work.
+func (s *site) notIn(w http.ResponseWriter, r *http.Request, next string, err error) {
+	kind := fault.KindOf(err)
+	if kind == fault.Internal {
+		s.Logger.Error("sign-in failed", "err", err)
+	}
+	if kind == fault.Denied || kind == fault.Untrusted {
+		s.Throttle.Failed(throttle.Address(r))
+		s.Logger.Warn("sign-in refused", "from", throttle.Address(r), "err", err)
+	}
+	p := s.loginPage(next)
+	p.Problem, p.Hint = err.Error(), fault.Hint(err)
+	s.render(w, r, kind.Status(), view{page: "login", title: "Sign in", data: p}, visitor{})
 }
 
 func (s *site) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
-	token, next := strings.TrimSpace(r.FormValue("token")), local(r.FormValue("next"))
-	if _, err := s.who(r.Context(), token); err != nil {
-		if !isDenied(err) {
+	token, next := strings.TrimSpace(r.PostFormValue("token")), local(r.PostFormValue("next"))
+	err := s.Throttle.Check(throttle.Address(r))
+	var op api.OperatorToken
+	if err == nil {
+		op, err = s.Source.SignInByToken(r.Context(), token)
+	}
+	if err != nil {
+		s.notIn(w, r, next, err)
+		return
+	}
+	s.enter(w, r, op, next)
+}
+
+// enter gives the browser its session: always a new one, whatever it had.
+func (s *site) enter(w http.ResponseWriter, r *http.Request, op api.OperatorToken, next string) {
+	if c, err := r.Cookie(cookieName(r, sessionCookie)); err == nil {
+		if err := s.Source.SignOut(r.Context(), c.Value, false); err != nil {
 			s.problem(w, r, err, visitor{})
 			return
 		}
-		s.render(w, r, http.StatusForbidden, view{page: "login", title: "Sign in", data: loginPage{
-			Next: next, Problem: "The coordinator knows no operator by that token.",
-		}}, visitor{})
-		return
 	}
-	text, err := s.seal.lock(session{Token: token, Expires: s.Now().Add(s.Session)})
+	http.SetCookie(w, cookie(r, sessionCookie, op.Text, int(op.Expires.Sub(s.Now()).Seconds())))
+	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+// logout ends the session, and with "all" every session of its holder.
+func (s *site) logout(w http.ResponseWriter, r *http.Request, _ visitor) {
+	c, err := r.Cookie(cookieName(r, sessionCookie))
+	if err == nil {
+		err = s.Source.SignOut(r.Context(), c.Value, r.PostFormValue("all") != "")
+	}
 	if err != nil {
 		s.problem(w, r, err, visitor{})
 		return
 	}
-	http.SetCookie(w, s.cookie(r, text, int(s.Session.Seconds())))
-	http.Redirect(w, r, next, http.StatusSeeOther)
-}
-
-func (s *site) logout(w http.ResponseWriter, r *http.Request) {
-	http.SetCookie(w, s.cookie(r, "", -1))
+	http.SetCookie(w, cookie(r, sessionCookie, "", -1))
+	w.Header().Set("Clear-Site-Data", `"cache", "cookies", "storage"`)
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-func (s *site) cookie(r *http.Request, text string, maxAge int) *http.Cookie {
+// cookie is sent with navigations from elsewhere, as the issuer's way back is
+// one, and never with a post, a frame or a script from there.
+func cookie(r *http.Request, name, text string, maxAge int) *http.Cookie {
 	return &http.Cookie{
-		Name: cookieName, Value: text, Path: "/", MaxAge: maxAge,
-		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		Name: cookieName(r, name), Value: text, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode,
 	}
+}
+
+func cookieName(r *http.Request, name string) string {
+	if r.TLS != nil {
+		return "__Host-" + name
+	}
+	return name
 }
 
 // local keeps a redirect on this site: anything but a path of ours is "/".
@@ -172,3 +197,6 @@ func local(next string) string {
 	}
 	return next
 }
+
+// signInTime is how long a person has to sign in at the issuer.
+const signInTime = 10 * time.Minute

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
@@ -34,7 +35,9 @@ func newSite(o Options) (http.Handler, error) {
 	if o.Source == nil || o.Logger == nil {
 		return nil, fault.Newf(fault.Internal, "make dashboard", "", "Source and Logger are required")
 	}
-	o.Session = cmp.Or(o.Session, 12*time.Hour)
+	if o.Throttle == nil {
+		o.Throttle = throttle.New(throttle.Options{Now: o.Now})
+	}
 	o.Silent = cmp.Or(o.Silent, 3*time.Minute)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -57,7 +60,9 @@ func (s *site) routes() {
 	s.mux.Handle("GET /static/", http.StripPrefix("/static/", cached(http.FileServerFS(static))))
 	s.mux.HandleFunc("GET /login", s.loginForm)
 	s.mux.HandleFunc("POST /login", s.login)
-	s.mux.HandleFunc("POST /logout", s.logout)
+	s.mux.HandleFunc("GET /login/issuer", s.toIssuer)
+	s.mux.HandleFunc("GET /login/callback", s.fromIssuer)
+	s.mux.Handle("POST /logout", s.signedIn(s.logout))
 
 	s.mux.Handle("GET /{$}", s.page(s.fleetPage))
 	s.mux.Handle("GET /members", s.page(s.membersPage))
@@ -80,6 +85,8 @@ func (s *site) guard(next http.Handler) http.Handler {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Referrer-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r)
@@ -97,6 +104,7 @@ func cached(next http.Handler) http.Handler {
 // visitor is who asks.
 type visitor struct {
 	api.OperatorToken
+	Form string // what each form of the session must carry
 }
 
 // May reports whether the visitor's role allows what needs another role.
@@ -142,10 +150,10 @@ type frame struct {
 func (s *site) render(w http.ResponseWriter, r *http.Request, status int, v view, who visitor) {
 	f := frame{Title: v.title, Nav: v.nav, Visitor: who, Data: v.data, Now: s.Now()}
 	if who.Name != "" {
-		if info, err := s.Source.Fleet(r.Context()); err == nil {
+		if info, err := s.Source.Fleet(r.Context(), who.OperatorToken); err == nil {
 			f.Fleet = info.Name
 		}
-		f.Findings = s.banner(r.Context())
+		f.Findings = s.banner(r.Context(), who)
 	}
 	var page bytes.Buffer
 	if err := s.pages[v.page].ExecuteTemplate(&page, "layout", f); err != nil {

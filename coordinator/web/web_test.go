@@ -17,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/web"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // desk is a dashboard under test and a browser without JavaScript before it.
@@ -283,12 +284,11 @@ func TestEventsReachTheBrowser(t *testing.T) {
 	}
 }
 
-func TestAuditPagesAndBrokenChain(t *testing.T) {
+func TestAuditPages(t *testing.T) {
 	f := busyFleet()
 	for i := range 250 {
-		e := api.AuditEntry{Index: uint64(len(f.audit) + 1), At: now, Actor: "coordinator", Action: "directive.issued", Subject: "default", Reason: "#" + strings.Repeat("i", i%3), Prev: f.audit[len(f.audit)-1].Hash}
-		e.Hash = e.Sum()
-		f.audit = append(f.audit, e)
+		e := ledger.Entry{At: now, Actor: "coordinator", Action: "directive.issued", Subject: "default", Reason: "#" + strings.Repeat("i", i%3)}
+		f.audit = append(f.audit, api.AuditEntry{Index: uint64(len(f.audit) + 1), Entry: e})
 	}
 	d := open(t, f).signIn(viewerToken)
 	_, body := d.get("/audit")
@@ -300,11 +300,9 @@ func TestAuditPagesAndBrokenChain(t *testing.T) {
 		t.Error("the middle page should lead both ways")
 	}
 	d.shows("/audit?to=63", "ana", "scorer@1.3.0")
-	if _, body = d.get("/audit?to=63"); strings.Contains(body, "Older") || strings.Contains(body, "broken") {
-		t.Error("the oldest page should lead to newer ones only, with an unbroken chain")
+	if _, body = d.get("/audit?to=63"); strings.Contains(body, "Older") {
+		t.Error("the oldest page should lead to newer ones only")
 	}
-	f.audit[20].Reason = "rewritten"
-	d.shows("/audit?to=63", "chain on this page is broken", "entry 21")
 }
 
 // The whole recorded fleet is a Source.

@@ -293,7 +293,8 @@ const (
 	Abort    Command = "abort"
 	Rollback Command = "rollback"
 	Approve  Command = "approve"
-	Skip     Command = "skip" // emergency: go to the last stage at once; takes two approvers
+	Skip     Command = "skip"   // emergency: go to the last stage at once; takes two approvers
+	Disown   Command = "disown" // the coordinator's own: who approved is no operator any more
 )
 
 // CommandRequest is the body of a command.
@@ -376,19 +377,6 @@ type Sample struct {
 	At      time.Time `json:"at"`
 	Exposed ArmInfo   `json:"exposed"` // cumulative since the rollout began
 	Control ArmInfo   `json:"control"`
-}
-
-// AuditEntry is one line of the audit log. GET /v1/audit?after=N.
-type AuditEntry struct {
-	Index   uint64          `json:"index"`
-	At      time.Time       `json:"at"`
-	Actor   string          `json:"actor"` // operator, "coordinator", or a member
-	Action  string          `json:"action"`
-	Subject string          `json:"subject"`
-	Reason  string          `json:"reason"`
-	Detail  json.RawMessage `json:"detail,omitempty"` // compact JSON
-	Prev    fleet.Digest    `json:"prev,omitzero"`    // hash of the entry before
-	Hash    fleet.Digest    `json:"hash"`             // [AuditEntry.Sum]
 }
 
 // Event is one message of the stream GET /v1/events (text/event-stream).

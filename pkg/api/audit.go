@@ -1,59 +1,130 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
-// auditDomain separates the hashes of audit entries from every other hash.
-const auditDomain = "modelfleet/audit/v1"
-
-// Sum is the hash that chains the entry to the one before it: SHA-256 over the
-// domain, Prev, and then each field with its length in front, as docs/formats/
-// http.md spells out. It does not look at Hash.
-func (e AuditEntry) Sum() fleet.Digest {
-	h := sha256.New()
-	field := func(b []byte) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-		h.Write(n[:])
-		h.Write(b)
-	}
-	var index [8]byte
-	binary.BigEndian.PutUint64(index[:], e.Index)
-	field([]byte(auditDomain))
-	field(e.Prev[:])
-	field(index[:])
-	field([]byte(e.At.UTC().Format(time.RFC3339Nano)))
-	field([]byte(e.Actor))
-	field([]byte(e.Action))
-	field([]byte(e.Subject))
-	field([]byte(e.Reason))
-	field(e.Detail)
-	return fleet.Digest(h.Sum(nil))
+// AuditEntry is one line of the audit log. GET /v1/audit?after=N. A detail that
+// lies aside in the log is given whole.
+type AuditEntry struct {
+	Index uint64 `json:"index"` // from 1: the leaf before it is number Index-1 of the tree
+	ledger.Entry
 }
 
-// CheckAudit verifies that entries follow each other and the entry whose hash is
-// prev, which is zero for the first of all.
-func CheckAudit(prev fleet.Digest, entries []AuditEntry) error {
-	for i, e := range entries {
-		at := fmt.Sprintf("entry %d", e.Index)
-		switch {
-		case e.Prev != prev:
-			return fault.Newf(fault.Untrusted, "check audit log", at, "does not follow the entry before it: an entry was changed, added or taken out").
-				WithHint("compare with a copy of the log kept elsewhere")
-		case i > 0 && e.Index != entries[i-1].Index+1:
-			return fault.Newf(fault.Untrusted, "check audit log", at, "follows entry %d", entries[i-1].Index)
-		case e.Sum() != e.Hash:
-			return fault.Newf(fault.Untrusted, "check audit log", at, "its content is not what was hashed").
-				WithHint("compare with a copy of the log kept elsewhere")
+// AuditCheckpoint is the newest signed checkpoint of the audit log. GET
+// /v1/audit/checkpoint.
+type AuditCheckpoint struct {
+	Note string `json:"note"`
+	Key  string `json:"key"` // the public key that signs it, as the coordinator says
+}
+
+// AuditConsistency proves that the log of From entries is the beginning of the
+// log of To. GET /v1/audit/consistency?from=N&to=M.
+type AuditConsistency struct {
+	From uint64      `json:"from"`
+	To   uint64      `json:"to"`
+	Path []tlog.Hash `json:"path"`
+}
+
+// AuditWitness is a checkpoint that a member was shown and that does not fit what
+// it knows. POST /v1/audit/witness.
+type AuditWitness struct {
+	Notes []string `json:"notes"` // signed; at most 8
+}
+
+// AuditSplit is the evidence that somebody was shown another history. GET
+// /v1/audit/splits.
+type AuditSplit struct {
+	Found  time.Time      `json:"found"`
+	Member fleet.MemberID `json:"member,omitempty"` // who was shown it
+	Ours   string         `json:"ours"`             // our signed checkpoint
+	Theirs string         `json:"theirs,omitempty"` // theirs, signed by the log's key
+	Claim  string         `json:"claim,omitempty"`  // when no checkpoint is at hand: what the member's signed row says
+	Row    []byte         `json:"row,omitempty"`    // that row
+	Why    string         `json:"why"`
+}
+
+// AuditCheckpoint is the newest checkpoint.
+func (c *Client) AuditCheckpoint(ctx context.Context) (AuditCheckpoint, error) {
+	return get[AuditCheckpoint](ctx, c, "get checkpoint", "", "/v1/audit/checkpoint")
+}
+
+// AuditConsistency asks for the proof that one log is the beginning of the other.
+func (c *Client) AuditConsistency(ctx context.Context, from, to uint64) (AuditConsistency, error) {
+	q := url.Values{"from": {strconv.FormatUint(from, 10)}, "to": {strconv.FormatUint(to, 10)}}
+	return get[AuditConsistency](ctx, c, "prove consistency", "", "/v1/audit/consistency?"+q.Encode())
+}
+
+// AuditWitness tells the coordinator of checkpoints that do not fit.
+func (c *Client) AuditWitness(ctx context.Context, w AuditWitness) error {
+	_, err := ask[struct{}](ctx, c, call{op: "report checkpoint", method: http.MethodPost, path: "/v1/audit/witness", in: w})
+	return err
+}
+
+// AuditSplits lists the evidence of other histories.
+func (c *Client) AuditSplits(ctx context.Context) ([]AuditSplit, error) {
+	return get[[]AuditSplit](ctx, c, "list split views", "", "/v1/audit/splits")
+}
+
+// VerifyAudit reads the whole audit log and checks that it is the one that the
+// newest checkpoint was signed for. It returns the number of entries that the
+// checkpoint covers, and the root hash over all that there are.
+func (c *Client) VerifyAudit(ctx context.Context) (size, signed uint64, root tlog.Hash, err error) {
+	const op = "verify audit log"
+	var cp ledger.Checkpoint
+	switch head, err := c.AuditCheckpoint(ctx); {
+	case fault.Is(err, fault.NotFound): // a fleet without an audit key
+	case err != nil:
+		return 0, 0, root, err
+	default:
+		v, err := ledger.ParseKey(head.Key)
+		if err == nil {
+			cp, err = ledger.Open(head.Note, v)
 		}
-		prev = e.Hash
+		if err != nil {
+			return 0, 0, root, fault.New(fault.Untrusted, op, "checkpoint", err)
+		}
 	}
-	return nil
+	tree := &ledger.Tree{}
+	for {
+		page, err := c.Audit(ctx, tree.Size(), 500)
+		if err != nil {
+			return 0, 0, root, err
+		}
+		for _, e := range page {
+			leaf, _, err := e.Leaf()
+			if err != nil || e.Index != tree.Size()+1 {
+				return 0, 0, root, fault.Newf(fault.Untrusted, op, "", "entry %d follows entry %d", e.Index, tree.Size())
+			}
+			if err := tree.Append(leaf); err != nil {
+				return 0, 0, root, fault.New(fault.Internal, op, "", err)
+			}
+		}
+		if len(page) == 0 {
+			break
+		}
+	}
+	if tree.Size() < cp.Size {
+		return 0, 0, root, fault.Newf(fault.Untrusted, op, "", "the log has %d entries, its checkpoint says %d", tree.Size(), cp.Size)
+	}
+	at, err := tree.Root(cp.Size)
+	if err == nil && cp.Size > 0 && at != cp.Root {
+		err = fault.Newf(fault.Untrusted, op, "", "the root hash of %d entries is %s, the checkpoint says %s", cp.Size, at, cp.Root).
+			WithHint("entries were changed, added or taken out: compare with the tiles in the bucket by modelfleet audit verify")
+	}
+	if err != nil {
+		return 0, 0, root, err
+	}
+	root, err = tree.Root(tree.Size())
+	return tree.Size(), cp.Size, root, err
 }

@@ -62,11 +62,12 @@ type FleetFile struct {
 }
 
 // KeyRefs says where the coordinator's keys are that do not lie in the folder's
-// keys: awskms:///... or the path of a file.
+// keys: awskms:///... or the path of a file. While a key is replaced there are two:
+// the one that root names is used.
 type KeyRefs struct {
-	Coordinator string `json:"coordinator,omitempty"`
-	Timestamp   string `json:"timestamp,omitempty"`
-	DeviceCA    string `json:"deviceCA,omitempty"`
+	Coordinator []string `json:"coordinator,omitempty"`
+	Timestamp   []string `json:"timestamp,omitempty"` // "none": a heartbeat alone has it
+	DeviceCA    []string `json:"deviceCA,omitempty"`
 }
 
 // LoadFleetFile reads a fleet's file.

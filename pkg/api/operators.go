@@ -122,18 +122,3 @@ func (c *Client) Audit(ctx context.Context, after uint64, limit int) ([]AuditEnt
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(limit)}}
 	return get[[]AuditEntry](ctx, c, "list audit log", "", "/v1/audit?"+q.Encode())
 }
-
-// VerifyAudit reads the whole audit log and checks its chain. It returns the
-// number of entries and the hash of the last one, to compare with a copy.
-func (c *Client) VerifyAudit(ctx context.Context) (n uint64, head fleet.Digest, err error) {
-	for {
-		page, err := c.Audit(ctx, n, 500)
-		if err != nil || len(page) == 0 {
-			return n, head, err
-		}
-		if err := CheckAudit(head, page); err != nil {
-			return n, head, err
-		}
-		n, head = page[len(page)-1].Index, page[len(page)-1].Hash
-	}
-}

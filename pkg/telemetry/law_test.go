@@ -198,6 +198,7 @@ func exampleRow(key telemetry.KeyID) telemetry.Row {
 	return telemetry.Row{
 		Key: key, Epoch: 7, Seq: 1234, Time: 1767225600, Directive: 42, Freshness: telemetry.Fresh, RSS: 11800, Agent: "0.1.0",
 		Delivery: telemetry.Delivery{Fetched: telemetry.Fetched{Copy: 4 << 20, Peer: 8 << 20, Bucket: 6 << 20}, Wire: 12_345_678},
+		Log:      telemetry.LogHead{Size: 900, Root: [16]byte{0xc0, 0xff, 0xee}},
 		Models: []telemetry.Model{{
 			Model: telemetry.ModelPrefix("detector"), Running: v2, Target: v2, Rollout: rollout,
 			Arm: fleet.Exposed, Phase: fleet.Soaking,

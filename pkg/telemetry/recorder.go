@@ -51,6 +51,7 @@ type MemberState struct {
 	Freshness Freshness
 	RSS       uint64 // KiB
 	Delivery  Delivery
+	Log       LogHead
 }
 
 // Recorder turns observations into rows and windows. It is told the time, does
@@ -209,7 +210,7 @@ func (r *Recorder) Row(now time.Time) Row {
 	r.seq++
 	row := Row{
 		Key: r.opts.Key, Epoch: r.opts.Epoch, Seq: r.seq, Time: max(now.Unix(), 0),
-		Directive: r.member.Directive, Freshness: r.member.Freshness, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery,
+		Directive: r.member.Directive, Freshness: r.member.Freshness, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery, Log: r.member.Log,
 	}
 	for name, m := range r.models {
 		for _, s := range m.series {

@@ -30,8 +30,20 @@ type Row struct {
 	RSS       uint64 // KiB, of the agent
 	Agent     string // version of the agent: printable ASCII without spaces
 	Delivery  Delivery
+	Log       LogHead // of the audit log, as its trust pack showed it
 	Models    []Model
 }
+
+// LogHead is the checkpoint of the audit log that a member was shown: how many
+// entries, and the first half of the root hash, which is enough to tell two logs
+// of one size apart. Zero: none.
+type LogHead struct {
+	Size uint64
+	Root [16]byte
+}
+
+// IsZero reports whether there is none.
+func (l LogHead) IsZero() bool { return l.Size == 0 }
 
 // Freshness is how the member's trust pack stands.
 type Freshness uint8

@@ -46,6 +46,7 @@ func (r Row) appendTo(b []byte) []byte {
 	b = appendUint(b, r.RSS)
 	b = append(append(b, byte(len(r.Agent))), r.Agent...)
 	b = r.Delivery.appendTo(b)
+	b = r.Log.appendTo(b)
 	b = append(b, byte(len(r.Models)))
 	for _, m := range r.Models {
 		b = m.appendTo(b)
@@ -126,6 +127,22 @@ func (s Series) appendTo(b []byte, m Model) []byte {
 	return b
 }
 
+func (l LogHead) appendTo(b []byte) []byte {
+	b = appendUint(b, l.Size)
+	if l.Size > 0 {
+		b = append(b, l.Root[:]...)
+	}
+	return b
+}
+
+func parseLogHead(in *reader) LogHead {
+	l := LogHead{Size: in.uint()}
+	if l.Size > 0 {
+		copy(l.Root[:], in.bytes(len(l.Root)))
+	}
+	return l
+}
+
 // parseRowBody is the inverse of appendTo: what it accepts encodes to body.
 func parseRowBody(body []byte) (Row, error) {
 	in := &reader{b: body}
@@ -138,6 +155,7 @@ func parseRowBody(body []byte) (Row, error) {
 	}
 	r.Agent = string(in.bytes(in.below("agent's length", MaxAgent+1)))
 	r.Delivery = parseDelivery(in)
+	r.Log = parseLogHead(in)
 	n := in.below("number of models", MaxModels+1)
 	for range n {
 		if in.err != nil {

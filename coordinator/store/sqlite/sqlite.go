@@ -23,7 +23,6 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/store"
-	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -131,33 +130,6 @@ func (s *Store) write(ctx context.Context, op, subject string, notes []audit.Not
 	}))
 }
 
-func appendNotes(ctx context.Context, tx *sql.Tx, notes []audit.Note) error {
-	if len(notes) == 0 {
-		return nil
-	}
-	var prev api.AuditEntry
-	var hash []byte
-	err := tx.QueryRowContext(ctx, "SELECT idx, hash FROM audit ORDER BY idx DESC LIMIT 1").Scan(&prev.Index, &hash)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	copy(prev.Hash[:], hash)
-	for _, n := range notes {
-		e, err := n.Entry(prev)
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx,
-			"INSERT INTO audit (idx, at, actor, action, subject, reason, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			int64(e.Index), e.At.UnixNano(), e.Actor, e.Action, e.Subject, e.Reason, []byte(e.Detail), e.Prev[:], e.Hash[:])
-		if err != nil {
-			return err
-		}
-		prev = e
-	}
-	return nil
-}
-
 // fail classifies an error of the database.
 func fail(op, subject string, err error) error {
 	if err == nil {
@@ -259,36 +231,7 @@ func instant(n int64) time.Time {
 	return time.Unix(0, n).UTC()
 }
 
-// Audit lists entries above after, oldest first.
-func (s *Store) Audit(ctx context.Context, after uint64, limit int) ([]api.AuditEntry, error) {
-	return scan(ctx, s.r, "read audit log", scanEntry,
-		"SELECT idx, at, actor, action, subject, reason, detail, prev, hash FROM audit WHERE idx > ? ORDER BY idx LIMIT ?", int64(after), limit)
-}
-
-// AuditTail is the newest n entries, oldest first.
-func (s *Store) AuditTail(ctx context.Context, n int) ([]api.AuditEntry, error) {
-	return scan(ctx, s.r, "read audit log", scanEntry,
-		"SELECT * FROM (SELECT idx, at, actor, action, subject, reason, detail, prev, hash FROM audit ORDER BY idx DESC LIMIT ?) ORDER BY idx", n)
-}
-
-func scanEntry(rows *sql.Rows) (e api.AuditEntry, err error) {
-	var at int64
-	var detail, prev, hash []byte
-	err = rows.Scan(&e.Index, &at, &e.Actor, &e.Action, &e.Subject, &e.Reason, &detail, &prev, &hash)
-	e.At = instant(at)
-	if len(detail) > 0 {
-		e.Detail = detail
-	}
-	e.Prev, e.Hash = digest(prev), digest(hash)
-	return e, err
-}
-
 func digest(b []byte) (d fleet.Digest) {
 	copy(d[:], b)
 	return d
-}
-
-// Append adds entries that go with no other change.
-func (s *Store) Append(ctx context.Context, notes ...audit.Note) error {
-	return s.write(ctx, "append to audit log", "", notes, func(*sql.Tx) error { return nil })
 }

@@ -43,10 +43,12 @@ func Suite(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *tes
 		"StandingsAreReplaced":             standingsAreReplaced,
 		"APublicationIsKeptUntilForgotten": aPublicationIsKeptUntilForgotten,
 		"SamplesAreInOrder":                samplesAreInOrder,
-		"TheAuditChainHolds":               theAuditChainHolds,
+		"TheAuditTreeHolds":                theAuditTreeHolds,
+		"TheAuditLogIsRestoredWhole":       theAuditLogIsRestoredWhole,
+		"EvidenceIsKeptOnce":               evidenceIsKeptOnce,
 		"ARefusedChangeLeavesNoNote":       aRefusedChangeLeavesNoNote,
 		"RolloutsAreListedNewestFirst":     rolloutsAreListedNewestFirst,
-		"ManyWritersMakeOneChain":          manyWritersMakeOneChain,
+		"ManyWritersMakeOneTree":           manyWritersMakeOneTree,
 		"WhatIsNotThereIsSaidToBeMissing":  whatIsNotThereIsSaidToBeMissing,
 	}
 	for name, law := range laws {

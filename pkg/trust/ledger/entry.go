@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -21,6 +22,7 @@ const (
 	// MaxDetail is how long a detail may be to lie in the entry itself; a longer
 	// one lies aside, and the entry holds its digest.
 	MaxDetail = 4 << 10
+	maxText   = 4 << 10 // bytes of a subject or a reason: a longer one is cut
 	// MaxLeaf is what a bundle's 16-bit length can say.
 	MaxLeaf = 1<<16 - 1
 	// MaxAside is the size of the longest detail that is read.
@@ -57,12 +59,19 @@ type Directive struct {
 // bytes come back in aside, and the leaf holds their digest.
 func (e Entry) Leaf() (leaf, aside []byte, err error) {
 	e.At = e.At.UTC()
-	if len(e.Detail) > MaxDetail {
-		var buf bytes.Buffer
-		if err := json.Compact(&buf, e.Detail); err != nil {
+	for _, text := range []*string{&e.Actor, &e.Action, &e.Subject, &e.Reason} {
+		*text = strings.ToValidUTF8(*text, "\uFFFD")
+		if len(*text) > maxText {
+			*text = strings.ToValidUTF8((*text)[:maxText], "") + "..."
+		}
+	}
+	if e.Detail != nil {
+		if e.Detail, err = json.Marshal(e.Detail); err != nil {
 			return nil, nil, err
 		}
-		aside = buf.Bytes()
+	}
+	if len(e.Detail) > MaxDetail {
+		aside = e.Detail
 		e.Detail, e.Aside = nil, &Aside{Digest: fleet.DigestOf(aside), Size: int64(len(aside))}
 	}
 	if leaf, err = json.Marshal(e); err != nil {
@@ -72,6 +81,15 @@ func (e Entry) Leaf() (leaf, aside []byte, err error) {
 		return nil, nil, fmt.Errorf("an entry of %d bytes, at most %d", len(leaf), MaxLeaf)
 	}
 	return leaf, aside, nil
+}
+
+// Whole is the entry with the detail that lay aside, once its digest is checked.
+func (e Entry) Whole(aside []byte) (Entry, error) {
+	if e.Aside == nil || fleet.DigestOf(aside) != e.Aside.Digest {
+		return e, errors.New("the detail is not the one that the entry names")
+	}
+	e.Detail, e.Aside = aside, nil
+	return e, nil
 }
 
 // ParseEntry reads a leaf. Only canonical bytes are an entry's.

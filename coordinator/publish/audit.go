@@ -1,0 +1,61 @@
+package publish
+
+import (
+	"context"
+
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Audit is what a publisher asks of the audit log: a directive goes into no pack
+// before its entry is in the bucket, and proven. Nil fields ask nothing.
+type Audit struct {
+	// Prove brings the log to the bucket, and the proof that a directive is in it;
+	// publicKey is the one that the policy lists.
+	Prove func(ctx context.Context, publicKey string, g fleet.Group, directive []byte) ([]byte, error)
+	// Taken records that other versions of root or policy are in force.
+	Taken func(ctx context.Context, versions map[string]int64) error
+}
+
+// AuditKey is the public key of the audit log that the policy lists, or "".
+func (p *Publisher) AuditKey() string { return p.repository().AuditKey() }
+
+// Audited gives the publisher its audit log.
+func (p *Publisher) Audited(a Audit) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	p.audit = a
+}
+
+// prove has the proof of a directive made, while the policy lists an audit key;
+// the caller holds writing.
+func (p *Publisher) prove(ctx context.Context, g fleet.Group, directive []byte) error {
+	key := p.repo.AuditKey()
+	if key == "" || p.audit.Prove == nil {
+		return nil
+	}
+	proof, err := p.audit.Prove(ctx, key, g, directive)
+	if err != nil {
+		return err
+	}
+	p.repo.Prove(fleet.DigestOf(directive), proof)
+	return nil
+}
+
+// reload takes up new roots and policies, and the proofs that another audit key
+// asks for; the caller holds writing.
+func (p *Publisher) reload(ctx context.Context) error {
+	news, err := p.repo.Reload(ctx)
+	if err == nil && news && p.audit.Taken != nil {
+		err = p.audit.Taken(ctx, p.repo.Versions())
+	}
+	if err != nil {
+		return err
+	}
+	p.takeClock()
+	for g, body := range p.repo.Unproven() {
+		if err := p.prove(ctx, g, body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
