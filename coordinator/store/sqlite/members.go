@@ -10,8 +10,8 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // Members lists every member ever enrolled, by id.
@@ -41,6 +41,7 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 				}
 			}
 			had.Token, had.Generation, had.Expires, had.Confirmed = m.Token, m.Generation, m.Expires, false
+			had.Certificate, had.Previous, had.Issuer = m.Certificate, m.Previous, m.Issuer
 			return putMember(ctx, tx, had)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
@@ -62,11 +63,59 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 	})
 }
 
-// spend takes one use of the token that a member joins by.
+// spend takes one use of the token that a member joins by, unless it waited for
+// approval, which took one when it began.
 func spend(ctx context.Context, tx *sql.Tx, m store.Member, now time.Time) error {
-	res, err := tx.ExecContext(ctx, "UPDATE token SET used = used + 1 WHERE id = ? AND used < uses AND expires > ?", m.Token, now.UnixNano())
-	return changed(res, err, fault.Newf(fault.Denied, "enrol", string(m.Facts.ID), "the join token is spent, expired or unknown").
+	res, err := tx.ExecContext(ctx, "DELETE FROM pending WHERE id = ? AND key_id = ? AND state = ?", string(m.Facts.ID), m.KeyID[:], api.Approved)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		return err
+	}
+	return spendToken(ctx, tx, m.Token, string(m.Facts.ID), now)
+}
+
+func spendToken(ctx context.Context, tx *sql.Tx, token, member string, now time.Time) error {
+	res, err := tx.ExecContext(ctx, "UPDATE token SET used = used + 1 WHERE id = ? AND used < uses AND expires > ?", token, now.UnixNano())
+	return changed(res, err, fault.Newf(fault.Denied, "enrol", member, "the join token is spent, expired or unknown").
 		WithHint("make a new one with `modelfleet token create`"))
+}
+
+// Pending lists the members that wait for approval, by id.
+func (s *Store) Pending(ctx context.Context) ([]store.Pending, error) {
+	return all[store.Pending](ctx, s.r, "list pending members", "SELECT doc FROM pending ORDER BY id")
+}
+
+// AddPending adds a member that waits and uses up one use of its token.
+func (s *Store) AddPending(ctx context.Context, p store.Pending, now time.Time, note audit.Note) error {
+	const op = "enrol"
+	id := string(p.Member)
+	return s.write(ctx, op, id, []audit.Note{note}, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		if err := spendToken(ctx, tx, p.Token, id, now); err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "INSERT INTO pending (id, key_id, state, doc) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET key_id = excluded.key_id, state = excluded.state, doc = excluded.doc WHERE state = ?",
+			id, p.KeyID[:], p.State, string(doc), api.Refused)
+		return changed(res, err, fault.Newf(fault.Conflict, op, id, "another device waits for approval under this id").
+			WithHint("give the member another id, or deny the one that waits: modelfleet members pending"))
+	})
+}
+
+// SavePending replaces a member that waits.
+func (s *Store) SavePending(ctx context.Context, p store.Pending, note audit.Note) error {
+	return s.write(ctx, "save pending member", string(p.Member), []audit.Note{note}, func(tx *sql.Tx) error {
+		doc, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "UPDATE pending SET state = ?, doc = ? WHERE id = ? AND key_id = ?", p.State, string(doc), string(p.Member), p.KeyID[:])
+		return changed(res, err, fault.Newf(fault.NotFound, "save pending member", string(p.Member), "it does not wait any more"))
+	})
 }
 
 // SaveMember replaces a known member.
@@ -150,35 +199,5 @@ func (s *Store) DeleteToken(ctx context.Context, id string, note audit.Note) err
 	return s.write(ctx, "delete token", id, []audit.Note{note}, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, "DELETE FROM token WHERE id = ?", id)
 		return changed(res, err, fault.Newf(fault.NotFound, "delete token", id, "there is none of that id"))
-	})
-}
-
-// AddOperator adds an operator.
-func (s *Store) AddOperator(ctx context.Context, o store.Operator, note audit.Note) error {
-	return s.write(ctx, "create operator", o.Name, []audit.Note{note}, func(tx *sql.Tx) error {
-		doc, err := json.Marshal(o)
-		if err != nil {
-			return err
-		}
-		res, err := tx.ExecContext(ctx, "INSERT INTO operator (name, token_hash, doc) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Name, o.TokenHash[:], string(doc))
-		return changed(res, err, fault.Newf(fault.Conflict, "create operator", o.Name, "the name is taken"))
-	})
-}
-
-// OperatorByToken finds the operator whose token has the hash.
-func (s *Store) OperatorByToken(ctx context.Context, hash fleet.Digest) (store.Operator, error) {
-	return one[store.Operator](ctx, s.r, "find operator", "", "SELECT doc FROM operator WHERE token_hash = ?", hash[:])
-}
-
-// Operators lists the operators.
-func (s *Store) Operators(ctx context.Context) ([]store.Operator, error) {
-	return all[store.Operator](ctx, s.r, "list operators", "SELECT doc FROM operator ORDER BY name")
-}
-
-// DeleteOperator takes an operator's access away.
-func (s *Store) DeleteOperator(ctx context.Context, name string, note audit.Note) error {
-	return s.write(ctx, "delete operator", name, []audit.Note{note}, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, "DELETE FROM operator WHERE name = ?", name)
-		return changed(res, err, fault.Newf(fault.NotFound, "delete operator", name, "there is none of that name"))
 	})
 }
