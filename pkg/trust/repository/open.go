@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -33,7 +34,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 	if o.looksAhead() {
 		steps = append(steps, r.readAhead)
 	}
-	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent, r.readProofs) {
+	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent, r.readProofs, r.takeKeys) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -375,12 +376,42 @@ func (r *Repository) Reload(ctx context.Context) (bool, error) {
 	if next.root.Signed.Version == rootBefore && bytes.Equal(next.policy.raw, seen.raw) {
 		return false, nil
 	}
+	if err := next.takeKeys(ctx); err != nil {
+		return false, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.opts.Coordinator, r.opts.Timestamp = next.opts.Coordinator, next.opts.Timestamp
 	r.roots, r.root, r.policy, r.dirty = next.roots, next.root, next.policy, true
 	maps.DeleteFunc(r.teams, func(name fleet.Team, t team) bool {
 		_, err := r.policy.authentic(trust.RoleOf(name), t.role.Version, t.raw)
 		return err != nil
 	})
 	return true, nil
+}
+
+// takeKeys has this repository sign with the keys that root names, as far as they
+// can be found.
+func (r *Repository) takeKeys(ctx context.Context) error {
+	for role, s := range map[string]*signature.Signer{metadata.SNAPSHOT: &r.opts.Coordinator, metadata.TIMESTAMP: &r.opts.Timestamp} {
+		if *s == nil || r.opts.Keys == nil {
+			continue
+		}
+		id, err := keyID(*s)
+		if err != nil {
+			return fault.New(fault.KindOf(err), op, role, err)
+		}
+		named := r.root.Signed.Roles[role]
+		if named == nil || slices.Contains(named.KeyIDs, id) {
+			continue
+		}
+		other, err := r.opts.Keys(ctx, slices.Clone(named.KeyIDs))
+		if err != nil {
+			return err
+		}
+		if other != nil {
+			*s = other
+		}
+	}
+	return nil
 }

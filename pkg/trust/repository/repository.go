@@ -79,7 +79,11 @@ type Options struct {
 	// StampedElsewhere says that others hold the timestamp's keys: what is signed
 	// here ends with the snapshot, and members see it once it was stamped.
 	StampedElsewhere bool
-	Lifetimes        Lifetimes
+	// Keys finds a key by its ids when root names another than Coordinator or
+	// Timestamp; nil, nil when there is none. So whoever signs goes on with the
+	// next key once it is in force, without a restart. May be nil.
+	Keys      func(ctx context.Context, ids []string) (signature.Signer, error)
+	Lifetimes Lifetimes
 	// Known are the versions this caller signed or saw before: a bucket that
 	// shows older ones is refused.
 	Known map[string]int64
@@ -192,6 +196,13 @@ func (r *Repository) Root() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.roots[len(r.roots)-1])
+}
+
+// Coordinator is the key that directives and snapshots are signed with here.
+func (r *Repository) Coordinator() signature.Signer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.opts.Coordinator
 }
 
 // Policy is the newest targets.json that root's keys signed, and the files it
