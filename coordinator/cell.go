@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -17,7 +19,11 @@ import (
 // cell is the coordinator's part in the gossip of one site. It wins the election
 // of relays and takes rows straight from the members.
 type cell struct {
+	id   string
 	pool *gossip.Pool
+
+	key    *signer.Signer
+	issued ca.Issued // for key; of keepDevices once the coordinator serves
 
 	mu    sync.Mutex
 	unack []telemetry.Message // taken in, not kept yet
@@ -40,14 +46,14 @@ func (h *house) joinCell(ctx context.Context) (*cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, _, err := h.ca.Issue(ca.Identity{Kind: ca.Coordinator, ID: coordinatorID, Generation: 1}, key.ECDSA(), time.Now())
+	issued, err := h.ca.Issue(ca.Identity{Kind: ca.Coordinator, ID: coordinatorID, Generation: 1}, key.ECDSA(), time.Now())
 	if err != nil {
 		return nil, err
 	}
-	c := &cell{}
+	c := &cell{key: key, issued: issued}
 	c.pool, err = gossip.Open(gossip.Options{
 		Fleet: h.m.file.Name, Cell: site.ID, Member: coordinatorID, // of no group: it pulls no packs
-		Signer: key, Certificate: cert, Identify: h.identify,
+		Signer: key, Certificate: issued.DER, Identify: h.identify, Barred: h.barred,
 		Keys: [][]byte{site.Key}, Bind: h.o.GossipBind, Seeds: h.inventory.Seeds(site.ID, coordinatorID),
 		Uplink: true, Weight: weight, Logger: h.log,
 		Handlers: gossip.Handlers{
@@ -58,11 +64,46 @@ func (h *house) joinCell(ctx context.Context) (*cell, error) {
 		return nil, err
 	}
 	h.inventory.AddSeed(site.ID, c.pool.Addr())
+	c.id = site.ID
+	if err := h.turnCellKey(c); err != nil {
+		return nil, errors.Join(err, c.pool.Close())
+	}
 	if p, ok := h.publisher.Pack(fleet.DefaultGroup); ok {
 		err = c.pool.Announce(gossip.Pack{Group: fleet.DefaultGroup, Version: p.Version, Body: p.Body})
 	}
 	h.log.Info("joined cell", "cell", site.ID, "addr", c.pool.Addr())
 	return c, err
+}
+
+// turnCellKey has the coordinator's part in a cell take over its keys as they are
+// now.
+func (h *house) turnCellKey(c *cell) error {
+	keys := h.inventory.CellKeys(c.id, time.Now())
+	return c.pool.Rekey(gossip.Keys{New: keys.Key, Old: keys.Old, UseIn: keys.UseIn.D(), DropIn: keys.DropIn.D()})
+}
+
+// barred reports whether a member of the cell lost its identity.
+func (h *house) barred(id fleet.MemberID) bool {
+	m, known := h.inventory.Member(id)
+	return known && m.Revoked
+}
+
+// renewCell gives the cell a fresh certificate when its own is half spent, or of
+// another device CA than issues now.
+func (h *house) renewCell(now time.Time) error {
+	c := h.cell
+	if c == nil || h.ca.Certificate() == nil {
+		return nil
+	}
+	if bytes.Equal(c.issued.Issuer, h.ca.Certificate()) && c.issued.Expires.Sub(now) > ca.Lifetime/2 {
+		return nil
+	}
+	issued, err := h.ca.Issue(ca.Identity{Kind: ca.Coordinator, ID: coordinatorID, Generation: 1}, c.key.ECDSA(), now)
+	if err != nil {
+		return err
+	}
+	c.issued = issued
+	return c.pool.SetCertificate(issued.DER)
 }
 
 // identify judges a certificate that a peer in the cell shows.

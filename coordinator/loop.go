@@ -37,15 +37,19 @@ type loop struct {
 	log       *slog.Logger
 	tick      time.Duration
 	report    time.Duration
-	wake      <-chan struct{}
-	now       func() time.Time
-	catchup   func(context.Context) error // takes up admissions that a lost publication took with it
+	// keepRevoked are the models of which a revoked release is served on when
+	// nothing else may run.
+	keepRevoked []fleet.ModelName
+	wake        <-chan struct{}
+	now         func() time.Time
+	catchup     func(context.Context) error // takes up admissions that a lost publication took with it
 
 	loaded bool
 	runs   []*run          // that live, or still say something in the directive; oldest first
 	dir    fleet.Directive // the newest, as decided
 	taken  bool            // dir was found in the bucket: the next one repeats it under a new number
 	shown  uint64          // sequence of the newest directive that members can see
+	gone   map[string]bool // stable releases that were taken back, for which a person was called
 
 	conflicts int // publications in a row that lost against somebody else's
 	trouble   atomic.Pointer[error]
@@ -55,7 +59,7 @@ func newLoop(h *house) *loop {
 	l := &loop{
 		group: fleet.DefaultGroup, store: h.store, inventory: h.inventory, intake: h.intake, publisher: h.publisher,
 		events: h.events, log: h.log, tick: h.o.Tick, report: h.o.Report, wake: h.wake, now: time.Now,
-		catchup: h.desk.Catchup,
+		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked,
 	}
 	return l
 }
@@ -97,8 +101,7 @@ func (l *loop) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		l.trouble.Store(&err)
-		l.log.Error("turn failed", "kind", fault.KindOf(err), "err", err, "hint", fault.Hint(err))
+		l.failed(err)
 		l.loaded = false // what is in the store is what counts
 		if fault.Is(err, fault.Conflict) {
 			if l.conflicts++; l.conflicts >= maxConflicts {
@@ -108,6 +111,28 @@ func (l *loop) run(ctx context.Context) error {
 				l.log.Error("admissions not taken up again", "err", err)
 			}
 		}
+	}
+}
+
+// first takes the turn before anyone is served. What may pass by itself, a heartbeat
+// that has not signed yet for instance, is told and tried again by the next turns.
+func (l *loop) first(ctx context.Context) error {
+	err := l.turn(ctx)
+	if err == nil || !fault.KindOf(err).Retry() || ctx.Err() != nil {
+		return err
+	}
+	l.loaded = false
+	l.failed(err)
+	return nil
+}
+
+// failed takes note of a turn that did not do its work; a person is called when
+// the one before did, or failed otherwise.
+func (l *loop) failed(err error) {
+	was := l.trouble.Swap(&err)
+	l.log.Error("turn failed", "kind", fault.KindOf(err), "err", err, "hint", fault.Hint(err))
+	if was == nil || (*was).Error() != err.Error() {
+		l.events.Publish(api.Event{At: l.now().UTC(), Kind: "alarm", Subject: string(l.group), Text: "the coordinator cannot do its work: " + err.Error()})
 	}
 }
 
@@ -144,6 +169,7 @@ func (l *loop) turn(ctx context.Context) error {
 		}
 	}
 	l.accept(d, steps)
+	l.alarm(now)
 	return l.publish(ctx, now)
 }
 
@@ -245,7 +271,9 @@ func (l *loop) publish(ctx context.Context, now time.Time) error {
 func (l *loop) warn(refused []trust.Refusal) {
 	for _, r := range refused {
 		l.log.Warn("release is not backed by its publisher", "model", r.Model, "release", r.Release, "err", r.Err)
-		l.events.Publish(api.Event{At: l.now().UTC(), Kind: "alarm", Subject: r.Release, Text: "members will refuse it: " + r.Err.Error()})
+		if !r.Revoked { // for that, a person was called already
+			l.events.Publish(api.Event{At: l.now().UTC(), Kind: "alarm", Subject: r.Release, Text: "members will refuse it: " + r.Err.Error()})
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/httpapi"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
+	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/coordinator/web"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -144,13 +145,18 @@ func (h *house) memberChanged(m store.Member) {
 	h.poke()
 	if h.cell != nil {
 		h.cell.pool.Recheck() // whom to believe in the cell has changed
+		if m.Revoked && m.Cell == h.cell.id {
+			if err := h.turnCellKey(h.cell); err != nil {
+				h.log.Error("cell key not taken over", "cell", m.Cell, "err", err)
+			}
+		}
 	}
 	h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "member", Subject: string(m.Facts.ID), Text: text})
 }
 
 // live serves and decides until ctx ends.
 func (h *house) live(ctx context.Context) error {
-	if err := h.loop.turn(ctx); err != nil { // members need a pack to enrol
+	if err := h.loop.first(ctx); err != nil { // members need a pack to enrol
 		return err
 	}
 	if h.o.JoinCell != "" {
@@ -175,6 +181,7 @@ func (h *house) live(ctx context.Context) error {
 	})
 	g.Go(func() error { return h.loop.run(ctx) })
 	g.Go(func() error { return h.keep(ctx) })
+	g.Go(func() error { return h.keepDevices(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return h.close(server)
@@ -196,13 +203,19 @@ func (h *house) server(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dashboard, err := web.New(web.Options{Source: h.desk, Key: key, Silent: 3 * h.o.Idle, Logger: h.log})
+	slow := throttle.New(throttle.Options{})
+	front := web.Options{Source: h.desk, Key: key, Silent: 3 * h.o.Idle, Logger: h.log, Throttle: slow}
+	if h.issuer != nil {
+		front.Issuer, front.URL = h.issuer, h.address.URL
+	}
+	dashboard, err := web.New(front)
 	if err != nil {
 		return nil, err
 	}
 	handler, err := httpapi.New(httpapi.Options{
-		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca,
+		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca, Pins: h.pins,
 		Presigner: h.presign, Dashboard: dashboard, Logger: h.log, Ready: h.loop.ready, Stopping: ctx.Done(),
+		Issuer: h.issuer, Throttle: slow, MetricsOpen: h.o.MetricsOpen,
 	})
 	if err != nil {
 		return nil, err
@@ -217,7 +230,7 @@ func (h *house) server(ctx context.Context) (*http.Server, error) {
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug), // handshakes of strangers
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{h.tls},
-			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: h.ca.Pool(),
+			ClientAuth: tls.RequestClientCert, // package httpapi judges it, at each call
 		},
 	}, nil
 }

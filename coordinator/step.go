@@ -117,10 +117,11 @@ func (l *loop) decide(ctx context.Context, now time.Time) ([]step, error) {
 		}
 		for _, c := range cmds {
 			view.Commands = append(view.Commands, rollout.Command{
-				Seq: c.Seq, Kind: rollout.CommandKind(c.Command), By: c.By, At: c.At, Reason: c.Reason, Hold: c.Hold,
+				Seq: c.Seq, Kind: rollout.CommandKind(c.Command), By: c.By, As: c.As, At: c.At, Reason: c.Reason, Hold: c.Hold,
 			})
 		}
 		view.Older, view.Newer = l.peers(i)
+		view.Delisted = l.revoked(r.rec.Release)
 		s.status, s.actions = rollout.Decide(r.spec, r.status, view, now)
 		s.tally = rollout.Count(s.status, view)
 		steps = append(steps, s)

@@ -44,6 +44,10 @@ type Reason struct {
 // GateFailed is the code of the reason for which a failed gate stops a rollout.
 const GateFailed = "gate-failed"
 
+// Delisted is the code of the reason for which a rollout ends whose release was
+// taken back.
+const Delisted = "delisted"
+
 // Number is one figure of a Reason.
 type Number struct {
 	Name  string  `json:"name"`

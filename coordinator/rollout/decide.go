@@ -80,6 +80,9 @@ func (m *machine) step() bool {
 		m.drop()
 		return m.enter(Superseded, because("superseded", "rollout "+string(m.v.Newer.ID)+" of the same model is newer"))
 	}
+	if m.delisted() {
+		return true
+	}
 	switch m.st.State {
 	case Draft:
 		return m.stepDraft()

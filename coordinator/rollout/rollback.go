@@ -10,6 +10,20 @@ import (
 // that do not report having returned, before the next step goes anyway.
 func patience(spec fleet.Spec) time.Duration { return max(spec.MemberSoak.D(), time.Minute) }
 
+// delisted ends a rollout whose release no member may run any more, also one that
+// is paused and holds: members leave it by themselves, and who looks at the fleet
+// is to see why.
+func (m *machine) delisted() bool {
+	if m.v.Delisted == "" || m.st.State == RollingBack {
+		return false
+	}
+	why := because(Delisted, m.v.Delisted)
+	if m.st.AsOf.IsZero() { // nobody was told of it yet
+		return m.enter(Aborted, why)
+	}
+	return m.rollBack(why)
+}
+
 // stepBack returns exposed members, newest first, and ends the rollback.
 func (m *machine) stepBack() bool {
 	late := m.now.Sub(m.st.Since) >= m.spec.StageDeadline.D()

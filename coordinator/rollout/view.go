@@ -53,7 +53,8 @@ const (
 	CommandAbort    CommandKind = "abort"
 	CommandRollback CommandKind = "rollback"
 	CommandApprove  CommandKind = "approve"
-	CommandSkip     CommandKind = "skip" // emergency: go to the last stage at once; takes effect with the second approver's
+	CommandSkip     CommandKind = "skip"   // emergency: go to the last stage at once; takes effect with the second approver's
+	CommandDisown   CommandKind = "disown" // who approved is no operator any more: it does not count
 )
 
 // Command is one thing an operator said. The caller numbers the commands of a
@@ -63,9 +64,30 @@ type Command struct {
 	Seq    uint64      `json:"seq"`
 	Kind   CommandKind `json:"kind"`
 	By     string      `json:"by"`
+	As     []string    `json:"as,omitempty"` // see Approval; of disown: of who is gone
 	At     time.Time   `json:"at"`
 	Reason string      `json:"reason,omitempty"`
 	Hold   bool        `json:"hold,omitempty"` // pause: not even a failing gate rolls back
+}
+
+// Approval is one person's word. As are the identities it speaks for: the
+// person's own first, then those of who made the token it came by, since they
+// could have used it; empty means By.
+type Approval struct {
+	By string   `json:"by"`
+	As []string `json:"as,omitempty"`
+}
+
+func (a Approval) person() string {
+	if len(a.As) > 0 {
+		return a.As[0]
+	}
+	return a.By
+}
+
+// speaksFor reports whether a could be the doing of the person behind b.
+func (a Approval) speaksFor(b Approval) bool {
+	return a.person() == b.person() || slices.Contains(a.As, b.person())
 }
 
 // Peer names another rollout of the same model.
@@ -84,6 +106,9 @@ type View struct {
 	Observed []Observation `json:"observed"`
 	// Verdict is the newest of this rollout's gates; nil: none yet.
 	Verdict *Verdict `json:"verdict,omitempty"`
+	// Delisted says why no member may run the release any more, in one sentence: its
+	// publisher took it back, for instance. "": they may.
+	Delisted string `json:"delisted,omitempty"`
 	// Commands by Seq ascending; those already taken may be left out.
 	Commands []Command `json:"commands,omitempty"`
 	// Newer is a rollout of the same model that was made after this one and

@@ -1,0 +1,75 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// revoked says in one sentence why no member may run a release any more; "" when
+// they may.
+func (l *loop) revoked(rel fleet.Release) string {
+	err := l.publisher.Revokes(rel)
+	if err == nil {
+		return ""
+	}
+	if v, ok := errors.AsType[*trust.Violation](err); ok {
+		err = v.Err
+	}
+	return rel.Ref() + " is delisted: " + err.Error()
+}
+
+// alarm calls a person for each release that the directive has members outside
+// rollouts run and that was taken back: what takes its place is a person's choice.
+func (l *loop) alarm(now time.Time) {
+	gone := map[string]bool{}
+	for _, p := range l.dir.Models {
+		for _, rel := range l.bases(p.Model) {
+			why := l.revoked(rel)
+			if why == "" {
+				continue
+			}
+			gone[rel.Ref()] = true
+			if l.gone[rel.Ref()] {
+				continue
+			}
+			then := "go back to what was good there before, or stop serving it"
+			if p.WhenRevoked == fleet.KeepRevoked {
+				then = "go back to what was good there before, or go on with it where there is nothing"
+			}
+			text := fmt.Sprintf("%s; %d members run it and %s: roll out another release of %s", why, l.running(rel), then, p.Model)
+			l.log.Error("stable release is delisted", "release", rel.Ref(), "why", why)
+			l.events.Publish(api.Event{At: now, Kind: "alarm", Subject: rel.Ref(), Text: text})
+		}
+	}
+	l.gone = gone
+}
+
+// running counts the members that run a release, by what they observed.
+func (l *loop) running(rel fleet.Release) int {
+	n := 0
+	for _, m := range l.inventory.Members() {
+		rep, heard := l.intake.Newest(m.KeyID)
+		if heard && !m.Revoked && slices.ContainsFunc(rel.Variants, func(v fleet.Variant) bool {
+			s, ok := rep.Row.Model(telemetry.ModelPrefix(rel.Model))
+			return ok && s.Running == telemetry.ReleasePrefix(v.Root)
+		}) {
+			n++
+		}
+	}
+	return n
+}
+
+// whenRevoked is what members do with a model's release that was revoked.
+func (l *loop) whenRevoked(m fleet.ModelName) fleet.WhenRevoked {
+	if slices.Contains(l.keepRevoked, m) {
+		return fleet.KeepRevoked
+	}
+	return fleet.StopRevoked
+}
