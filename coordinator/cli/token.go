@@ -9,8 +9,6 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/api"
-	"github.com/modelfleet/modelfleet/pkg/cas"
-	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -103,96 +101,6 @@ func (d *desk) tokenDelete() *cobra.Command {
 				return err
 			}
 			d.Say("nobody can join by %s any more", args[0])
-			return nil
-		}),
-	}
-}
-
-func (d *desk) operatorCommands() *cobra.Command {
-	return group("operator", "Make the people who may use the coordinator", d.operatorCreate(), d.operatorList(), d.operatorDelete())
-}
-
-func (d *desk) operatorCreate() *cobra.Command {
-	var role, file string
-	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make an operator and their token", Args: cobra.ExactArgs(1),
-		Long: `Make an operator. Roles, each with the rights of those before it: viewer sees
-everything; operator starts, pauses and takes back rollouts, makes join tokens
-and admits releases; approver approves stages; admin makes operators.
-
-Standard output is the token alone; it is shown once. --save writes a whole
-context file instead, for the operator's own machine.`,
-		Example: `  modelfleet operator create ana --role operator --save ana.context.json
-  modelfleet operator create dashboards --role viewer`,
-		RunE: run(func(ctx context.Context, args []string) error {
-			conf, err := d.context()
-			if err != nil {
-				return err
-			}
-			client, err := conf.Client()
-			if err != nil {
-				return err
-			}
-			op, err := client.CreateOperator(ctx, api.OperatorRequest{Name: args[0], Role: api.Role(role)})
-			if err != nil {
-				return err
-			}
-			switch {
-			case file != "":
-				conf.Token = op.Text
-				text, err := conf.Encode()
-				if err == nil {
-					err = cas.WriteFile(file, text, 0o600)
-				}
-				if err != nil {
-					return fault.New(fault.KindOf(err), "save context", file, err).
-						WithHint("the operator exists already: `modelfleet operator delete %s`, then try again", op.Name)
-				}
-				d.Say("%s is %s; `modelfleet context use %s` on their machine", op.Name, op.Role, file)
-			case d.json():
-				return d.JSON(op)
-			default:
-				d.Print("%s", op.Text)
-				d.Say("%s is %s", op.Name, op.Role)
-			}
-			return nil
-		}),
-	}
-	cmd.Flags().StringVar(&role, "role", string(api.Viewer), "viewer, operator, approver or admin")
-	cmd.Flags().StringVar(&file, "save", "", "write a context `file` with the token in it")
-	return cmd
-}
-
-func (d *desk) operatorList() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List operators", Args: cobra.NoArgs,
-		Example: "  modelfleet operator list",
-		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.OperatorToken, error) {
-			ops, err := c.Operators(ctx)
-			return list(ops), err
-		}, func(ops []api.OperatorToken) error {
-			var rows [][]string
-			for _, o := range ops {
-				rows = append(rows, []string{o.Name, string(o.Role)})
-			}
-			return d.Table("NAME ROLE", rows)
-		}),
-	}
-}
-
-func (d *desk) operatorDelete() *cobra.Command {
-	return &cobra.Command{
-		Use: "delete NAME", Short: "Make an operator's token worthless", Args: cobra.ExactArgs(1),
-		Example: "  modelfleet operator delete ana",
-		RunE: run(func(ctx context.Context, args []string) error {
-			client, err := d.client()
-			if err != nil {
-				return err
-			}
-			if err := client.DeleteOperator(ctx, args[0]); err != nil {
-				return err
-			}
-			d.Say("%s is no operator any more", args[0])
 			return nil
 		}),
 	}

@@ -8,16 +8,15 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/hex"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/intake"
 	"github.com/modelfleet/modelfleet/coordinator/inventory"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
@@ -31,6 +30,7 @@ import (
 // Options are what a desk needs.
 type Options struct {
 	Fleet     string
+	Version   string       // of the coordinator
 	URL       string       // advertised in join tokens
 	Pin       fleet.Digest // of the listener's key, in join tokens
 	Root      []byte       // root.json that members pin by its digest
@@ -42,6 +42,9 @@ type Options struct {
 	Wake      func() // the loop; must not block
 	Logger    *slog.Logger
 	Now       func() time.Time // default time.Now
+
+	Session time.Duration // how long a sign-in lasts; default [DefaultSession]
+	Idle    time.Duration // after which a browser is signed out; default [DefaultIdle]
 }
 
 // Desk is the service. It is safe for concurrent use.
@@ -51,6 +54,8 @@ type Desk struct {
 	mu      sync.RWMutex // guards the following
 	catalog map[telemetry.Prefix]known
 	rolls   map[telemetry.Prefix]fleet.RolloutID
+	refs    map[fleet.RolloutID]string // the releases of rollouts
+	teams   map[string]fleet.Team      // by the releases' refs
 }
 
 // known is a release that a prefix in a row stands for.
@@ -64,13 +69,15 @@ func New(ctx context.Context, o Options) (*Desk, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	d := &Desk{o: o, rolls: map[telemetry.Prefix]fleet.RolloutID{}}
+	o.Session, o.Idle = cmp.Or(o.Session, DefaultSession), cmp.Or(o.Idle, DefaultIdle)
+	d := &Desk{o: o, rolls: map[telemetry.Prefix]fleet.RolloutID{}, refs: map[fleet.RolloutID]string{}}
 	rolls, err := o.Store.Rollouts(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rolls {
 		d.rolls[telemetry.RolloutPrefix(r.ID)] = r.ID
+		d.refs[r.ID] = r.Release.Ref()
 	}
 	return d, d.reload(ctx)
 }
@@ -81,14 +88,15 @@ func (d *Desk) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	catalog := map[telemetry.Prefix]known{}
+	catalog, teams := map[telemetry.Prefix]known{}, map[string]fleet.Team{}
 	for _, r := range rs {
+		teams[r.Ref()] = r.Team
 		for _, v := range r.Variants {
 			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root}
 		}
 	}
 	d.mu.Lock()
-	d.catalog = catalog
+	d.catalog, d.teams = catalog, teams
 	d.mu.Unlock()
 	return nil
 }
@@ -106,108 +114,6 @@ func (d *Desk) RefOf(p telemetry.Prefix) string {
 	return p.String()
 }
 
-// rank orders the roles.
-func rank(r api.Role) int {
-	switch r {
-	case api.Viewer:
-		return 1
-	case api.Operator:
-		return 2
-	case api.Approver:
-		return 3
-	case api.Admin:
-		return 4
-	}
-	return 0
-}
-
-// Allow says whether an operator has at least the role need.
-func Allow(by api.OperatorToken, need api.Role, op string) error {
-	if rank(by.Role) >= rank(need) && rank(by.Role) > 0 {
-		return nil
-	}
-	return fault.Newf(fault.Denied, op, by.Name, "it needs the role %s, %s has %s", need, by.Name, by.Role).
-		WithHint("ask an admin for a token with the role %s", need)
-}
-
-// operatorPrefix begins the text of every operator token.
-const operatorPrefix = "mfo1."
-
-// Authenticate says whose token it is.
-func (d *Desk) Authenticate(ctx context.Context, token string) (api.OperatorToken, error) {
-	denied := fault.Newf(fault.Denied, "authenticate", "", "the token is not an operator's").
-		WithHint("use the token of your context file, or ask an admin for one")
-	if !strings.HasPrefix(token, operatorPrefix) {
-		return api.OperatorToken{}, denied
-	}
-	hash := fleet.DigestOf([]byte(token))
-	o, err := d.o.Store.OperatorByToken(ctx, hash)
-	if fault.Is(err, fault.NotFound) {
-		return api.OperatorToken{}, denied
-	}
-	if err != nil {
-		return api.OperatorToken{}, err
-	}
-	if subtle.ConstantTimeCompare(hash[:], o.TokenHash[:]) != 1 {
-		return api.OperatorToken{}, denied
-	}
-	return api.OperatorToken{Name: o.Name, Role: o.Role}, nil
-}
-
-// CreateOperator makes an operator and its token.
-func (d *Desk) CreateOperator(ctx context.Context, by api.OperatorToken, r api.OperatorRequest) (api.OperatorToken, error) {
-	const op = "create operator"
-	if err := Allow(by, api.Admin, op); err != nil {
-		return api.OperatorToken{}, err
-	}
-	name, err := fleet.ParseMemberID(r.Name)
-	if err != nil {
-		return api.OperatorToken{}, fault.New(fault.Invalid, op, r.Name, err)
-	}
-	if name == audit.Coordinator { // its entries in the audit log would pass for decisions of the coordinator
-		return api.OperatorToken{}, fault.Newf(fault.Invalid, op, r.Name, "the name is the coordinator's own")
-	}
-	if rank(r.Role) == 0 {
-		return api.OperatorToken{}, fault.Newf(fault.Invalid, op, r.Name, "there is no role %q", r.Role).
-			WithHint("use viewer, operator, approver or admin")
-	}
-	secret, err := randomHex(24)
-	if err != nil {
-		return api.OperatorToken{}, err
-	}
-	now := d.o.Now().UTC()
-	o := store.Operator{Name: string(name), Role: r.Role, TokenHash: fleet.DigestOf([]byte(operatorPrefix + secret)), Created: now}
-	note := audit.Note{At: now, Actor: by.Name, Action: audit.OperatorCreated, Subject: o.Name, Reason: "role " + string(r.Role)}
-	if err := d.o.Store.AddOperator(ctx, o, note); err != nil {
-		return api.OperatorToken{}, err
-	}
-	d.o.Logger.Info("operator created", "operator", o.Name, "role", o.Role, "by", by.Name)
-	return api.OperatorToken{Name: o.Name, Role: o.Role, Text: operatorPrefix + secret}, nil
-}
-
-// Operators lists them.
-func (d *Desk) Operators(ctx context.Context) ([]api.OperatorToken, error) {
-	os, err := d.o.Store.Operators(ctx)
-	out := make([]api.OperatorToken, len(os))
-	for i, o := range os {
-		out[i] = api.OperatorToken{Name: o.Name, Role: o.Role}
-	}
-	return out, err
-}
-
-// DeleteOperator makes an operator's token worthless.
-func (d *Desk) DeleteOperator(ctx context.Context, by api.OperatorToken, name string) error {
-	if err := Allow(by, api.Admin, "delete operator"); err != nil {
-		return err
-	}
-	if name == by.Name {
-		return fault.Newf(fault.Invalid, "delete operator", name, "an admin cannot delete itself").
-			WithHint("have another admin do it: the last one must stay")
-	}
-	note := audit.Note{At: d.o.Now().UTC(), Actor: by.Name, Action: audit.OperatorDeleted, Subject: name}
-	return d.o.Store.DeleteOperator(ctx, name, note)
-}
-
 func randomHex(n int) (string, error) {
 	b := make([]byte, n)
 	if _, err := rand.Read(b); err != nil {
@@ -218,8 +124,11 @@ func randomHex(n int) (string, error) {
 
 // Audit lists entries above after, oldest first; a negative limit asks for the
 // newest -limit.
-func (d *Desk) Audit(ctx context.Context, after uint64, limit int) ([]api.AuditEntry, error) {
+func (d *Desk) Audit(ctx context.Context, by api.OperatorToken, after uint64, limit int) ([]api.AuditEntry, error) {
 	const most = 1000
+	if err := AllowWhole(by, "read audit log"); err != nil {
+		return nil, err
+	}
 	if limit < 0 {
 		return d.o.Store.AuditTail(ctx, min(-limit, most))
 	}
@@ -229,8 +138,34 @@ func (d *Desk) Audit(ctx context.Context, after uint64, limit int) ([]api.AuditE
 	return d.o.Store.Audit(ctx, after, limit)
 }
 
-// Subscribe delivers what happens until ctx ends. A slow reader loses events.
-func (d *Desk) Subscribe(ctx context.Context) <-chan api.Event { return d.o.Events.Subscribe(ctx) }
+// Subscribe delivers what happens, as far as it is of an operator's scope, until
+// ctx ends. A slow reader loses events.
+func (d *Desk) Subscribe(ctx context.Context, by api.OperatorToken) <-chan api.Event {
+	if by.Scope.IsZero() {
+		return d.o.Events.Subscribe(ctx, nil)
+	}
+	return d.o.Events.Subscribe(ctx, func(e api.Event) bool { return d.concerns(by.Scope, e) })
+}
+
+// concerns reports whether an event is of a scope. What it is about is known by
+// its subject; what is not known stays untold.
+func (d *Desk) concerns(s api.Scope, e api.Event) bool {
+	if m, ok := d.o.Inventory.Member(fleet.MemberID(e.Subject)); ok && (e.Kind == "member" || e.Kind == "alarm") {
+		return s.HasMember(m.Facts)
+	}
+	if e.Kind == "directive" {
+		return true
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	subject := e.Subject
+	if id, ok := d.rolls[telemetry.RolloutPrefix(fleet.RolloutID(subject))]; ok {
+		subject = d.refs[id]
+	}
+	team, ok := d.teams[subject]
+	model, _, _ := strings.Cut(subject, "@")
+	return ok && s.HasModel(team, fleet.ModelName(model))
+}
 
 // Root is the root.json that new members pin: the one whose digest is in join
 // tokens.

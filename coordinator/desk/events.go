@@ -12,7 +12,13 @@ import (
 type Events struct {
 	mu     sync.Mutex
 	nextID int
-	subs   map[int]chan api.Event
+	subs   map[int]subscriber
+}
+
+// subscriber is one who listens, and what it is to hear; nil: everything.
+type subscriber struct {
+	ch   chan api.Event
+	hear func(api.Event) bool
 }
 
 const eventBuffer = 256
@@ -21,24 +27,28 @@ const eventBuffer = 256
 func (e *Events) Publish(ev api.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, ch := range e.subs {
+	for _, s := range e.subs {
+		if s.hear != nil && !s.hear(ev) {
+			continue
+		}
 		select {
-		case ch <- ev:
+		case s.ch <- ev:
 		default:
 		}
 	}
 }
 
-// Subscribe returns a channel that is closed when ctx ends.
-func (e *Events) Subscribe(ctx context.Context) <-chan api.Event {
+// Subscribe returns a channel that is closed when ctx ends, with the events that
+// hear affirms; nil: with all. hear is called by whoever publishes.
+func (e *Events) Subscribe(ctx context.Context, hear func(api.Event) bool) <-chan api.Event {
 	ch := make(chan api.Event, eventBuffer)
 	e.mu.Lock()
 	if e.subs == nil {
-		e.subs = map[int]chan api.Event{}
+		e.subs = map[int]subscriber{}
 	}
 	id := e.nextID
 	e.nextID++
-	e.subs[id] = ch
+	e.subs[id] = subscriber{ch, hear}
 	e.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		e.mu.Lock()

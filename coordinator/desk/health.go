@@ -8,7 +8,7 @@ import (
 )
 
 // Health is what a person should know of the fleet's keys and metadata.
-func (d *Desk) Health(context.Context) (api.Health, error) {
+func (d *Desk) Health(context.Context, api.OperatorToken) (api.Health, error) {
 	facts, err := d.o.Publisher.Standing()
 	if err != nil {
 		return api.Health{}, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/intake"
+	"github.com/modelfleet/modelfleet/coordinator/inventory"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -28,27 +29,36 @@ func (d *Desk) directive(ctx context.Context, g fleet.Group) (fleet.Directive, e
 	return trust.ParseDirective(s.Body)
 }
 
-// Members are those the selector matches, by id.
-func (d *Desk) Members(ctx context.Context, sel fleet.Selector) ([]api.MemberInfo, error) {
+// Members are those in the operator's scope that the selector matches, by id.
+func (d *Desk) Members(ctx context.Context, by api.OperatorToken, sel fleet.Selector) ([]api.MemberInfo, error) {
 	dir, err := d.directive(ctx, fleet.DefaultGroup)
 	if err != nil {
 		return nil, err
 	}
 	out := []api.MemberInfo{}
 	for _, m := range d.o.Inventory.Members() {
-		if sel.Matches(m.Facts) {
+		if by.Scope.HasMember(m.Facts) && sel.Matches(m.Facts) {
 			out = append(out, d.info(m, dir))
 		}
 	}
 	return out, nil
 }
 
-// Member is one member.
-func (d *Desk) Member(ctx context.Context, id fleet.MemberID) (api.MemberInfo, error) {
+// member finds a member that lies in an operator's scope.
+func (d *Desk) member(by api.OperatorToken, id fleet.MemberID, op string) (store.Member, error) {
 	m, ok := d.o.Inventory.Member(id)
 	if !ok {
-		return api.MemberInfo{}, fault.Newf(fault.NotFound, "find member", string(id), "it is not enrolled").
+		return m, fault.Newf(fault.NotFound, op, string(id), "it is not enrolled").
 			WithHint("list them with `modelfleet members list`")
+	}
+	return m, AllowMember(by, m.Facts, op)
+}
+
+// Member is one member.
+func (d *Desk) Member(ctx context.Context, by api.OperatorToken, id fleet.MemberID) (api.MemberInfo, error) {
+	m, err := d.member(by, id, "find member")
+	if err != nil {
+		return api.MemberInfo{}, err
 	}
 	dir, err := d.directive(ctx, m.Facts.Group)
 	if err != nil {
@@ -59,7 +69,7 @@ func (d *Desk) Member(ctx context.Context, id fleet.MemberID) (api.MemberInfo, e
 
 // info joins what the inventory, the directive and the member itself say.
 func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
-	out := api.MemberInfo{Facts: m.Facts, Cell: m.Cell, Models: []api.ModelStatus{}, Revoked: m.Revoked}
+	out := api.MemberInfo{Facts: m.Facts, Cell: m.Cell, Models: []api.ModelStatus{}, Revoked: m.Revoked, Locked: m.Locked, Certificate: certificateOf(m)}
 	rep, heard := d.o.Intake.Newest(m.KeyID)
 	if heard {
 		out.Seen, out.Via = rep.Received.UTC(), rep.Via
@@ -134,8 +144,8 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	st.Requests, st.Errors, st.Right, st.Wrong, st.P50, st.P95 = c.Requests, c.Errors, c.Right, c.Wrong, p50, p95
 }
 
-// Fleet is the fleet in one look.
-func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
+// Fleet is an operator's part of the fleet in one look.
+func (d *Desk) Fleet(ctx context.Context, by api.OperatorToken) (api.FleetInfo, error) {
 	dir, err := d.directive(ctx, fleet.DefaultGroup)
 	if err != nil {
 		return api.FleetInfo{}, err
@@ -143,7 +153,7 @@ func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
 	now := d.o.Now()
 	out := api.FleetInfo{Name: d.o.Fleet, Group: fleet.DefaultGroup, Directive: dir.Sequence, Running: map[string]int{}}
 	for _, m := range d.o.Inventory.Members() {
-		if m.Revoked {
+		if m.Revoked || !by.Scope.HasMember(m.Facts) {
 			continue
 		}
 		rep, heard := d.o.Intake.Newest(m.KeyID)
@@ -165,6 +175,16 @@ func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
 			}
 		}
 	}
+	waiting, err := d.Pending(ctx, by)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range waiting {
+		if p.State == api.Waiting {
+			out.Pending++
+		}
+	}
+	out.DeviceCAs = d.deviceCAs()
 	if p, ok := d.o.Publisher.Pack(fleet.DefaultGroup); ok {
 		out.Pack = api.PackInfo{Bytes: len(p.Body), Digest: p.Digest, Signed: p.Signed, Expires: p.Expires}
 	}
@@ -172,11 +192,10 @@ func (d *Desk) Fleet(ctx context.Context) (api.FleetInfo, error) {
 }
 
 // Explain says in one screen why a member runs what it runs.
-func (d *Desk) Explain(ctx context.Context, id fleet.MemberID) (api.Explanation, error) {
-	m, ok := d.o.Inventory.Member(id)
-	if !ok {
-		return api.Explanation{}, fault.Newf(fault.NotFound, "find member", string(id), "it is not enrolled").
-			WithHint("list them with `modelfleet members list`")
+func (d *Desk) Explain(ctx context.Context, by api.OperatorToken, id fleet.MemberID) (api.Explanation, error) {
+	m, err := d.member(by, id, "explain member")
+	if err != nil {
+		return api.Explanation{}, err
 	}
 	dir, err := d.directive(ctx, m.Facts.Group)
 	if err != nil {
@@ -208,6 +227,13 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 		say("its identity is revoked: nothing it says is believed")
 	case m.Locked != "":
 		say("its identity is locked: %s", m.Locked)
+	case m.Readmit:
+		say("its identity was unlocked: it has to come back by its key")
+	case m.Comebacks > 0:
+		say("it came back by its key %d of %d times that it may", m.Comebacks, inventory.MaxComebacks)
+	}
+	if m.Twice != "" {
+		say("its identity seems to be in use twice: %s", m.Twice)
 	}
 	if info.Seen.IsZero() {
 		say("it was never heard; its certificate is valid until %s", m.Expires.Format(time.RFC3339))

@@ -16,15 +16,18 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
-// Releases lists the admitted releases, newest first.
-func (d *Desk) Releases(ctx context.Context) ([]api.ReleaseInfo, error) {
+// Releases lists the admitted releases of an operator's models, newest first.
+func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.ReleaseInfo, error) {
 	rs, err := d.o.Store.Releases(ctx)
 	if err != nil {
 		return nil, err
 	}
-	running := d.running()
+	running := d.running(by.Scope)
 	out := make([]api.ReleaseInfo, 0, len(rs))
 	for _, r := range rs {
+		if !by.Scope.HasModel(r.Team, r.Model) {
+			continue
+		}
 		out = append(out, releaseInfo(r, running))
 	}
 	return out, nil
@@ -38,11 +41,11 @@ func releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseI
 	return info
 }
 
-// running counts members by what they observed themselves running.
-func (d *Desk) running() map[telemetry.Prefix]int {
+// running counts a scope's members by what they observed themselves running.
+func (d *Desk) running(scope api.Scope) map[telemetry.Prefix]int {
 	out := map[telemetry.Prefix]int{}
 	for _, m := range d.o.Inventory.Members() {
-		if rep, ok := d.o.Intake.Newest(m.KeyID); ok && !m.Revoked {
+		if rep, ok := d.o.Intake.Newest(m.KeyID); ok && !m.Revoked && scope.HasMember(m.Facts) {
 			for _, s := range rep.Row.Models {
 				out[s.Running]++
 			}
@@ -60,6 +63,9 @@ func (d *Desk) Admit(ctx context.Context, by api.OperatorToken, r api.AdmitReque
 	}
 	team, err := fleet.ParseTeam(string(r.Team))
 	if err != nil {
+		return api.AdmitReply{}, err
+	}
+	if err := AllowTeam(by, team, op); err != nil {
 		return api.AdmitReply{}, err
 	}
 	a, err := d.take(ctx, team, by.Name)
@@ -163,7 +169,7 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 	for _, rel := range a.Delisted {
 		gone[rel.Ref()] = true
 	}
-	running := d.running()
+	running := d.running(api.Scope{})
 	var out api.AdmitReply
 	for _, r := range rs {
 		info := releaseInfo(r, running)

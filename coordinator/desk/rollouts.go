@@ -37,6 +37,9 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	if err != nil {
 		return api.RolloutInfo{}, err
 	}
+	if err := allowRollout(by, rel.Release, spec, op); err != nil {
+		return api.RolloutInfo{}, err
+	}
 	dir, err := d.directive(ctx, r.Group)
 	if err != nil {
 		return api.RolloutInfo{}, err
@@ -77,6 +80,7 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	}
 	d.mu.Lock()
 	d.rolls[telemetry.RolloutPrefix(rec.ID)] = rec.ID
+	d.refs[rec.ID] = rec.Release.Ref()
 	d.mu.Unlock()
 	d.o.Logger.Info("rollout started", "rollout", rec.ID, "release", rec.Release.Ref(), "by", by.Name)
 	d.o.Events.Publish(api.Event{At: rec.Started, Kind: "rollout", Subject: string(rec.ID), Text: by.Name + " started the rollout of " + rec.Release.Ref()})
@@ -180,11 +184,11 @@ func (d *Desk) newRollout(ctx context.Context, by api.OperatorToken, r api.Rollo
 	// that members remember from an old one.
 	id := fleet.RolloutID(fmt.Sprintf("r%d-%s", len(all)+1, strings.ToLower(rand.Text()[:4])))
 	now := d.o.Now().UTC().Truncate(time.Millisecond)
-	st, err := rollout.New(id, rel, spec, by.Name, now)
+	st, err := rollout.New(id, rel, spec, rollout.Approval{By: by.Name, As: by.As}, now)
 	if err != nil {
 		return store.Rollout{}, err
 	}
-	rec := store.Rollout{ID: id, Group: r.Group, Release: rel, Author: by.Name, Started: now}
+	rec := store.Rollout{ID: id, Group: r.Group, Release: rel, Author: by.Name, AuthorAs: by.As, Started: now}
 	if rec.Status, err = json.Marshal(st); err != nil {
 		return rec, fault.New(fault.Internal, "start rollout", string(id), err)
 	}
@@ -213,16 +217,23 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 	if err != nil {
 		return err
 	}
+	spec, err := fleet.ParseSpec(rec.Spec)
+	if err != nil {
+		return fault.New(fault.Internal, op, string(id), err)
+	}
+	if err := allowRollout(by, rec.Release, spec, op); err != nil {
+		return err
+	}
 	switch {
 	case !rec.Ended.IsZero():
 		return fault.Newf(fault.Conflict, op, string(id), "it ended at %s", rec.Ended.Format(time.RFC3339)).
 			WithHint("start a new rollout, also to go back to an older release")
-	case need == api.Approver && by.Name == rec.Author:
-		return fault.Newf(fault.Denied, op, string(id), "%s started it: others have to approve", by.Name).
-			WithHint("have another approver do it")
+	case need == api.Approver && speaksFor(by, rec):
+		return fault.Newf(fault.Denied, op, string(id), "%s started it, and others than who did have to approve", rec.Author).
+			WithHint("have another approver do it: not one whose token the author made")
 	}
 	now := d.o.Now().UTC()
-	c := store.Command{Rollout: id, Command: cmd, By: by.Name, Reason: req.Reason, Hold: req.Hold, At: now}
+	c := store.Command{Rollout: id, Command: cmd, By: by.Name, As: by.As, Reason: req.Reason, Hold: req.Hold, At: now}
 	note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(id), Reason: req.Reason, Detail: map[string]any{"command": cmd, "hold": req.Hold}}
 	if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
 		return err
@@ -233,33 +244,50 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 	return nil
 }
 
-// Rollouts are all of them, newest first, without history and evidence.
-func (d *Desk) Rollouts(ctx context.Context) ([]api.RolloutInfo, error) {
+// speaksFor reports whether an operator is, or was made by, a rollout's author.
+func speaksFor(by api.OperatorToken, rec store.Rollout) bool {
+	author := api.OperatorToken{Name: rec.Author, As: rec.AuthorAs}.Person()
+	return by.Person() == author || slices.Contains(by.As, author)
+}
+
+// Rollouts are all of an operator's models, newest first, without history and evidence.
+func (d *Desk) Rollouts(ctx context.Context, by api.OperatorToken) ([]api.RolloutInfo, error) {
 	recs, err := d.o.Store.Rollouts(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]api.RolloutInfo, 0, len(recs))
 	for _, r := range recs {
+		if !by.Scope.HasModel(r.Release.Team, r.Release.Model) {
+			continue
+		}
 		info, err := decodeInfo(r)
 		if err != nil {
 			return nil, err
 		}
-		for i := range info.Stages {
-			if v := info.Stages[i].Verdict; v != nil {
-				v.Evidence = nil
-			}
-		}
+		withoutEvidence(&info)
 		d.fetching(&info)
 		out = append(out, info)
 	}
 	return out, nil
 }
 
-// Rollout is one rollout, with its history and the evidence of its verdicts.
-func (d *Desk) Rollout(ctx context.Context, id fleet.RolloutID) (api.RolloutInfo, error) {
+func withoutEvidence(info *api.RolloutInfo) {
+	for i := range info.Stages {
+		if v := info.Stages[i].Verdict; v != nil {
+			v.Evidence = nil
+		}
+	}
+}
+
+// Rollout is one rollout, with its history and the evidence of its verdicts. Its
+// figures are of all members that take part, whatever the operator's scope.
+func (d *Desk) Rollout(ctx context.Context, by api.OperatorToken, id fleet.RolloutID) (api.RolloutInfo, error) {
 	rec, err := d.o.Store.Rollout(ctx, id)
 	if err != nil {
+		return api.RolloutInfo{}, err
+	}
+	if err := allowRelease(by, rec.Release, "get rollout"); err != nil {
 		return api.RolloutInfo{}, err
 	}
 	info, err := decodeInfo(rec)
@@ -267,6 +295,9 @@ func (d *Desk) Rollout(ctx context.Context, id fleet.RolloutID) (api.RolloutInfo
 		return info, err
 	}
 	d.fetching(&info)
+	if !by.Scope.Members.IsEmpty() { // evidence is of single members
+		withoutEvidence(&info)
+	}
 	info.History, err = d.o.Store.Samples(ctx, id)
 	return info, err
 }
@@ -291,7 +322,10 @@ func decodeInfo(r store.Rollout) (api.RolloutInfo, error) {
 func Info(rec store.Rollout, spec fleet.Spec, st rollout.Status) api.RolloutInfo {
 	info := api.RolloutInfo{
 		ID: rec.ID, Release: rec.Release, From: rec.From, Group: rec.Group, Author: rec.Author, Started: rec.Started, Ended: rec.Ended,
-		State: st.State.String(), Hold: st.Hold, Reason: st.Reason.String(), Stage: st.Stage, Approvals: st.Approvals,
+		State: st.State.String(), Hold: st.Hold, Reason: st.Reason.String(), Stage: st.Stage,
+	}
+	for _, a := range st.Approvals {
+		info.Approvals = append(info.Approvals, a.By)
 	}
 	for i, s := range spec.Stages {
 		stage := api.StageInfo{Name: s.Name, State: rollout.Waiting.String(), Soak: s.Soak}

@@ -33,6 +33,12 @@ func (d *Desk) CreateToken(ctx context.Context, by api.OperatorToken, r api.Toke
 	if err != nil {
 		return api.Token{}, err
 	}
+	if err := d.restrict(&t, r); err != nil {
+		return api.Token{}, err
+	}
+	if err := allowLabels(by, t, op); err != nil {
+		return api.Token{}, err
+	}
 	join := trust.JoinToken{URL: d.o.URL, Root: fleet.DigestOf(d.o.Root), TLS: d.o.Pin, Group: t.Group, Expires: t.Expires}
 	if join.ID, err = randomHex(8); err != nil {
 		return api.Token{}, err
@@ -88,19 +94,29 @@ func newToken(r api.TokenRequest, now time.Time) (api.Token, error) {
 	return t, inventory.CheckLabels(t.Labels)
 }
 
-// Tokens lists the join tokens.
-func (d *Desk) Tokens(ctx context.Context) ([]api.Token, error) {
+// Tokens lists the join tokens of an operator's scope.
+func (d *Desk) Tokens(ctx context.Context, by api.OperatorToken) ([]api.Token, error) {
 	ts, err := d.o.Store.Tokens(ctx)
-	out := make([]api.Token, len(ts))
-	for i, t := range ts {
-		out[i] = t.Token
+	out := make([]api.Token, 0, len(ts))
+	for _, t := range ts {
+		if inScope(by, t) {
+			out = append(out, t.Token)
+		}
 	}
 	return out, err
 }
 
 // DeleteToken makes a join token worthless.
 func (d *Desk) DeleteToken(ctx context.Context, by api.OperatorToken, id string) error {
-	if err := Allow(by, api.Operator, "delete token"); err != nil {
+	const op = "delete token"
+	if err := Allow(by, api.Operator, op); err != nil {
+		return err
+	}
+	t, err := d.o.Store.Token(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := allowLabels(by, t.Token, op); err != nil {
 		return err
 	}
 	note := audit.Note{At: d.o.Now().UTC(), Actor: by.Name, Action: audit.TokenDeleted, Subject: id}
@@ -123,7 +139,8 @@ func (d *Desk) FunctionToken(ctx context.Context, text string) error {
 	if err != nil {
 		return err
 	}
-	if t.Kind != fleet.Function || t.SecretHash != fleet.DigestOf([]byte(hex.EncodeToString(join.Secret[:]))) || !d.o.Now().Before(t.Expires) {
+	// One that asks for more than its secret lets nobody in by its text.
+	if t.Kind != fleet.Function || len(t.IAM) > 0 || t.Approve || t.SecretHash != fleet.DigestOf([]byte(hex.EncodeToString(join.Secret[:]))) || !d.o.Now().Before(t.Expires) {
 		return denied
 	}
 	return nil
@@ -131,7 +148,11 @@ func (d *Desk) FunctionToken(ctx context.Context, text string) error {
 
 // Revoke takes a member's identity away.
 func (d *Desk) Revoke(ctx context.Context, by api.OperatorToken, id fleet.MemberID, reason string) error {
-	if err := Allow(by, api.Operator, "revoke member"); err != nil {
+	const op = "revoke member"
+	if err := Allow(by, api.Operator, op); err != nil {
+		return err
+	}
+	if _, err := d.member(by, id, op); err != nil {
 		return err
 	}
 	if err := d.o.Inventory.Revoke(ctx, id, by.Name, reason, d.o.Now().UTC()); err != nil {

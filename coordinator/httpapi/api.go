@@ -11,6 +11,7 @@ package httpapi
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
@@ -23,8 +24,9 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/desk"
 	"github.com/modelfleet/modelfleet/coordinator/intake"
 	"github.com/modelfleet/modelfleet/coordinator/inventory"
+	"github.com/modelfleet/modelfleet/coordinator/oidc"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
-	"github.com/modelfleet/modelfleet/coordinator/store"
+	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -43,6 +45,7 @@ type Options struct {
 	Intake    *intake.Intake
 	Publisher *publish.Publisher
 	CA        *ca.CA
+	Pins      []string  // of the listener's TLS key and of the next, in hex
 	Presigner Presigner // nil: devices have to be given a source of their own
 	Dashboard http.Handler
 	Logger    *slog.Logger
@@ -51,6 +54,12 @@ type Options struct {
 	Ready func() error
 	// Stopping ends long polls and event streams, so that the server can stop.
 	Stopping <-chan struct{}
+	// MetricsOpen serves /metrics to whoever asks; else it takes a viewer's token.
+	MetricsOpen bool
+	// Issuer signs people in; nil: by token only.
+	Issuer *oidc.Issuer
+	// Throttle slows down who guesses; one of its own by default.
+	Throttle *throttle.Throttle
 }
 
 const (
@@ -64,8 +73,14 @@ const (
 // server is the handlers' common state.
 type server struct {
 	Options
-	codec   *telemetry.Codec
-	metrics *metrics
+	codec     *telemetry.Codec
+	clockwork clockwork
+	metrics   *metrics
+	rules     map[string]Rule
+	lawless   []string // patterns without a rule
+	key       [32]byte // of device sign-ins under way
+	streams   *room    // of events, by person
+	waits     *room    // of long polls by who shows no certificate, by address
 }
 
 // New returns the handler of everything the coordinator serves.
@@ -80,13 +95,30 @@ func New(o Options) (http.Handler, error) {
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
-	s := &server{Options: o, codec: codec}
+	if o.Throttle == nil {
+		o.Throttle = throttle.New(throttle.Options{Now: o.Now})
+	}
+	s := &server{
+		Options: o, codec: codec, clockwork: newClockwork(), rules: Rules(),
+		streams: newRoom(maxStreams, 0), waits: newRoom(maxWaitsOne, maxWaits),
+	}
+	rand.Read(s.key[:]) // never fails
 	s.metrics = newMetrics(o)
 	mux := http.NewServeMux()
 	s.memberRoutes(mux)
 	s.operatorRoutes(mux)
-	mux.Handle("GET /metrics", s.metrics.handler)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	s.loginRoutes(mux)
+	s.handle(mux, "GET /metrics", func(w http.ResponseWriter, r *http.Request) error {
+		if _, err := s.operator(r); err != nil && !s.MetricsOpen {
+			return err
+		}
+		s.metrics.handler.ServeHTTP(w, r)
+		return nil
+	})
+	s.handle(mux, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) error {
+		_, err := io.WriteString(w, "ok\n")
+		return err
+	})
 	s.handle(mux, "GET /readyz", func(w http.ResponseWriter, r *http.Request) error {
 		if err := s.Ready(); err != nil {
 			return err
@@ -100,14 +132,24 @@ func New(o Options) (http.Handler, error) {
 	if o.Dashboard != nil {
 		mux.Handle("/", o.Dashboard)
 	}
+	if len(s.lawless) > 0 {
+		return nil, fault.Newf(fault.Internal, "make API", strings.Join(s.lawless, ", "), "no rule says who may call it").
+			WithHint("add it to Rules")
+	}
 	return mux, nil
 }
 
 // handle serves a pattern, turns errors into problems and counts.
 func (s *server) handle(mux *http.ServeMux, pattern string, fn func(http.ResponseWriter, *http.Request) error) {
+	if _, ok := s.rules[pattern]; !ok {
+		s.lawless = append(s.lawless, pattern)
+	}
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		if s.rules[pattern].Who == People {
+			s.notice(rec.Header())
+		}
 		if err := fn(rec, r); err != nil {
 			s.fail(rec, r, pattern, err)
 		}
@@ -190,29 +232,4 @@ func bearer(r *http.Request) string {
 		return ""
 	}
 	return strings.TrimSpace(t)
-}
-
-// member says which member asks, by its certificate, which the listener has
-// verified against the CA.
-func (s *server) member(r *http.Request) (store.Member, ca.Identity, error) {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return store.Member{}, ca.Identity{}, fault.Newf(fault.Denied, "authenticate member", "", "no certificate was shown").
-			WithHint("enrol with a join token, and show the certificate you get")
-	}
-	id, err := s.CA.Identify(r.TLS.PeerCertificates[0])
-	if err != nil {
-		return store.Member{}, id, err
-	}
-	m, err := s.Inventory.Check(r.Context(), id)
-	return m, id, err
-}
-
-// operator says who asks by the bearer token.
-func (s *server) operator(r *http.Request) (api.OperatorToken, error) {
-	t := bearer(r)
-	if t == "" {
-		return api.OperatorToken{}, fault.Newf(fault.Denied, "authenticate", "", "no operator token was sent").
-			WithHint("send it as \"Authorization: Bearer TOKEN\"; commands take it from the context file")
-	}
-	return s.Desk.Authenticate(r.Context(), t)
 }

@@ -184,7 +184,7 @@ func (s *server) pack(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if wait > 0 && !shownCertificate(r) {
+	if wait > 0 && !s.isMember(r) {
 		leave, ok := s.waits.enter(throttle.Address(r))
 		if !ok { // answered at once, as if it had not asked to wait
 			wait = 0
@@ -221,8 +221,14 @@ func (s *server) pack(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// shownCertificate reports whether a member of the fleet's CA asks.
-func shownCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
+// isMember reports whether a member that is as it should be asks.
+func (s *server) isMember(r *http.Request) bool {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	_, _, err := s.member(r)
+	return err == nil
+}
 
 func waitOf(r *http.Request) (time.Duration, error) {
 	text := r.URL.Query().Get("wait")

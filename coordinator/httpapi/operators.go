@@ -14,33 +14,47 @@ import (
 // operatorRoutes are the calls of operators.
 func (s *server) operatorRoutes(mux *http.ServeMux) {
 	d := s.Desk
-	see(s, mux, "GET /v1/fleet", func(r *http.Request) (api.FleetInfo, error) { return d.Fleet(r.Context()) })
-	see(s, mux, "GET /v1/members", func(r *http.Request) ([]api.MemberInfo, error) {
+	see(s, mux, "GET /v1/fleet", func(r *http.Request, by api.OperatorToken) (api.FleetInfo, error) { return d.Fleet(r.Context(), by) })
+	see(s, mux, "GET /v1/health", func(r *http.Request, by api.OperatorToken) (api.Health, error) { return d.Health(r.Context(), by) })
+	see(s, mux, "GET /v1/members", func(r *http.Request, by api.OperatorToken) ([]api.MemberInfo, error) {
 		sel, err := fleet.ParseSelector(r.URL.Query().Get("selector"))
 		if err != nil {
 			return nil, err
 		}
-		return d.Members(r.Context(), sel)
+		return d.Members(r.Context(), by, sel)
 	})
-	see(s, mux, "GET /v1/members/{id}", func(r *http.Request) (api.MemberInfo, error) { return d.Member(r.Context(), memberID(r)) })
-	see(s, mux, "GET /v1/members/{id}/explain", func(r *http.Request) (api.Explanation, error) { return d.Explain(r.Context(), memberID(r)) })
-	see(s, mux, "GET /v1/releases", func(r *http.Request) ([]api.ReleaseInfo, error) { return d.Releases(r.Context()) })
-	see(s, mux, "GET /v1/rollouts", func(r *http.Request) ([]api.RolloutInfo, error) { return d.Rollouts(r.Context()) })
-	see(s, mux, "GET /v1/rollouts/{id}", func(r *http.Request) (api.RolloutInfo, error) { return d.Rollout(r.Context(), rolloutID(r)) })
-	see(s, mux, "GET /v1/tokens", func(r *http.Request) ([]api.Token, error) { return d.Tokens(r.Context()) })
-	see(s, mux, "GET /v1/operators", func(r *http.Request) ([]api.OperatorToken, error) { return d.Operators(r.Context()) })
-	see(s, mux, "GET /v1/audit", func(r *http.Request) ([]api.AuditEntry, error) {
+	see(s, mux, "GET /v1/members/{id}", func(r *http.Request, by api.OperatorToken) (api.MemberInfo, error) {
+		return d.Member(r.Context(), by, memberID(r))
+	})
+	see(s, mux, "GET /v1/members/{id}/explain", func(r *http.Request, by api.OperatorToken) (api.Explanation, error) {
+		return d.Explain(r.Context(), by, memberID(r))
+	})
+	see(s, mux, "GET /v1/releases", func(r *http.Request, by api.OperatorToken) ([]api.ReleaseInfo, error) {
+		return d.Releases(r.Context(), by)
+	})
+	see(s, mux, "GET /v1/rollouts", func(r *http.Request, by api.OperatorToken) ([]api.RolloutInfo, error) {
+		return d.Rollouts(r.Context(), by)
+	})
+	see(s, mux, "GET /v1/rollouts/{id}", func(r *http.Request, by api.OperatorToken) (api.RolloutInfo, error) {
+		return d.Rollout(r.Context(), by, rolloutID(r))
+	})
+	see(s, mux, "GET /v1/tokens", func(r *http.Request, by api.OperatorToken) ([]api.Token, error) { return d.Tokens(r.Context(), by) })
+	see(s, mux, "GET /v1/operators", func(r *http.Request, by api.OperatorToken) ([]api.OperatorToken, error) {
+		return d.Operators(r.Context(), by)
+	})
+	see(s, mux, "GET /v1/audit", func(r *http.Request, by api.OperatorToken) ([]api.AuditEntry, error) {
 		after, limit, err := page(r)
 		if err != nil {
 			return nil, err
 		}
-		return d.Audit(r.Context(), after, limit)
+		return d.Audit(r.Context(), by, after, limit)
 	})
 
 	tell(s, mux, "POST /v1/releases", d.Admit)
 	tell(s, mux, "POST /v1/rollouts", d.StartRollout)
 	tell(s, mux, "POST /v1/tokens", d.CreateToken)
 	tell(s, mux, "POST /v1/operators", d.CreateOperator)
+	s.handle(mux, "POST /v1/operators/{name}/rotate", s.rotate)
 	s.handle(mux, "POST /v1/rollouts/{id}/{command}", s.command)
 	s.handle(mux, "POST /v1/members/{id}/revoke", s.revoke)
 	s.handle(mux, "DELETE /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) error {
@@ -56,13 +70,14 @@ func memberID(r *http.Request) fleet.MemberID { return fleet.MemberID(r.PathValu
 
 func rolloutID(r *http.Request) fleet.RolloutID { return fleet.RolloutID(r.PathValue("id")) }
 
-// see serves something that any operator may see.
-func see[T any](s *server, mux *http.ServeMux, pattern string, get func(*http.Request) (T, error)) {
+// see serves something to see; the call's rule says to whom.
+func see[T any](s *server, mux *http.ServeMux, pattern string, get func(*http.Request, api.OperatorToken) (T, error)) {
 	s.handle(mux, pattern, func(w http.ResponseWriter, r *http.Request) error {
-		if _, err := s.operator(r); err != nil {
+		by, err := s.operator(r)
+		if err != nil {
 			return err
 		}
-		v, err := get(r)
+		v, err := get(r, by)
 		if err != nil {
 			return err
 		}
@@ -70,7 +85,7 @@ func see[T any](s *server, mux *http.ServeMux, pattern string, get func(*http.Re
 	})
 }
 
-// tell serves something that an operator tells; the desk checks its role.
+// tell serves something that an operator tells; the desk checks role and scope.
 func tell[Q, A any](s *server, mux *http.ServeMux, pattern string, do func(context.Context, api.OperatorToken, Q) (A, error)) {
 	s.handle(mux, pattern, func(w http.ResponseWriter, r *http.Request) error {
 		by, err := s.operator(r)
@@ -101,7 +116,7 @@ func (s *server) command(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Desk.Command(r.Context(), by, rolloutID(r), api.Command(r.PathValue("command")), req); err != nil {
 		return err
 	}
-	info, err := s.Desk.Rollout(r.Context(), rolloutID(r))
+	info, err := s.Desk.Rollout(r.Context(), by, rolloutID(r))
 	if err != nil {
 		return err
 	}
@@ -122,6 +137,22 @@ func (s *server) revoke(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+func (s *server) rotate(w http.ResponseWriter, r *http.Request) error {
+	by, err := s.operator(r)
+	if err != nil {
+		return err
+	}
+	q, err := read[api.RotateRequest](w, r)
+	if err != nil {
+		return err
+	}
+	o, err := s.Desk.RotateOperator(r.Context(), by, r.PathValue("name"), q)
+	if err != nil {
+		return err
+	}
+	return answer(w, o)
 }
 
 func (s *server) remove(w http.ResponseWriter, r *http.Request, do func(context.Context, api.OperatorToken, string) error, name string) error {
@@ -157,11 +188,18 @@ const heartbeat = 15 * time.Second
 
 // events streams what happens until the client leaves.
 func (s *server) events(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.operator(r); err != nil {
+	by, err := s.operator(r)
+	if err != nil {
 		return err
 	}
+	if leave, ok := s.streams.enter(by.Person()); ok {
+		defer leave()
+	} else {
+		return fault.Newf(fault.Exhausted, "stream events", by.Name, "%d streams are open already", maxStreams).
+			WithHint("close some: each browser tab and each `rollout watch` holds one")
+	}
 	rc := http.NewResponseController(w)
-	ch := s.Desk.Subscribe(r.Context())
+	ch := s.Desk.Subscribe(r.Context(), by)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
@@ -184,6 +222,9 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 		case <-beat.C:
+			if _, err := s.operator(r); err != nil {
+				return nil // signed out meanwhile: the stream ends, and the next says why
+			}
 			if _, err := w.Write([]byte(": still here\n\n")); err != nil {
 				return err
 			}

@@ -52,6 +52,8 @@ func (m *machine) take(c Command) *Reason {
 		return m.takeApprove(c)
 	case CommandSkip:
 		return m.takeSkip(c)
+	case CommandDisown:
+		return m.takeDisown(c)
 	case CommandAbort, CommandRollback:
 		if m.st.State == RollingBack {
 			return refuse("rolling-back", "the rollout is being rolled back already")
@@ -108,15 +110,37 @@ func (m *machine) takeResume(c Command) *Reason {
 	return nil
 }
 
-// mayApprove says why a person may not approve; nil: they may.
-func (m *machine) mayApprove(c Command, already []string) *Reason {
+// mayApprove says why a person may not approve; nil: they may. People are told
+// apart by who stands behind them, not by the names of their tokens.
+func (m *machine) mayApprove(c Command, already []Approval) *Reason {
+	a := Approval{c.By, c.As}
 	switch {
 	case c.By == "":
 		return refuse("anonymous", "an approval needs a name")
-	case c.By == m.st.Author:
-		return refuse("author", c.By+" started the rollout and cannot approve it")
-	case slices.Contains(already, c.By):
-		return refuse("approved-already", c.By+" has approved already", num("approvals", len(already)))
+	case a.speaksFor(m.st.Author):
+		if c.By == m.st.Author.By {
+			return refuse("author", c.By+" started the rollout and cannot approve it")
+		}
+		return refuse("author", c.By+" is, or was made by, "+m.st.Author.By+", who started the rollout and cannot approve it")
+	}
+	for _, x := range already {
+		if a.speaksFor(x) || x.speaksFor(a) {
+			return refuse("approved-already", c.By+" has approved already, as "+x.By, num("approvals", len(already)))
+		}
+	}
+	return nil
+}
+
+// takeDisown forgets what a person approved who is no operator any more, unless
+// the stage has begun on it.
+func (m *machine) takeDisown(c Command) *Reason {
+	gone := Approval{As: c.As}
+	by := func(a Approval) bool { return a.person() == gone.person() }
+	n := len(m.st.Approvals) + len(m.st.Skips)
+	m.st.Approvals = slices.DeleteFunc(m.st.Approvals, by)
+	m.st.Skips = slices.DeleteFunc(m.st.Skips, by)
+	if n -= len(m.st.Approvals) + len(m.st.Skips); n > 0 {
+		m.accept(c, because("disowned", c.Reason, num("approvals", len(m.st.Approvals))))
 	}
 	return nil
 }
@@ -130,7 +154,7 @@ func (m *machine) takeApprove(c Command) *Reason {
 	if no := m.mayApprove(c, m.st.Approvals); no != nil {
 		return no
 	}
-	m.st.Approvals = append(m.st.Approvals, c.By)
+	m.st.Approvals = append(m.st.Approvals, Approval{c.By, c.As})
 	m.accept(c, because("approved", "stage "+m.want().Name+" approved by "+c.By,
 		num("approvals", len(m.st.Approvals)), num("needed", int(m.want().Approval))))
 	return nil
@@ -151,13 +175,13 @@ func (m *machine) takeSkip(c Command) *Reason {
 	if no := m.mayApprove(c, m.st.Skips); no != nil {
 		return no
 	}
-	m.st.Skips = append(m.st.Skips, c.By)
+	m.st.Skips = append(m.st.Skips, Approval{c.By, c.As})
 	m.accept(c, because("skip", "skip asked for by "+c.By, num("approvals", len(m.st.Skips)), num("needed", skipApprovals)))
 	if len(m.st.Skips) < skipApprovals {
 		return nil
 	}
 	by := m.st.Skips
-	why := because("skipped", "skipped by "+by[0]+" and "+by[1])
+	why := because("skipped", "skipped by "+by[0].By+" and "+by[1].By)
 	if m.st.State == AwaitingApproval {
 		m.begin()
 		m.enter(Running, why)

@@ -17,7 +17,7 @@ const maxStages = 64
 type Status struct {
 	ID      fleet.RolloutID `json:"id"`
 	Release fleet.Release   `json:"release"`
-	Author  string          `json:"author"`
+	Author  Approval        `json:"author"` // who started it, and may not approve
 	Created time.Time       `json:"created"`
 
 	State  State     `json:"state"`
@@ -33,13 +33,13 @@ type Status struct {
 	// Keep narrows Bounds while a release is taken back; nil: it does not.
 	Keep *Keep `json:"keep,omitempty"`
 
-	Commands  uint64    `json:"commands"`            // highest command taken
-	Hold      bool      `json:"hold,omitempty"`      // paused so that not even a failing gate rolls back
-	Resume    State     `json:"resume,omitempty"`    // where resume leads
-	Approvals []string  `json:"approvals,omitempty"` // who approved the stage it waits for
-	Skips     []string  `json:"skips,omitempty"`     // who asked to skip to the last stage
-	Returned  time.Time `json:"returned,omitzero"`   // when members were last told to go back
-	Silent    int       `json:"silent,omitempty"`    // members that ran the release when last heard, at the end of a rollback
+	Commands  uint64     `json:"commands"`            // highest command taken
+	Hold      bool       `json:"hold,omitempty"`      // paused so that not even a failing gate rolls back
+	Resume    State      `json:"resume,omitempty"`    // where resume leads
+	Approvals []Approval `json:"approvals,omitempty"` // who approved the stage it waits for
+	Skips     []Approval `json:"skips,omitempty"`     // who asked to skip to the last stage
+	Returned  time.Time  `json:"returned,omitzero"`   // when members were last told to go back
+	Silent    int        `json:"silent,omitempty"`    // members that ran the release when last heard, at the end of a rollback
 }
 
 // StageStatus is what is remembered of one stage.
@@ -73,7 +73,7 @@ func (k *Keep) has(id fleet.MemberID) bool {
 }
 
 // New is the status of a rollout that was just accepted.
-func New(id fleet.RolloutID, release fleet.Release, spec fleet.Spec, author string, now time.Time) (Status, error) {
+func New(id fleet.RolloutID, release fleet.Release, spec fleet.Spec, author Approval, now time.Time) (Status, error) {
 	if err := spec.Validate(); err != nil {
 		return Status{}, err
 	}
@@ -82,7 +82,7 @@ func New(id fleet.RolloutID, release fleet.Release, spec fleet.Spec, author stri
 	}
 	st := Status{
 		ID: id, Release: release, Author: author, Created: now, Since: now,
-		Reason: because("accepted", "accepted from "+author),
+		Reason: because("accepted", "accepted from "+author.By),
 		Stages: make([]StageStatus, len(spec.Stages)),
 		Bounds: make([]fleet.Bound, len(spec.Stages)),
 	}
