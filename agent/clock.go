@@ -13,7 +13,7 @@ import (
 type clock struct {
 	wall   func() time.Time // the device's own
 	proven time.Time        // by what was signed; zero: nothing was
-	told   time.Time        // by a coordinator, and good until something newer is signed
+	told   time.Time        // by a coordinator, signed, and good until something newer is
 	since  time.Time        // when it was that late, as the monotonic clock reads
 }
 
@@ -60,13 +60,28 @@ const (
 	floorEvery = time.Hour
 )
 
-// hear takes a coordinator's word for the time, given over the connection that
-// its key secures, when it is much later than what is known here. It can end what
-// is believed now, and no more: a coordinator whose clock is years ahead holds
-// its members until it signs something newer, and not for years.
-func (l *loop) hear(at time.Time) (moved bool) {
+// doubts reports whether an unsigned word for the time, from whoever ended TLS,
+// is reason to ask the coordinator for a signed one.
+func (l *loop) doubts(at time.Time) bool {
+	return l.fresh() && at.Sub(l.clock.now()) > clockOff
+}
+
+// hear takes a coordinator's word for the time, when it is much later than what is
+// known here. It must be an answer to the nonce, signed by a key that the policy
+// gives the coordinator: the connection proves nothing. It can end what is believed
+// now, and no more: a coordinator whose clock is years ahead holds its members
+// until it signs something newer, and not for years.
+func (l *loop) hear(a timeAnswer) (moved bool) {
 	t := l.trusted.Load()
-	if t == nil || t.Freshness != trust.Fresh || at.Sub(l.clock.now()) <= clockOff {
+	if t == nil || t.Freshness != trust.Fresh {
+		return false
+	}
+	at, err := a.signed.Verify(a.nonce, t.FleetKeys)
+	if err != nil {
+		l.o.Logger.Warn("coordinator's time refused", "rule", string(trust.RuleOf(err)), "err", err)
+		return false
+	}
+	if at.Sub(l.clock.now()) <= clockOff {
 		return false
 	}
 	if t.Expires.Before(at) {

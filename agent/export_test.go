@@ -16,7 +16,7 @@ func WithDisk(o Options, write func(path string, data []byte, perm fs.FileMode) 
 
 // WithClock returns options with which the agent takes wall for the device's clock.
 func WithClock(o Options, wall func() time.Time) Options {
-	o.wall = wall
+	o.Clock = wall
 	return o
 }
 

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
+	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
 )
@@ -26,6 +29,19 @@ type ward struct {
 	written map[string][]byte // by file name
 	saves   int
 	full    bool
+
+	coordinator *signer.Signer
+}
+
+// told has the coordinator say the time, signed for the device.
+func (w *ward) told(at time.Time) bool {
+	w.t.Helper()
+	n := trust.NewNonce()
+	signed, err := trust.SignTime(w.coordinator, n, at)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.hear(timeAnswer{n, signed})
 }
 
 func newWard(t *testing.T, f *trusttest.Fleet, wall func() time.Time, mem memory) *ward {
@@ -34,10 +50,11 @@ func newWard(t *testing.T, f *trusttest.Fleet, wall func() time.Time, mem memory
 		mem = memory{Schema: memorySchema, Trust: f.State(), Models: map[fleet.ModelName]update.State{}}
 	}
 	w.loop = &loop{
-		o: Options{Logger: slog.New(slog.DiscardHandler), wall: wall, verify: trust.Verify}, facts: f.Member(), mem: mem,
+		o: Options{Logger: slog.New(slog.DiscardHandler), Clock: wall, verify: trust.Verify}, facts: f.Member(), mem: mem,
 		disk: &disk{write: w.write}, announce: func(gossip.Pack) {},
-		clock: newClock(wall, mem.Trust.Floor, mem.Told), timed: time.Now(),
+		clock: newClock(wall, mem.Trust.Floor, mem.Told), timed: time.Now(), keeper: newTimekeeper(nil),
 	}
+	w.coordinator = f.Coordinator
 	return w
 }
 
@@ -159,7 +176,7 @@ func TestACoordinatorsTimeOnlyMovesOnAndEndsOnlyWhatIsBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := trusttest.New(t, nil)
 		w := newWard(t, f, standing(time.Unix(3600, 0)), memory{})
-		if w.hear(f.Now.Add(1000*time.Hour)) || w.clock.now().After(f.Now) {
+		if w.told(f.Now.Add(1000*time.Hour)) || w.clock.now().After(f.Now) {
 			t.Error("a time was taken over before anything was believed")
 		}
 		pack := f.Direct()
@@ -176,7 +193,7 @@ func TestACoordinatorsTimeOnlyMovesOnAndEndsOnlyWhatIsBelieved(t *testing.T) {
 			{6 * time.Hour, true, 6 * time.Hour},
 			{5 * time.Hour, false, 6 * time.Hour},
 		} {
-			if got := w.hear(f.Now.Add(c.after)); got != c.moved || !w.clock.now().Equal(f.Now.Add(c.now)) {
+			if got := w.told(f.Now.Add(c.after)); got != c.moved || !w.clock.now().Equal(f.Now.Add(c.now)) {
 				t.Errorf("told %s: moved %v, now %s", c.after, got, w.clock.now())
 			}
 		}
@@ -185,10 +202,10 @@ func TestACoordinatorsTimeOnlyMovesOnAndEndsOnlyWhatIsBelieved(t *testing.T) {
 		}
 		// A coordinator that is years ahead costs what is believed, also after a
 		// start, but not the next pack.
-		if !w.hear(f.Now.Add(10*365*24*time.Hour)) || w.hear(f.Now.Add(10*365*24*time.Hour)) || w.fresh() {
+		if !w.told(f.Now.Add(10*365*24*time.Hour)) || w.told(f.Now.Add(10*365*24*time.Hour)) || w.fresh() {
 			t.Error("fresh although the coordinator says that it has expired")
 		}
-		w = newWard(t, f, w.o.wall, w.mem)
+		w = newWard(t, f, w.o.Clock, w.mem)
 		if w.hears(pack) {
 			t.Error("fresh after a start")
 		}
@@ -198,6 +215,89 @@ func TestACoordinatorsTimeOnlyMovesOnAndEndsOnlyWhatIsBelieved(t *testing.T) {
 		}
 		if w.passes(23 * time.Hour); !w.fresh() {
 			t.Error("the next pack is not fresh for a day")
+		}
+	})
+}
+
+// Whoever ends TLS between a member and its coordinator can say any time, and is
+// believed none: not one signed by another key, not an old answer, not a changed one.
+func TestATimeIsBelievedBySignatureAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := trusttest.New(t, nil)
+		w := newWard(t, f, standing(time.Unix(3600, 0)), memory{})
+		if !w.hears(f.Direct()) {
+			t.Fatal("not fresh")
+		}
+		late := f.Now.Add(6 * time.Hour)
+		sign := func(key *signer.Signer, n trust.Nonce) trust.SignedTime {
+			signed, err := trust.SignTime(key, n, late)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return signed
+		}
+		n := trust.NewNonce()
+		good := sign(f.Coordinator, n)
+		changed, replayed := good, sign(f.Coordinator, trust.NewNonce())
+		changed.Time = late.Add(time.Hour)
+		renamed := replayed
+		renamed.Nonce = n[:]
+		for name, bad := range map[string]trust.SignedTime{
+			"another key": sign(f.Timestamp, n), "changed": changed, "replayed": replayed, "replayed under the nonce": renamed, "empty": {},
+		} {
+			if w.hear(timeAnswer{n, bad}) || !w.clock.now().Equal(f.Now) {
+				t.Errorf("%s: it is taken for %s", name, w.clock.now())
+			}
+		}
+		if !w.hear(timeAnswer{n, good}) || !w.clock.now().Equal(late) {
+			t.Errorf("the coordinator's own: it is taken for %s", w.clock.now())
+		}
+	})
+}
+
+// The time is asked for at the start, each hour in which nobody said it, and soon,
+// but not at once again, when something says that the clock is wrong.
+func TestTheTimeIsAskedForRarely(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		asked := 0
+		k := newTimekeeper(func(context.Context, trust.Nonce) (trust.SignedTime, error) {
+			asked++
+			return trust.SignedTime{}, errors.New("away")
+		})
+		go k.run(ctx)
+		expect := func(what string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if asked != want {
+				t.Errorf("%s: asked %d times, want %d", what, asked, want)
+			}
+		}
+		expect("at the start", 1)
+		time.Sleep(4 * time.Hour)
+		if asked < 4 || asked > 5 {
+			t.Errorf("asked %d times in four hours", asked)
+		}
+		n := asked
+		for range 24 * 12 {
+			k.agrees()
+			time.Sleep(5 * time.Minute)
+		}
+		if asked > n+1 {
+			t.Errorf("asked %d times in a day in which the time was told", asked-n)
+		}
+		n = asked
+		k.doubts()
+		expect("in doubt", n+1)
+		for range 60 {
+			k.doubts()
+			time.Sleep(time.Minute)
+		}
+		if asked < n+5 || asked > n+8 {
+			t.Errorf("asked %d times in an hour of doubt", asked-n)
 		}
 	})
 }

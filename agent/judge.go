@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -37,6 +38,7 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (v verdict, 
 func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, error) {
 	digest := fleet.DigestOf(pack)
 	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh() {
+		l.refused = ""
 		return verdict{version: packVersion(*t)}, nil // known and acted on
 	}
 	have := l.mem.Trust
@@ -51,6 +53,13 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 		t.Freshness = trust.Stale
 		return verdict{err: l.stale(t, digest, from)}, nil
 	}
+	if known := l.trusted.Load(); !news && known != nil && len(t.Teams) < len(known.Teams) {
+		// One timestamp vouches for one state of things: whoever brought this pack
+		// took a publisher's word out of it.
+		err := trust.Violated(trust.RuleFormat, "judge pack", string(l.facts.Group), errors.New("it holds less than the pack of the same timestamp that was believed"))
+		l.refuse(err, from)
+		return verdict{err: err}, nil
+	}
 	if !st.Equal(have) || l.pack != digest {
 		if err := l.believe(pack, have, st); err != nil {
 			l.unkept(packOffer{pack: pack, from: from, version: packVersion(t)}, err)
@@ -58,9 +67,12 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 		}
 	}
 	l.pack, l.refused, l.waiting = digest, "", packOffer{}
-	l.trusted.Store(&t)
+	was := l.trusted.Swap(&t)
 	if t.Behind > clockOff {
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
+		if was != nil && was.Behind <= clockOff {
+			l.keeper.doubts() // it was put back: how late is it, really?
+		}
 	}
 	l.o.Logger.Info("directive believed", "sequence", t.Directive.Sequence, "from", from, "refused", len(t.Refused))
 	l.announce(gossip.Pack{Group: l.facts.Group, Version: packVersion(t), Body: pack})

@@ -47,7 +47,8 @@ type loop struct {
 	wire     func() int64                 // bytes taken from the bucket since the start
 
 	packs  chan packOffer
-	times  chan time.Time // the coordinator's
+	times  chan time.Time // what a coordinator says, unsigned
+	keeper *timekeeper
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
@@ -176,7 +177,14 @@ func (l *loop) serve(ctx context.Context) error {
 		case e := <-l.events:
 			err = l.step(ctx, e)
 		case at := <-l.times:
-			if !l.hear(at) {
+			if l.doubts(at) {
+				l.keeper.doubts()
+			} else {
+				l.keeper.agrees()
+			}
+			continue
+		case a := <-l.keeper.answers:
+			if !l.hear(a) {
 				continue
 			}
 		case bundle := <-l.rotten:

@@ -55,6 +55,7 @@ type Options struct {
 	LowMemory bool
 	Version   string // of this program
 	Logger    *slog.Logger
+	Clock     func() time.Time // the device's own clock; nil: time.Now
 	// Ready, when not nil, is called once applications are served.
 	Ready func(Info)
 	// Failpoint, when not nil, is called at each named point between writing the
@@ -63,7 +64,6 @@ type Options struct {
 	Failpoint func(point string) error
 
 	write func(path string, data []byte, perm fs.FileMode) error // how files are written; tests fill the disk with it
-	wall  func() time.Time                                       // the device's clock; tests stop it
 	// verify is [trust.Verify]; tests let it panic
 	verify func([]byte, trust.State, fleet.Facts, time.Time) (trust.Trusted, trust.State, error)
 }

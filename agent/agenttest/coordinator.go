@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"maps"
@@ -68,6 +69,7 @@ func (f *Fleet) Serve() *Coordinator {
 	handle("POST /v1/enrol", false, c.enrol)
 	handle("POST /v1/renew", true, c.renew)
 	handle("POST /v1/cells/{cell}/rows", true, c.takeRows)
+	handle("GET /v1/time", true, c.signTime)
 	mux.HandleFunc("GET /v1/packs/{group}", c.givePack)
 	c.srv = httptest.NewUnstartedServer(mux)
 	c.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: f.ca.Pool()}
@@ -234,6 +236,17 @@ func (c *Coordinator) takeRows(r *http.Request, who fleet.MemberID) (any, error)
 		}
 	}
 	return api.RowsReply{Accepted: len(msgs), Time: time.Now().Add(c.ahead), Seeds: slices.Clone(c.seeds)}, nil
+}
+
+// signTime answers a nonce as the real one does.
+func (c *Coordinator) signTime(r *http.Request, who fleet.MemberID) (any, error) {
+	n, err := hex.DecodeString(r.URL.Query().Get("nonce"))
+	if err != nil || len(n) != len(trust.Nonce{}) {
+		return nil, fault.Newf(fault.Invalid, "sign time", string(who), "bad nonce")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return trust.SignTime(c.f.directs, trust.Nonce(n), time.Now().Add(c.ahead))
 }
 
 // givePack answers the long poll.

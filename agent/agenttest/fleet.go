@@ -46,6 +46,7 @@ type Fleet struct {
 	store     *dir.Store
 	repo      *repository.Repository
 	publisher *signer.Signer
+	directs   *signer.Signer // the coordinator's
 	ca        *identitytest.CA
 	genesis   repository.Genesis
 
@@ -81,6 +82,7 @@ func New(t testing.TB) *Fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.directs = coordinator
 	return f
 }
 
