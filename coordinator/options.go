@@ -13,12 +13,11 @@ package coordinator
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -160,16 +159,15 @@ func (o Options) load(ctx context.Context) (material, error) {
 	if m.file, err = api.LoadFleetFile(filepath.Join(o.Fleet, api.FleetFileName)); err != nil {
 		return m, err
 	}
-	keys := filepath.Join(o.Fleet, "keys")
 	for _, k := range []struct {
-		key                *(*signer.Signer)
-		option, file, name string
+		key          *(*signer.Signer)
+		option, name string
+		refs         []string
 	}{
-		{&m.key, o.Key, first(m.file.Keys.Coordinator), "coordinator.pem"},
-		{&m.timestamp, o.TimestampKey, first(m.file.Keys.Timestamp), "timestamp.pem"},
-		{&m.caKey, "", first(m.file.Keys.DeviceCA), "device-ca.pem"},
+		{&m.key, o.Key, "coordinator", m.file.Keys.Coordinator},
+		{&m.timestamp, o.TimestampKey, "timestamp", m.file.Keys.Timestamp},
 	} {
-		ref := cmp.Or(k.option, k.file, filepath.Join(keys, k.name))
+		ref := cmp.Or(k.option, first(k.refs), first(keyFiles(o.Fleet, k.name)), filepath.Join(o.Fleet, "keys", k.name+".pem"))
 		if ref == NoKey && k.key == &m.timestamp {
 			continue
 		}
@@ -177,10 +175,7 @@ func (o Options) load(ctx context.Context) (material, error) {
 			return m, err
 		}
 	}
-	m.caRefs = o.DeviceCAKeys
-	if ref := m.file.Keys.DeviceCA; ref != "" {
-		m.caRefs = append([]string{ref}, m.caRefs...)
-	}
+	m.caRefs = slices.Concat(m.file.Keys.DeviceCA, o.DeviceCAKeys)
 	return m, nil
 }
 
