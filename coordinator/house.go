@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +33,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 	"github.com/modelfleet/modelfleet/pkg/registry/s3"
-	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
