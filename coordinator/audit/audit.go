@@ -50,6 +50,7 @@ const (
 	ReleaseAdmitted   = "release.admitted"
 	ReleaseRefused    = "release.refused"
 	ReleaseRevoked    = "release.revoked"
+	FloorRaised       = "release.floor"
 	RolloutStarted    = "rollout.started"
 	RolloutCommanded  = "rollout.commanded"
 	RolloutDecided    = "rollout.decided"

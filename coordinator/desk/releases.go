@@ -2,7 +2,6 @@ package desk
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -93,16 +92,17 @@ func (d *Desk) record(ctx context.Context, a repository.Admission, by string, no
 		adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
 		notes = append(notes, audit.Note{
 			At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
-			Reason: fmt.Sprintf("signed by team %s, role version %d", a.Team, a.Version), Detail: e,
+			Reason: said("signed", a), Detail: e,
 		})
 	}
 	for _, rel := range a.Delisted {
 		adm.Revoked = append(adm.Revoked, rel.Ref())
 		notes = append(notes, audit.Note{
 			At: now, Actor: by, Action: audit.ReleaseRevoked, Subject: rel.Ref(),
-			Reason: fmt.Sprintf("delisted by team %s, role version %d", a.Team, a.Version),
+			Reason: said("delisted", a),
 		})
 	}
+	notes = append(notes, floorNotes(a, by, now)...)
 	if err := d.o.Store.Admit(ctx, adm, notes...); err != nil {
 		return err
 	}
@@ -113,7 +113,11 @@ func (d *Desk) record(ctx context.Context, a repository.Admission, by string, no
 		d.o.Logger.Info("release decided", "action", n.Action, "release", n.Subject, "by", by, "reason", n.Reason)
 		d.o.Events.Publish(api.Event{At: now, Kind: "release", Subject: n.Subject, Text: n.Action + ": " + n.Reason})
 	}
-	return d.withdraw(ctx, a.Delisted, by)
+	barred, err := d.below(ctx, a)
+	if err != nil {
+		return err
+	}
+	return d.withdraw(ctx, append(barred, a.Delisted...), by)
 }
 
 // withdraw rolls back the rollouts of releases that their publisher took back:
