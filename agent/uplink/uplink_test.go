@@ -27,7 +27,7 @@ func setup(t *testing.T) (*agenttest.Fleet, *agenttest.Coordinator, identity.Opt
 }
 
 func enrol(ctx context.Context, at identity.Options) (*identity.Member, error) {
-	m, _, err := uplink.Enrol(ctx, at, identity.Newcomer{ID: "dev-1", Kind: fleet.Device, Agent: "1.0.0"})
+	m, _, err := uplink.Enrol(ctx, at, identity.Newcomer{ID: "dev-1", Kind: fleet.Device, Agent: "1.0.0"}, nil)
 	return m, err
 }
 
