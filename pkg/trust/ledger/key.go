@@ -64,5 +64,5 @@ func publicOf(private string) (string, error) {
 	if err != nil || len(raw) != 1+ed25519.SeedSize {
 		return "", errors.New("malformed")
 	}
-	return note.NewEd25519VerifierKey(parts[3], ed25519.NewKeyFromSeed(raw[1:]).Public().(ed25519.PublicKey))
+	return note.NewEd25519VerifierKey(parts[2], ed25519.NewKeyFromSeed(raw[1:]).Public().(ed25519.PublicKey))
 }
