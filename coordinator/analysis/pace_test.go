@@ -86,7 +86,7 @@ func newQuick(t *testing.T, seed uint64, on fleet.Inconclusive, stable, next qui
 	}
 	q.roster = rollout.NewRoster("r1", q.release, q.spec, facts)
 	var err error
-	if q.st, err = rollout.New("r1", q.release, q.spec, "ann", q.now); err != nil {
+	if q.st, err = rollout.New("r1", q.release, q.spec, rollout.Approval{By: "ann"}, q.now); err != nil {
 		t.Fatal(err)
 	}
 	return q

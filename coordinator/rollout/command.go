@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -140,7 +141,7 @@ func (m *machine) takeDisown(c Command) *Reason {
 	m.st.Approvals = slices.DeleteFunc(m.st.Approvals, by)
 	m.st.Skips = slices.DeleteFunc(m.st.Skips, by)
 	if n -= len(m.st.Approvals) + len(m.st.Skips); n > 0 {
-		m.accept(c, because("disowned", c.Reason, num("approvals", len(m.st.Approvals))))
+		m.accept(c, because("disowned", cmp.Or(c.Reason, gone.person()+" is no operator any more"), num("approvals", len(m.st.Approvals))))
 	}
 	return nil
 }

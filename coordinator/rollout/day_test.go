@@ -97,7 +97,7 @@ func newDay(t *rapid.T) *day {
 		d.enrol(t, midnight.Add(-time.Hour))
 	}
 	var err error
-	if d.st, err = rollout.New("r1", release("2.0"), d.spec, "ann", d.now); err != nil {
+	if d.st, err = rollout.New("r1", release("2.0"), d.spec, rollout.Approval{By: "ann"}, d.now); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -207,8 +207,9 @@ func (d *day) command(t *rapid.T) {
 		Seq: d.seq, At: d.now,
 		Kind: rapid.SampledFrom([]rollout.CommandKind{
 			rollout.CommandApprove, rollout.CommandApprove, rollout.CommandApprove, rollout.CommandPause, rollout.CommandResume,
-			rollout.CommandResume, rollout.CommandAbort, rollout.CommandRollback, rollout.CommandSkip, "dance",
+			rollout.CommandResume, rollout.CommandAbort, rollout.CommandRollback, rollout.CommandSkip, rollout.CommandDisown, "dance",
 		}).Draw(t, "command"),
+		As:   rapid.SampledFrom([][]string{nil, {"bob"}, {"bob", "cyd"}, {"dee"}, {"dee", "ann"}}).Draw(t, "as"),
 		By:   rapid.SampledFrom([]string{"ann", "bob", "cyd", ""}).Draw(t, "by"),
 		Hold: rapid.Bool().Draw(t, "hold"),
 	})

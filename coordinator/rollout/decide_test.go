@@ -40,7 +40,7 @@ func TestExposureIsExact(t *testing.T) {
 		}
 		spec := fleet.Spec{Stages: stages, Alpha: 1, StageDeadline: fleet.Duration(time.Hour), OnInconclusive: fleet.HoldInconclusive, OnFail: fleet.RollbackOnFail}
 		facts := fleetOf(c.n)
-		st, err := rollout.New("r1", release("2.0"), spec, "ann", midnight)
+		st, err := rollout.New("r1", release("2.0"), spec, rollout.Approval{By: "ann"}, midnight)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestDeadlinesMoveThings(t *testing.T) {
 		t.Fatal(err)
 	}
 	facts := fleetOf(20)
-	st, err := rollout.New("r1", release("2.0"), spec, "ann", midnight.Add(300*time.Millisecond))
+	st, err := rollout.New("r1", release("2.0"), spec, rollout.Approval{By: "ann"}, midnight.Add(300*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestTooManyStages(t *testing.T) {
 		spec.Stages = append(spec.Stages, fleet.Stage{Name: fmt.Sprint(i), Percent: 100})
 	}
 	spec.Alpha, spec.OnFail, spec.OnInconclusive = 1, fleet.RollbackOnFail, fleet.HoldInconclusive
-	if _, err := rollout.New("r1", release("2.0"), spec, "ann", midnight); err == nil || !strings.Contains(err.Error(), "65 stages") {
+	if _, err := rollout.New("r1", release("2.0"), spec, rollout.Approval{By: "ann"}, midnight); err == nil || !strings.Contains(err.Error(), "65 stages") {
 		t.Errorf("%v", err)
 	}
 }
@@ -167,7 +167,7 @@ func busy(tb testing.TB, n int) (fleet.Spec, rollout.Status, rollout.View, time.
 	spec.Population.Selector = sel
 	spec.Stages = spec.Stages[2:]
 	spec.Stages[0].Budget = fleet.Budget{InProgress: max(1, n/20), PerLabel: map[string]int{"site": 2}}
-	st, err := rollout.New("r1", release("2.0"), spec, "ann", midnight)
+	st, err := rollout.New("r1", release("2.0"), spec, rollout.Approval{By: "ann"}, midnight)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -161,6 +161,31 @@ func TestNeverExposesThroughAFailingGate(t *testing.T) {
 	})
 }
 
+// However tokens are named and whoever made them: what counts as N approvals are
+// the words of N people, none of them the author.
+func TestApprovalsAreOfDistinctPeople(t *testing.T) {
+	person := func(a rollout.Approval) string {
+		if len(a.As) > 0 {
+			return a.As[0]
+		}
+		return a.By
+	}
+	everyTick(t, func(t *rapid.T, k tick) {
+		for _, list := range [][]rollout.Approval{k.after.Approvals, k.after.Skips} {
+			for i, a := range list {
+				if person(a) == "ann" || slices.Contains(a.As, "ann") {
+					t.Fatalf("ApprovalsAreOfDistinctPeople: the author's %v counts", a)
+				}
+				for _, b := range list[:i] {
+					if person(a) == person(b) || slices.Contains(a.As, person(b)) || slices.Contains(b.As, person(a)) {
+						t.Fatalf("ApprovalsAreOfDistinctPeople: %v and %v both count", a, b)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestPausedIsStill(t *testing.T) {
 	everyTick(t, func(t *rapid.T, k tick) {
 		if k.before.State == rollout.Paused && k.after.State == rollout.Paused {
@@ -302,7 +327,7 @@ func TestSupersedeNeverLoops(t *testing.T) {
 		all := make([]rollout.Status, n)
 		for i := range all {
 			id := fleet.RolloutID("r" + string(rune('a'+rapid.IntRange(0, 25).Draw(t, "id"))) + string(rune('0'+i)))
-			all[i], _ = rollout.New(id, release("2.0"), spec, "ann", midnight.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "at"))*time.Second))
+			all[i], _ = rollout.New(id, release("2.0"), spec, rollout.Approval{By: "ann"}, midnight.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "at"))*time.Second))
 		}
 		newest := slices.MaxFunc(all, func(a, b rollout.Status) int {
 			if c := a.Created.Compare(b.Created); c != 0 {

@@ -21,7 +21,7 @@ import (
 //	members n=N [site=S] [ring=R] [late]   enrols members
 //	set who=IDS|told|untold|all [phase=P] [failure=F] [runs=new|old] [silent] [heard] [quarantined]
 //	verdict pass|fail|inconclusive [e=E] [stage=N] [suspicious]
-//	say KIND by=NAME [hold]    an operator's command
+//	say KIND by=NAME [as=(P,P)] [hold]  an operator's command; as: the identities it speaks for
 //	older / newer [at=OFFSET]  another rollout of the model is there
 //	decide [after=DURATION]    lets time pass, decides, and prints what was done
 //	show                       prints the status and the directive's part
@@ -62,7 +62,7 @@ func specOf(t *testing.T, text string) fleet.Spec {
 func newScript(t *testing.T, text string) *script {
 	s := &script{day: day{spec: specOf(t, text), now: midnight}}
 	var err error
-	if s.st, err = rollout.New("r1", release("2.0"), s.spec, "ann", s.now); err != nil {
+	if s.st, err = rollout.New("r1", release("2.0"), s.spec, rollout.Approval{By: "ann"}, s.now); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -80,6 +80,15 @@ func arg(td *datadriven.TestData, key, otherwise string) string {
 	return otherwise
 }
 
+func args(td *datadriven.TestData, key string) []string {
+	for _, a := range td.CmdArgs {
+		if a.Key == key {
+			return a.Vals
+		}
+	}
+	return nil
+}
+
 func (s *script) run(t *testing.T, td *datadriven.TestData) string {
 	switch td.Cmd {
 	case "members":
@@ -95,7 +104,7 @@ func (s *script) run(t *testing.T, td *datadriven.TestData) string {
 		s.verdict = &rollout.Verdict{Outcome: rollout.Outcome(td.CmdArgs[0].Key), Stage: stage, E: e, Reason: "the gates say so", Suspicious: arg(td, "suspicious", "") != ""}
 	case "say":
 		s.seq++
-		s.script = append(s.script, rollout.Command{Seq: s.seq, Kind: rollout.CommandKind(td.CmdArgs[0].Key), By: arg(td, "by", "bob"), At: s.now, Hold: arg(td, "hold", "") != ""})
+		s.script = append(s.script, rollout.Command{Seq: s.seq, Kind: rollout.CommandKind(td.CmdArgs[0].Key), By: arg(td, "by", "bob"), As: args(td, "as"), At: s.now, Hold: arg(td, "hold", "") != ""})
 	case "newer":
 		d, _ := time.ParseDuration(arg(td, "at", "1h"))
 		s.newer = &rollout.Peer{ID: "r2", Created: midnight.Add(d)}
