@@ -27,7 +27,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
 	"github.com/modelfleet/modelfleet/pkg/identity"
-	"github.com/modelfleet/modelfleet/pkg/registry/dir"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
@@ -43,6 +42,7 @@ type agent struct {
 	reporter *reporter
 	server   *local.Server
 	fetcher  *delivery.Fetcher
+	bucket   delivery.Source
 	site     *share.Site // nil: no neighbours
 	pool     atomic.Pointer[gossip.Pool]
 	rekey    chan uint64 // number of a newer cell key
@@ -126,7 +126,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
 		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
-		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
+		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), seek: make(chan struct{}, 1), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
 	a.adopt(slots)
@@ -137,6 +137,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
+	a.bucket = source
 	keep := func() []fleet.Digest { return append(slices.Clone(*l.keep.Load()), a.inUse()...) }
 	l.keep.Store(new([]fleet.Digest))
 	l.whole.Store(new([]fleet.Digest))
@@ -252,7 +253,7 @@ func (a *agent) source() (delivery.Source, error) {
 	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
 		return web.Open(web.Options{BaseURL: s})
 	default:
-		return dir.Open(strings.TrimPrefix(s, "dir:")) // as a bucket is written
+		return medium(strings.TrimPrefix(s, "dir:")), nil // as a bucket is written
 	}
 }
 
@@ -328,6 +329,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	wg.Go(func() { a.carry(ctx, pool) })
 	wg.Go(func() { a.uplink.Run(ctx) })
 	wg.Go(func() { a.loop.keeper.run(ctx) })
+	wg.Go(func() { a.seekPacks(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })
 	wg.Go(func() { a.keepCellKey(ctx) })
