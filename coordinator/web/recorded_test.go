@@ -36,11 +36,11 @@ type recorded struct {
 	down     error // what every question is answered with while set
 }
 
-func (f *recorded) Fleet(context.Context) (api.FleetInfo, error) { return f.info, f.down }
+func (f *recorded) Fleet(context.Context, api.OperatorToken) (api.FleetInfo, error) { return f.info, f.down }
 
-func (f *recorded) Health(context.Context) (api.Health, error) { return f.health, f.down }
+func (f *recorded) Health(context.Context, api.OperatorToken) (api.Health, error) { return f.health, f.down }
 
-func (f *recorded) Members(_ context.Context, sel fleet.Selector) ([]api.MemberInfo, error) {
+func (f *recorded) Members(_ context.Context, _ api.OperatorToken, sel fleet.Selector) ([]api.MemberInfo, error) {
 	var out []api.MemberInfo
 	for _, m := range f.members {
 		if sel.Matches(m.Facts) {
@@ -50,7 +50,7 @@ func (f *recorded) Members(_ context.Context, sel fleet.Selector) ([]api.MemberI
 	return out, f.down
 }
 
-func (f *recorded) Explain(_ context.Context, id fleet.MemberID) (api.Explanation, error) {
+func (f *recorded) Explain(_ context.Context, _ api.OperatorToken, id fleet.MemberID) (api.Explanation, error) {
 	for _, m := range f.members {
 		if m.Facts.ID == id {
 			return api.Explanation{Member: m, Lines: []string{
@@ -63,7 +63,7 @@ func (f *recorded) Explain(_ context.Context, id fleet.MemberID) (api.Explanatio
 	return api.Explanation{}, fault.Newf(fault.NotFound, "explain member", string(id), "no member of that id").WithHint("list them with modelfleet members list")
 }
 
-func (f *recorded) Rollouts(context.Context) ([]api.RolloutInfo, error) {
+func (f *recorded) Rollouts(context.Context, api.OperatorToken) ([]api.RolloutInfo, error) {
 	out := slices.Clone(f.rollouts)
 	for i := range out {
 		out[i].History = nil
@@ -71,7 +71,7 @@ func (f *recorded) Rollouts(context.Context) ([]api.RolloutInfo, error) {
 	return out, f.down
 }
 
-func (f *recorded) Rollout(_ context.Context, id fleet.RolloutID) (api.RolloutInfo, error) {
+func (f *recorded) Rollout(_ context.Context, _ api.OperatorToken, id fleet.RolloutID) (api.RolloutInfo, error) {
 	for _, x := range f.rollouts {
 		if x.ID == id {
 			return x, f.down
@@ -80,9 +80,9 @@ func (f *recorded) Rollout(_ context.Context, id fleet.RolloutID) (api.RolloutIn
 	return api.RolloutInfo{}, fault.Newf(fault.NotFound, "find rollout", string(id), "there is none of that id")
 }
 
-func (f *recorded) Releases(context.Context) ([]api.ReleaseInfo, error) { return f.releases, f.down }
+func (f *recorded) Releases(context.Context, api.OperatorToken) ([]api.ReleaseInfo, error) { return f.releases, f.down }
 
-func (f *recorded) Audit(_ context.Context, after uint64, limit int) ([]api.AuditEntry, error) {
+func (f *recorded) Audit(_ context.Context, _ api.OperatorToken, after uint64, limit int) ([]api.AuditEntry, error) {
 	if limit < 0 {
 		return f.audit[max(0, len(f.audit)+limit):], f.down
 	}
@@ -110,7 +110,7 @@ func (f *recorded) Command(_ context.Context, by api.OperatorToken, id fleet.Rol
 	return nil
 }
 
-func (f *recorded) Subscribe(ctx context.Context) <-chan api.Event {
+func (f *recorded) Subscribe(ctx context.Context, _ api.OperatorToken) <-chan api.Event {
 	out := make(chan api.Event)
 	go func() {
 		defer close(out)
