@@ -30,6 +30,7 @@ applications and takes a bad one back.
   modelfleet-agent -state DIR                                                 from then on
   modelfleet-agent status [-socket PATH]                                      how a running agent stands
   modelfleet-agent lift [-socket PATH] MODEL@VERSION                          try again what failed here
+  modelfleet-agent hardware [-join TOKEN]                                     what this machine is known by
 
 Make TOKEN with: modelfleet token create
 
@@ -44,6 +45,8 @@ func Main(ctx context.Context, version string, args []string, stdout, stderr io.
 			run, args = status, args[1:]
 		case "lift":
 			run, args = lift, args[1:]
+		case "hardware":
+			run, args = hardware, args[1:]
 		}
 	}
 	err := run(ctx, version, args, stdout, stderr)

@@ -16,7 +16,8 @@ import (
 )
 
 func (d *desk) memberCommands() *cobra.Command {
-	cmd := group("members", "See what members run, and why", d.membersList(), d.membersDescribe(), d.membersExplain(), d.membersRevoke())
+	cmd := group("members", "See what members run, and why, and who is let in", d.membersList(), d.membersDescribe(), d.membersExplain(), d.membersRevoke(),
+		d.membersPending(), d.membersApprove(), d.membersDeny(), d.membersUnlock(), d.membersAllowComeback())
 	cmd.Aliases = []string{"member"}
 	return cmd
 }
@@ -142,6 +143,7 @@ func (d *desk) printMember(m api.MemberInfo) error {
 	pairs := []string{"member", string(f.ID), "kind", string(f.Kind), "group", string(f.Group), "labels", f.Labels.String(), "cell", m.Cell,
 		"agent", strings.TrimSpace(f.Agent + " " + f.Platform), "memory", rss, "enrolled", f.Enrolled.Format("2006-01-02 15:04:05Z"), "seen", seen,
 		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "revoked", revoked}
+	pairs = append(pairs, identityPairs(m, d.now())...)
 	if err := d.Pairs(append(pairs, deliveryPairs(m.Delivery)...)...); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -110,7 +111,7 @@ func (w *World) found(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.ca, err = ca.New(fleetName, deviceCA, cert); err != nil {
+	if w.ca, err = ca.New(fleetName, ca.Authorities{Certificates: []*x509.Certificate{cert}, Keys: []crypto.Signer{deviceCA}}); err != nil {
 		return err
 	}
 	w.genesis, err = repository.Init(repository.InitOptions{
@@ -268,14 +269,14 @@ func (w *World) enrol(folder string, id fleet.MemberID) error {
 		return err
 	}
 	now := time.Now()
-	cert, _, err := w.ca.Issue(ca.Identity{Kind: fleet.Device, ID: id, Generation: 1}, key.ECDSA(), now)
+	issued, err := w.ca.Issue(ca.Identity{Kind: fleet.Device, ID: id, Generation: 1}, key.ECDSA(), now)
 	if err != nil {
 		return err
 	}
 	data, err := json.Marshal(identity.Identity{
 		URL: "https://127.0.0.1:1", Fleet: fleetName, RootPin: w.genesis.Pin, Root: w.genesis.Root,
 		Facts:       fleet.Facts{ID: id, Kind: fleet.Device, Group: fleet.DefaultGroup, Enrolled: now.UTC().Truncate(time.Second)},
-		Certificate: cert, Issuer: w.ca.Certificate(), Generation: 1, Cell: api.Cell{ID: "lone/0", Key: make([]byte, 32)},
+		Certificate: issued.DER, Issuer: issued.Issuer, Generation: 1, Cell: api.Cell{ID: "lone/0", Key: make([]byte, 32)},
 	})
 	if err != nil {
 		return err

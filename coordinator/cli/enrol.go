@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+func (d *desk) membersPending() *cobra.Command {
+	return &cobra.Command{
+		Use: "pending", Short: "List members that wait for approval", Args: cobra.NoArgs,
+		Long: `List members that wait for approval, because the token they join by was made with
+--approve. The device prints its key's fingerprint too: compare them before you
+approve.`,
+		Example: "  modelfleet members pending",
+		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.PendingMember, error) {
+			pending, err := c.Pending(ctx)
+			return list(pending), err
+		}, func(pending []api.PendingMember) error {
+			if len(pending) == 0 {
+				d.Say("no member waits")
+				return nil
+			}
+			var rows [][]string
+			for _, p := range pending {
+				state := p.State
+				if p.By != "" {
+					state += " by " + p.By
+				}
+				rows = append(rows, []string{string(p.Member), p.Fingerprint, p.Labels.String(), p.From, p.Token, console.Ago(p.Since, d.now()), state})
+			}
+			return d.Table("MEMBER KEY LABELS FROM TOKEN SINCE STATE", rows)
+		}),
+	}
+}
+
+func (d *desk) membersApprove() *cobra.Command {
+	var r api.ApprovalRequest
+	cmd := &cobra.Command{
+		Use: "approve MEMBER", Short: "Let a member in that waits", Args: cobra.ExactArgs(1),
+		Example: `  modelfleet members approve cork-07 --fingerprint 1f0c2a9b-77d10e35-c2a7f0aa-90be41d2
+  modelfleet members approve cork-07 --reason 'seen on the bench'`,
+		RunE: run(func(ctx context.Context, args []string) error {
+			return d.answer(ctx, args[0], r, (*api.Client).ApproveMember, "%s is let in when it asks next; its key is %s")
+		}),
+	}
+	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "of the `key` that is meant; by default of the one that waits")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	return cmd
+}
+
+func (d *desk) membersDeny() *cobra.Command {
+	var r api.ApprovalRequest
+	cmd := &cobra.Command{
+		Use: "deny MEMBER", Short: "Keep a member out that waits", Args: cobra.ExactArgs(1),
+		Example: "  modelfleet members deny cork-07 --reason 'not one of ours'",
+		RunE: run(func(ctx context.Context, args []string) error {
+			return d.answer(ctx, args[0], r, (*api.Client).DenyMember, "%s stays out; its key is %s")
+		}),
+	}
+	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "of the `key` that is meant; by default of the one that waits")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log and the device's")
+	return cmd
+}
+
+// answer approves or denies. Without a fingerprint it is about the key that waits
+// now, and no other that takes its place meanwhile.
+func (d *desk) answer(ctx context.Context, name string, r api.ApprovalRequest, do func(*api.Client, context.Context, fleet.MemberID, api.ApprovalRequest) error, done string) error {
+	id, err := fleet.ParseMemberID(name)
+	if err != nil {
+		return err
+	}
+	client, err := d.client()
+	if err != nil {
+		return err
+	}
+	if r.Fingerprint == "" {
+		pending, err := client.Pending(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pending {
+			if p.Member == id {
+				r.Fingerprint = p.Fingerprint
+			}
+		}
+	}
+	if err := do(client, ctx, id, r); err != nil {
+		return err
+	}
+	d.Say(done, id, r.Fingerprint)
+	return nil
+}
+
+func (d *desk) membersUnlock() *cobra.Command {
+	var r api.UnlockRequest
+	cmd := &cobra.Command{
+		Use: "unlock MEMBER", Short: "End the lock of an identity that was copied", Args: cobra.ExactArgs(1),
+		Long: `End the lock of an identity that was copied, once the copy is out of the world: a
+disk image that was started twice, a backup that was restored. Every certificate
+of the identity is void then; the real member comes back by its key, by itself.
+
+Which of the two is the real one is told by its certificate's generation, which
+the lock names: by default the newest. Whoever shows another locks it again. As
+long as somebody else may have the key, revoke the member and enrol it anew.`,
+		Example: `  modelfleet members describe cork-07
+  modelfleet members unlock cork-07 --reason 'the image was started on the bench; wiped'
+  modelfleet members unlock cork-07 --generation 3 --reason 'the copy had renewed first'`,
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseMemberID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			if err := client.Unlock(ctx, id, r); err != nil {
+				return err
+			}
+			d.Say("%s is unlocked: it comes back by its key, within a quarter of an hour", id)
+			return nil
+		}),
+	}
+	cmd.Flags().Uint64Var(&r.Generation, "generation", 0, "of the `certificate` that the real member has; the newest by default")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "what was found out, for the audit log (needed)")
+	return cmd
+}
+
+func (d *desk) membersAllowComeback() *cobra.Command {
+	return &cobra.Command{
+		Use: "allow-comeback MEMBER", Short: "Let a member come back by its key as often as a new one", Args: cobra.ExactArgs(1),
+		Long: `Let a member come back by its key as often as a new one. A member whose certificate
+expired while it was off comes back by itself, three times; then somebody should
+have a look at it.`,
+		Example: "  modelfleet members allow-comeback cork-07",
+		RunE: run(func(ctx context.Context, args []string) error {
+			id, err := fleet.ParseMemberID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := d.client()
+			if err != nil {
+				return err
+			}
+			if err := client.AllowComeback(ctx, id); err != nil {
+				return err
+			}
+			d.Say("%s may come back again", id)
+			return nil
+		}),
+	}
+}
+
+// identityPairs is what is known of a member's identity, for describe.
+func identityPairs(m api.MemberInfo, now time.Time) []string {
+	c := m.Certificate
+	text := ""
+	if c.Generation > 0 {
+		text = "generation " + countText(c.Generation) + ", "
+		if left := c.Expires.Sub(now); left > 0 {
+			text += "for " + console.Span(left)
+		} else {
+			text += "expired " + console.Ago(c.Expires, now) + " ago"
+		}
+		text += ", by device CA " + c.Issuer.Short()
+	}
+	back := ""
+	if c.Comebacks > 0 {
+		back = countText(uint64(c.Comebacks)) + " times by its key"
+	}
+	hardware := ""
+	if !c.Hardware.IsZero() {
+		hardware = c.Hardware.Short()
+	}
+	return []string{"certificate", text, "came back", back, "hardware", hardware, "locked", m.Locked, "in use twice", c.Twice}
+}
+
+// readHardware reads what --hardware names: a file with one machine a line, or the
+// machines themselves.
+func readHardware(arg string) ([]string, error) {
+	if arg == "" {
+		return nil, nil
+	}
+	f, err := os.Open(arg)
+	if os.IsNotExist(err) && (strings.Contains(arg, ":") || len(strings.Split(arg, ",")[0]) == 64) {
+		return strings.Split(arg, ","), nil
+	}
+	if err != nil {
+		return nil, fault.New(fault.NotFound, "read hardware", arg, err).
+			WithHint("name a file with one machine a line, or machines as `modelfleet-agent hardware` prints them")
+	}
+	defer f.Close()
+	var out []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		line, _, _ := strings.Cut(lines.Text(), "#")
+		if line = strings.TrimSpace(line); line != "" {
+			out = append(out, line)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fault.New(fault.Invalid, "read hardware", arg, err)
+	}
+	if len(out) == 0 {
+		return nil, fault.Newf(fault.Invalid, "read hardware", arg, "it names no machine").
+			WithHint("one machine a line, as `modelfleet-agent hardware` prints them")
+	}
+	return out, nil
+}
