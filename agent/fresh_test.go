@@ -16,6 +16,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/gossip"
 	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
 )
@@ -54,7 +55,7 @@ func newWard(t *testing.T, f *trusttest.Fleet, wall func() time.Time, mem memory
 		disk: &disk{write: w.write}, announce: func(gossip.Pack) {},
 		clock: newClock(wall, mem.Trust.Floor, mem.Told), timed: time.Now(), keeper: newTimekeeper(nil),
 	}
-	w.coordinator = f.Coordinator
+	w.coordinator, w.seek = f.Coordinator, make(chan struct{}, 1)
 	return w
 }
 
@@ -254,6 +255,53 @@ func TestATimeIsBelievedBySignatureAlone(t *testing.T) {
 			t.Errorf("the coordinator's own: it is taken for %s", w.clock.now())
 		}
 	})
+}
+
+// A device is untrusted from a refusal on until some source has a good pack, new
+// or not; the same bad bytes again are no news then.
+func TestDistrustEndsWithAGoodPack(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	w := newWard(t, f, func() time.Time { return f.Now }, memory{})
+	first := f.Direct()
+	good := f.Direct()
+	expect := func(what string, want telemetry.Freshness, sought bool) {
+		t.Helper()
+		asked := false
+		select {
+		case <-w.seek:
+			asked = true
+		default:
+		}
+		if got := w.stand(); got != want || asked != sought || (w.remedy() == "") != (want == telemetry.Fresh) || w.distrust.rule.Code() == 0 && want == telemetry.Untrusted {
+			t.Errorf("%s: %s, others asked %v, remedy %q, rule %q; want %s and %v", what, got, asked, w.remedy(), w.distrust.rule, want, sought)
+		}
+	}
+	expect("at the start", telemetry.NoPack, false)
+	w.hears([]byte("noise"))
+	expect("noise before any pack", telemetry.Untrusted, true)
+	w.hears(good)
+	expect("a good pack", telemetry.Fresh, false)
+	w.hears([]byte("noise"))
+	expect("the same noise", telemetry.Fresh, false)
+	w.hears(first)
+	expect("a replay", telemetry.Untrusted, true)
+	w.hears(first)
+	expect("the same replay", telemetry.Untrusted, false)
+	if _, err := w.judge(t.Context(), good, "another"); err != nil || w.refused == "" {
+		t.Errorf("what was refused is not told any more: %v", err)
+	}
+	expect("the pack it has, from another source", telemetry.Fresh, false)
+	w.hears(first)
+	expect("the replay again", telemetry.Fresh, false)
+	f.Now = f.Now.Add(25 * time.Hour)
+	expect("a day later", telemetry.Stale, false)
+	w.hears([]byte("more noise"))
+	expect("noise then", telemetry.Untrusted, true)
+	w.hears(good)
+	expect("the newest there is", telemetry.Stale, false)
+	w.hears(f.Direct())
+	expect("the next", telemetry.Fresh, false)
 }
 
 // The time is asked for at the start, each hour in which nobody said it, and soon,

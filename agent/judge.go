@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/update"
@@ -31,6 +32,7 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (v verdict, 
 		l.waiting = packOffer{}
 	}
 	l.refuse(err, from)
+	l.doubted(fleet.DigestOf(pack), err)
 	return verdict{err: err}, nil
 }
 
@@ -38,14 +40,19 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (v verdict, 
 func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, error) {
 	digest := fleet.DigestOf(pack)
 	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh() {
-		l.refused = ""
+		if strings.HasPrefix(l.refused, from+": ") {
+			l.refused = "" // what another source offered is still told
+		}
+		l.distrust.answer()
 		return verdict{version: packVersion(*t)}, nil // known and acted on
 	}
 	have := l.mem.Trust
 	have.Floor = l.clock.least()
 	t, st, err := l.o.verify(pack, have, l.facts, l.clock.wall())
 	if err != nil {
+		l.audited(l.mem.Trust.Audit.Refused(err))
 		l.refuse(err, from)
+		l.doubted(digest, err)
 		return verdict{err: err}, nil
 	}
 	news := !bytes.Equal(st.Timestamp, have.Timestamp)
@@ -67,6 +74,8 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 		}
 	}
 	l.pack, l.refused, l.waiting = digest, "", packOffer{}
+	l.distrust.answer()
+	l.lapsed = ""
 	was := l.trusted.Swap(&t)
 	if t.Behind > clockOff {
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
@@ -126,6 +135,10 @@ func (l *loop) unkept(p packOffer, err error) {
 // mind only when there is nothing better: after a restart it still says by whom
 // the releases on disk are backed.
 func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
+	l.lapsed = t.Expired
+	if digest == l.pack {
+		l.distrust.answer() // authentic: there is nothing newer there
+	}
 	cause := "role " + t.Expired
 	if t.Expired == "" {
 		cause = "by what the coordinator says of the time"

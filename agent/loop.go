@@ -46,9 +46,13 @@ type loop struct {
 	liars    func() (int, fleet.MemberID) // neighbours that were left out, and the last
 	wire     func() int64                 // bytes taken from the bucket since the start
 
+	witness  *witness
+	gossiped func(checkpoint string) // the cell is to know which one this device was shown
+
 	packs  chan packOffer
 	times  chan time.Time // what a coordinator says, unsigned
 	keeper *timekeeper
+	seek   chan struct{} // another source of packs is wanted
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
@@ -63,8 +67,12 @@ type loop struct {
 	clock    clock
 	timed    time.Time    // when mem was last written
 	pack     fleet.Digest // of the newest pack judged
-	refused  string       // why the newest pack was not believed, or ""
-	waiting  packOffer    // the newest pack that could not be written
+	distrust distrust
+	lapsed   string              // the role that makes even the newest pack stale; ""
+	stood    telemetry.Freshness // at the last look
+	stoodAt  time.Time           // since when
+	refused  string              // why the newest pack was not believed, or ""
+	waiting  packOffer           // the newest pack that could not be written
 	refusals uint64
 	reasons  map[fleet.ModelName]string
 	retry    []event   // whose state could not be written
@@ -187,6 +195,10 @@ func (l *loop) serve(ctx context.Context) error {
 			if !l.hear(a) {
 				continue
 			}
+		case signed := <-l.witness.notes:
+			l.compare(signed)
+		case p := <-l.witness.proofs:
+			l.proven(p)
 		case bundle := <-l.rotten:
 			err = l.damaged(ctx, bundle)
 		case done := <-l.looks:
@@ -305,6 +317,9 @@ func (l *loop) ticks(ctx context.Context) error {
 		if fault.Is(v.err, fault.Untrusted) {
 			l.waiting = packOffer{} // it grew too old meanwhile
 		}
+	}
+	if l.lacking() {
+		l.wantPack()
 	}
 	now := time.Now()
 	if now.Sub(l.timed) >= floorEvery {

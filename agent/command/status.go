@@ -33,6 +33,19 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 		return enc.Encode(l)
 	}
 	fmt.Fprintf(stdout, "%s  agent %s  directive %d  %s\n", l.Member, l.Agent, l.Directive, l.Freshness)
+	if l.Remedy != "" {
+		fmt.Fprintf(stdout, "%s since %s: %s\n", l.Freshness, l.FreshnessSince.Format("2006-01-02 15:04:05Z"), l.Remedy)
+	}
+	if a := l.Audit; a != nil {
+		fmt.Fprintf(stdout, "audit log %d entries, root hash %s", a.Entries, a.Root)
+		if a.Unproven > 0 {
+			fmt.Fprintf(stdout, ", %d other checkpoints not yet proven", a.Unproven)
+		}
+		fmt.Fprintln(stdout)
+		if a.Split != "" {
+			fmt.Fprintf(stdout, "HOLDS: %s\n", a.Split)
+		}
+	}
 	if l.Refused != "" {
 		fmt.Fprintf(stdout, "refused trust pack from %s\n", l.Refused)
 	}

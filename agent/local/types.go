@@ -9,13 +9,27 @@ import (
 
 // Listing answers GET /v1/models.
 type Listing struct {
-	Member    fleet.MemberID `json:"member"`
-	Agent     string         `json:"agent"`               // version
-	Directive uint64         `json:"directive"`           // sequence of the newest one acted on
-	Freshness string         `json:"freshness,omitempty"` // fresh, stale or untrusted
-	Refused   string         `json:"refused,omitempty"`   // why the newest trust pack was not believed
-	Damaged   uint64         `json:"damaged,omitempty"`   // files found damaged on the disk since the agent started, and fetched again
-	Models    []Model        `json:"models"`
+	Member         fleet.MemberID `json:"member"`
+	Agent          string         `json:"agent"`               // version
+	Directive      uint64         `json:"directive"`           // sequence of the newest one acted on
+	Freshness      string         `json:"freshness,omitempty"` // none, fresh, stale or untrusted
+	FreshnessSince time.Time      `json:"freshnessSince,omitzero"`
+	Remedy         string         `json:"remedy,omitempty"`  // what a person can do when it is not fresh
+	Audit          *Audit         `json:"audit,omitempty"`   // the fleet's audit log, as far as this device was shown it
+	Refused        string         `json:"refused,omitempty"` // why the newest trust pack was not believed
+	Damaged        uint64         `json:"damaged,omitempty"` // files found damaged on the disk since the agent started, and fetched again
+	Models         []Model        `json:"models"`
+}
+
+// Audit is what a device knows of the fleet's audit log.
+type Audit struct {
+	Entries    uint64 `json:"entries"`
+	Root       string `json:"root"`               // root hash
+	Checkpoint string `json:"checkpoint"`         // as signed
+	Unproven   int    `json:"unproven,omitempty"` // other checkpoints seen, not yet shown to be of the same log
+	Split      string `json:"split,omitempty"`    // what contradicts it: the device holds
+	Mine       string `json:"mine,omitempty"`     // with the two signed checkpoints as evidence
+	Theirs     string `json:"theirs,omitempty"`
 }
 
 // Model is how one model stands on this device. GET /v1/models/{model}.

@@ -49,6 +49,7 @@ type ModelState struct {
 type MemberState struct {
 	Directive uint64
 	Freshness Freshness
+	Refusal   uint8  // as in [Row]
 	RSS       uint64 // KiB
 	Delivery  Delivery
 	Log       LogHead
@@ -210,7 +211,7 @@ func (r *Recorder) Row(now time.Time) Row {
 	r.seq++
 	row := Row{
 		Key: r.opts.Key, Epoch: r.opts.Epoch, Seq: r.seq, Time: max(now.Unix(), 0),
-		Directive: r.member.Directive, Freshness: r.member.Freshness, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery, Log: r.member.Log,
+		Directive: r.member.Directive, Freshness: r.member.Freshness, Refusal: r.member.Refusal & 63, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery, Log: r.member.Log,
 	}
 	for name, m := range r.models {
 		for _, s := range m.series {

@@ -27,6 +27,7 @@ type Row struct {
 	Time      int64  // the member's clock, Unix seconds
 	Directive uint64 // sequence of the newest directive it acted on
 	Freshness Freshness
+	Refusal   uint8  // number of the rule that refused the newest pack, below 64, while Untrusted
 	RSS       uint64 // KiB, of the agent
 	Agent     string // version of the agent: printable ASCII without spaces
 	Delivery  Delivery

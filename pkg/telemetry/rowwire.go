@@ -42,7 +42,7 @@ func (r Row) appendTo(b []byte) []byte {
 	b = appendUint(b, r.Seq)
 	b = appendUint(b, uint64(r.Time))
 	b = appendUint(b, r.Directive)
-	b = append(b, byte(r.Freshness))
+	b = append(b, byte(r.Freshness)|r.Refusal<<2)
 	b = appendUint(b, r.RSS)
 	b = append(append(b, byte(len(r.Agent))), r.Agent...)
 	b = r.Delivery.appendTo(b)
@@ -150,9 +150,10 @@ func parseRowBody(body []byte) (Row, error) {
 	r := Row{
 		Key: KeyID(in.prefix()), Epoch: in.uint(), Seq: in.uint(),
 		Time: int64(in.uint()), Directive: in.uint(),
-		Freshness: Freshness(in.below("freshness", int(numFreshness))),
-		RSS:       in.uint(),
 	}
+	stand := in.byte()
+	r.Freshness, r.Refusal = Freshness(stand&3), stand>>2
+	r.RSS = in.uint()
 	r.Agent = string(in.bytes(in.below("agent's length", MaxAgent+1)))
 	r.Delivery = parseDelivery(in)
 	r.Log = parseLogHead(in)

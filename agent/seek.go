@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+)
+
+const (
+	seekEvery = time.Minute      // the least pause between two searches
+	seekMost  = 10 * time.Minute // the pause when searches bring nothing
+)
+
+// lacking reports whether the device should look for a pack elsewhere: it refused
+// the newest, has none that is fresh, or what it has will be stale soon although
+// who brings packs should have brought one long before. The heartbeat puts packs
+// into the bucket when the coordinator is down.
+func (l *loop) lacking() bool {
+	t := l.trusted.Load()
+	if t == nil || l.freshness() != telemetry.Fresh {
+		return true
+	}
+	return t.Expires.Sub(l.clock.now()) < t.Expires.Sub(t.Issued)/4
+}
+
+// seekPacks asks every source for a pack whenever the loop lacks one, until ctx
+// ends. Neighbours need not be asked: they announce what is newer by themselves.
+func (a *agent) seekPacks(ctx context.Context) {
+	group := a.me.Identity().Facts.Group
+	bucket := func() ([]byte, error) {
+		body, _, err := a.bucket.Get(ctx, group.PackKey(), "")
+		return body, err
+	}
+	coordinator := func() ([]byte, error) {
+		r, err := a.me.Client().Pack(ctx, group, "", 0)
+		return r.Pack, err
+	}
+	pause := seekEvery
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.loop.seek:
+		}
+		pause = min(2*pause, seekMost)
+		for _, from := range []struct {
+			name string
+			get  func() ([]byte, error)
+		}{{"bucket", bucket}, {"coordinator", coordinator}} {
+			pack, err := from.get()
+			if err != nil {
+				a.o.Logger.Debug("no pack from there", "from", from.name, "kind", fault.KindOf(err).String(), "err", err)
+				continue
+			}
+			// A refusal is logged and reported by the loop.
+			if _, err := a.loop.offerPack(ctx, pack, from.name); err == nil {
+				pause = seekEvery
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
