@@ -125,7 +125,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	ask := func(ctx context.Context, n trust.Nonce) (trust.SignedTime, error) { return me.Client().Time(ctx, n) }
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
-		packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
+		witness: newWitness(), gossiped: a.gossipCheckpoint, packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
 		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), seek: make(chan struct{}, 1), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
@@ -322,6 +322,9 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 		a.pool.Store(pool)
 		a.see()
 		a.resumeCellKey()
+		if known := a.loop.witness.known.Load(); known != nil {
+			pool.SetCheckpoint(known.Head.Note)
+		}
 	}
 	if shared != nil {
 		wg.Go(func() { a.serveShare(ctx, shared) })
@@ -330,6 +333,7 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	wg.Go(func() { a.uplink.Run(ctx) })
 	wg.Go(func() { a.loop.keeper.run(ctx) })
 	wg.Go(func() { a.seekPacks(ctx) })
+	wg.Go(func() { a.watch(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })
 	wg.Go(func() { a.keepCellKey(ctx) })

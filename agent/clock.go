@@ -108,5 +108,5 @@ func (l *loop) keepTime() {
 // fresh reports whether what was believed may be acted on.
 func (l *loop) fresh() bool {
 	t := l.trusted.Load()
-	return t != nil && t.Freshness == trust.Fresh && l.clock.now().Before(t.Expires)
+	return t != nil && l.mem.Trust.Audit.Split == nil && t.Freshness == trust.Fresh && l.clock.now().Before(t.Expires)
 }

@@ -139,9 +139,10 @@ func (a *agent) peers() (p delivery.Peers, spare func()) {
 // handlers are what the cell's pool calls.
 func (a *agent) handlers(ctx context.Context) gossip.Handlers {
 	return gossip.Handlers{
-		OnMessage: a.relay.Take,
-		OnAck:     a.relay.Acked,
-		OnPack:    func(p gossip.Pack) (uint64, error) { return a.loop.offerPack(ctx, p.Body, "cell") },
-		OnChange:  a.see,
+		OnMessage:    a.relay.Take,
+		OnAck:        a.relay.Acked,
+		OnPack:       func(p gossip.Pack) (uint64, error) { return a.loop.offerPack(ctx, p.Body, "cell") },
+		OnChange:     a.see,
+		OnCheckpoint: a.loop.witness.hear,
 	}
 }

@@ -47,7 +47,7 @@ func (d *delegate) LocalState(bool) []byte {
 	for _, h := range d.packs {
 		as = append(as, h.announce)
 	}
-	return encodeState(string(d.opts.Member), as)
+	return encodeState(string(d.opts.Member), as, d.checkpoint)
 }
 
 // MergeRemoteState learns which packs another member holds.

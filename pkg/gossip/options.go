@@ -21,7 +21,8 @@ const (
 	MaxPack        = 1 << 20 // bytes of a pack
 	MaxCertificate = 1100    // bytes: it travels in one packet
 	maxPacket      = 1200
-	maxState       = 1024 // bytes of user state in a push/pull
+	MaxCheckpoint  = 512  // bytes of a signed checkpoint
+	maxState       = 1536 // bytes of user state in a push/pull
 )
 
 // Options says which cell a pool is of and who the member is.
@@ -85,6 +86,9 @@ type Handlers struct {
 	// really is: Pack.Version is only what that member said. An error refuses
 	// it; a pack taken is announced to others.
 	OnPack func(Pack) (version uint64, err error)
+	// OnCheckpoint is told the signed checkpoint of the audit log that another
+	// member was shown, unchecked.
+	OnCheckpoint func(signed string)
 	// OnChange tells that members or relays changed.
 	OnChange func()
 }

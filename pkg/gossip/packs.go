@@ -80,6 +80,17 @@ func (p *Pool) Announce(pack Pack) error {
 	return nil
 }
 
+// SetCheckpoint says which checkpoint of the audit log the member was shown: it is
+// compared in each push/pull. One that is too long is not told.
+func (p *Pool) SetCheckpoint(signed string) {
+	if len(signed) > MaxCheckpoint {
+		signed = ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checkpoint = signed
+}
+
 // eagerSends is to how many members a new pack is announced at once.
 const eagerSends = 4
 

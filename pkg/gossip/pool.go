@@ -49,6 +49,8 @@ type Pool struct {
 	nodes map[string]memberlist.Node // alive, by name
 	peers map[telemetry.KeyID]*peer
 	packs map[fleet.Group]held
+	// checkpoint of the audit log that the member was shown; "": none
+	checkpoint string
 
 	worker workerState // the worker goroutine's own
 }

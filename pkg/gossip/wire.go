@@ -24,7 +24,7 @@ const (
 const (
 	maxName     = 63
 	maxAckIDs   = 64
-	maxAnnounce = 7 // in one state: 7 * (1+63+10+32+5) + 66 <= maxState
+	maxAnnounce = 7 // in one state: 7 * (1+63+10+32+5) + 66 + 2 + MaxCheckpoint <= maxState
 )
 
 var errWire = errors.New("malformed")
@@ -168,30 +168,35 @@ func parseAnnounce(msg []byte) (announce, error) {
 	return a, r.end()
 }
 
-// encodeState is what two members tell each other in a push/pull.
-func encodeState(holder string, as []announce) []byte {
+// encodeState is what two members tell each other in a push/pull: the packs they
+// hold, and the checkpoint of the audit log that they were shown.
+func encodeState(holder string, as []announce, checkpoint string) []byte {
 	b := appendName([]byte{kindState, wireVersion}, holder)
 	as = as[:min(len(as), maxAnnounce)]
 	b = append(b, byte(len(as)))
 	for _, a := range as {
 		b = a.appendPack(b)
 	}
-	return b
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(checkpoint))), checkpoint...)
 }
 
-func parseState(msg []byte) ([]announce, error) {
+func parseState(msg []byte) (as []announce, checkpoint string, err error) {
 	r := &in{b: msg}
 	r.header(kindState)
 	holder := r.name()
 	n := int(r.take(1)[0])
 	if n > maxAnnounce {
-		return nil, errWire
+		return nil, "", errWire
 	}
-	var as []announce
 	for range n {
 		as = append(as, r.pack(holder))
 	}
-	return as, r.end()
+	size := binary.BigEndian.Uint16(r.take(2))
+	if size > MaxCheckpoint {
+		return nil, "", errWire
+	}
+	checkpoint = string(r.take(int(size)))
+	return as, checkpoint, r.end()
 }
 
 // pull asks a holder for a pack.

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -17,7 +18,7 @@ func examples() [][]byte {
 	return [][]byte{
 		ackBody{relay: telemetry.KeyID{1}, member: telemetry.KeyID{2}, ids: []MessageID{{3}, {4}}}.encode(),
 		encodeWho(telemetry.KeyID{1}), encodeCert([]byte("certificate")), a.encode(),
-		encodeState("d01", []announce{a, a}), pull{asker: "d02", hash: [32]byte{9}}.encode(), encodeBody([]byte("pack")),
+		encodeState("d01", []announce{a, a}, "checkpoint"), pull{asker: "d02", hash: [32]byte{9}}.encode(), encodeBody([]byte("pack")),
 	}
 }
 
@@ -37,11 +38,11 @@ func again(msg []byte) ([]byte, error) {
 		a, err := parseAnnounce(msg)
 		return a.encode(), err
 	case kindState:
-		as, err := parseState(msg)
+		as, c, err := parseState(msg)
 		if err != nil || len(as) == 0 {
 			return msg, err
 		}
-		return encodeState(as[0].holder, as), nil
+		return encodeState(as[0].holder, as, c), nil
 	case kindPull:
 		p, err := parsePull(msg)
 		return p.encode(), err
@@ -87,11 +88,11 @@ func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	long := string(bytes.Repeat([]byte("x"), maxName))
 	a := announce{holder: long, group: fleet.Group(long), version: 1 << 63, size: MaxPack}
-	msg := encodeState(long, slices.Repeat([]announce{a}, 20))
+	msg := encodeState(long, slices.Repeat([]announce{a}, 20), strings.Repeat("c", MaxCheckpoint))
 	if len(msg) > maxState {
 		t.Errorf("%d bytes", len(msg))
 	}
-	if as, err := parseState(msg); err != nil || len(as) != maxAnnounce {
+	if as, c, err := parseState(msg); err != nil || len(c) != MaxCheckpoint || len(as) != maxAnnounce {
 		t.Errorf("%d announcements: %v", len(as), err)
 	}
 }

@@ -142,9 +142,13 @@ func (p *Pool) handle(msg []byte) {
 		}
 	case kindState:
 		var as []announce
-		if as, err = parseState(msg); err == nil {
+		var checkpoint string
+		if as, checkpoint, err = parseState(msg); err == nil {
 			for _, a := range as {
 				p.hear(a)
+			}
+			if checkpoint != "" && p.opts.Handlers.OnCheckpoint != nil {
+				p.opts.Handlers.OnCheckpoint(checkpoint)
 			}
 		}
 	case kindPull:

@@ -61,7 +61,8 @@ type Log struct {
 	Unproven   int    // heads seen that are not yet shown to be of one log with it
 }
 
-func (c AuditState) equal(o AuditState) bool {
+// Equal reports whether nothing changed.
+func (c AuditState) Equal(o AuditState) bool {
 	split := (c.Split == nil) == (o.Split == nil) && (c.Split == nil || *c.Split == *o.Split)
 	return split && c.Key == o.Key && c.Head == o.Head && slices.Equal(c.Past, o.Past) && slices.Equal(c.Open, o.Open)
 }

@@ -94,7 +94,7 @@ func hint(r Rule) string {
 	case RulePublisher:
 		return "sign with the key that the policy delegates to the team, or have the keeper of the policy delegate the team to this one"
 	case RuleAudit:
-		return "compare what the coordinator shows with this member's checkpoints: modelfleet audit verify, modelfleet audit splits"
+		return "look at both histories (modelfleet audit verify, modelfleet audit splits) and find who signed the other one; members go on once the policy lists another audit key: modelfleet key rotate audit"
 	case RulePath, RuleOwner:
 		return "publish under the team that owns the model"
 	case RuleListed, RuleFloor:

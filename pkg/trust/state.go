@@ -65,7 +65,7 @@ func StateFromPack(pack []byte, pin fleet.Digest) (State, error) {
 // Equal reports whether nothing changed, so that nothing need be written.
 func (s State) Equal(o State) bool {
 	return bytes.Equal(s.Root, o.Root) && bytes.Equal(s.Timestamp, o.Timestamp) && bytes.Equal(s.Snapshot, o.Snapshot) &&
-		s.Floor.Equal(o.Floor) && s.Sequence == o.Sequence && s.Directive == o.Directive && s.FleetKeys == o.FleetKeys && s.Audit.equal(o.Audit) &&
+		s.Floor.Equal(o.Floor) && s.Sequence == o.Sequence && s.Directive == o.Directive && s.FleetKeys == o.FleetKeys && s.Audit.Equal(o.Audit) &&
 		maps.EqualFunc(s.Teams, o.Teams, func(a, b TeamState) bool {
 			return a.Keys == b.Keys && maps.Equal(a.Floors, b.Floors)
 		})

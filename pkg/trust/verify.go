@@ -272,6 +272,12 @@ func (s *session) timestamp() error {
 		if !bytes.Equal(s.old.Timestamp, s.pack.Timestamp) {
 			return fmt.Errorf("two different timestamps have version %d: the repository shows different members different things", s.tm.Timestamp.Signed.Version)
 		}
+	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
+		if old, perr := peek(s.pack.Timestamp); perr == nil {
+			return fmt.Errorf("the pack is older than one seen before: timestamp %d, signed %s; timestamp %d was seen",
+				old.Version, old.Issued.Format(time.RFC3339), s.tm.Timestamp.Signed.Version)
+		}
+		return err
 	case err != nil:
 		return err
 	}

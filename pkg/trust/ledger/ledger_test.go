@@ -236,7 +236,9 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 			w.bucket["audit/tile/entries/001.p/44"], w.bucket["audit/tile/0/001.p/44"] = other.bucket["audit/tile/entries/001.p/44"], other.bucket["audit/tile/0/001.p/44"]
 		}, "audit/checkpoint"},
 		"the checkpoint is another key's": {func(w *world) { w.bucket[ledger.CheckpointKey] = newWorld(t, 300).bucket[ledger.CheckpointKey] }, "no verifiable signatures"},
-		"a size is forged":                {func(w *world) { w.bucket[ledger.CheckpointKey] = bytes.Replace(w.bucket[ledger.CheckpointKey], []byte("\n300\n"), []byte("\n299\n"), 1) }, "invalid signature"},
+		"a size is forged": {func(w *world) {
+			w.bucket[ledger.CheckpointKey] = bytes.Replace(w.bucket[ledger.CheckpointKey], []byte("\n300\n"), []byte("\n299\n"), 1)
+		}, "invalid signature"},
 	} {
 		w := newWorld(t, 300)
 		c.do(w)

@@ -67,7 +67,7 @@ func TestTheCommittedLog(t *testing.T) {
 		}
 	}
 	key := must(ledger.ParseKey(string(must(os.ReadFile(dir + "/audit.vkey"))(t))))(t)
-	head := must(ledger.Open(string(must(os.ReadFile(dir + "/audit/checkpoint"))(t)), key))(t)
+	head := must(ledger.Open(string(must(os.ReadFile(dir+"/audit/checkpoint"))(t)), key))(t)
 	n := 0
 	if _, err := ledger.Verify(t.Context(), get, head, func(uint64, []byte, ledger.Entry) error { n++; return nil }); err != nil || n != 300 {
 		t.Errorf("read %d entries: %v", n, err)
