@@ -39,6 +39,7 @@ type Coordinator struct {
 	renewals uint64
 	keys     map[fleet.MemberID]*ecdsa.PublicKey
 	rows     []telemetry.Row
+	cell     api.Cell
 }
 
 // Secret is the secret of every join token.
@@ -51,6 +52,7 @@ func (f *Fleet) Serve() *Coordinator {
 		f.t.Fatal(err)
 	}
 	c := &Coordinator{f: f, Life: time.Hour, codec: codec, keys: map[fleet.MemberID]*ecdsa.PublicKey{}, cut: map[fleet.MemberID]bool{}}
+	c.cell = api.Cell{ID: cellID, Key: bytes.Repeat([]byte{1}, 32)}
 	mux := http.NewServeMux()
 	handle := func(pattern string, member bool, h func(r *http.Request, who fleet.MemberID) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -69,6 +71,12 @@ func (f *Fleet) Serve() *Coordinator {
 	handle("POST /v1/enrol", false, c.enrol)
 	handle("POST /v1/renew", true, c.renew)
 	handle("POST /v1/cells/{cell}/rows", true, c.takeRows)
+	handle("GET /v1/cell", true, func(_ *http.Request, who fleet.MemberID) (any, error) {
+		if slices.ContainsFunc(c.f.barred, func(r fleet.RevokedMember) bool { return r.ID == who }) {
+			return nil, fault.Newf(fault.Denied, "get cell", string(who), "its identity was revoked")
+		}
+		return c.cellOf(), nil
+	})
 	handle("GET /v1/time", true, c.signTime)
 	mux.HandleFunc("GET /v1/packs/{group}", c.givePack)
 	c.srv = httptest.NewUnstartedServer(mux)
@@ -118,6 +126,12 @@ func (c *Coordinator) Ahead(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ahead = d
+}
+
+func (c *Coordinator) cellOf() api.Cell {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cell
 }
 
 // Rows are the rows taken so far, verified.
@@ -189,7 +203,7 @@ func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {
 			ID: req.Member, Kind: req.Kind, Group: group, Labels: req.Labels, Enrolled: time.Now().UTC().Truncate(time.Second), Agent: req.Agent, Platform: req.Platform,
 		},
 		Certificate: cert, DeviceCA: c.f.ca.Certificate.Raw, Root: c.f.genesis.Root, Pack: c.f.Pack(),
-		Cell: api.Cell{ID: "plant/0", Key: bytes.Repeat([]byte{1}, 32)},
+		Cell: c.cellOf(),
 	}, nil
 }
 
@@ -235,7 +249,7 @@ func (c *Coordinator) takeRows(r *http.Request, who fleet.MemberID) (any, error)
 			c.rows = append(c.rows, *m.Row)
 		}
 	}
-	return api.RowsReply{Accepted: len(msgs), Time: time.Now().Add(c.ahead), Seeds: slices.Clone(c.seeds)}, nil
+	return api.RowsReply{Accepted: len(msgs), Time: time.Now().Add(c.ahead), Seeds: slices.Clone(c.seeds), CellKey: c.cell.Number}, nil
 }
 
 // signTime answers a nonce as the real one does.

@@ -50,6 +50,9 @@ type Fleet struct {
 	ca        *identitytest.CA
 	genesis   repository.Genesis
 
+	whenRevoked fleet.WhenRevoked
+	barred      []fleet.RevokedMember
+
 	mu       sync.Mutex
 	sequence uint64
 	pack     []byte
@@ -189,7 +192,7 @@ func (f *Fleet) publish(version fleet.Version, files map[string]string, o oms.Op
 func (f *Fleet) Direct(stable, exposed *fleet.Release, soak time.Duration) {
 	f.t.Helper()
 	f.sequence++
-	p := fleet.Placement{Model: Model, Stable: stable}
+	p := fleet.Placement{Model: Model, Stable: stable, WhenRevoked: f.whenRevoked}
 	if exposed != nil {
 		p.Rollout = &fleet.Exposure{
 			ID: Rollout + fleet.RolloutID(exposed.Version), Release: *exposed, Rules: []fleet.Rule{{Bound: fleet.Everyone}},
@@ -197,7 +200,7 @@ func (f *Fleet) Direct(stable, exposed *fleet.Release, soak time.Duration) {
 		}
 	}
 	now := time.Now()
-	d := fleet.Directive{Group: group, Sequence: f.sequence, Issued: now}
+	d := fleet.Directive{Group: group, Sequence: f.sequence, Issued: now, Revoked: f.barred}
 	if stable != nil || exposed != nil {
 		d.Models = []fleet.Placement{p}
 	}
