@@ -49,7 +49,7 @@ func (o *team) open(ctx context.Context) (publisher.Options, fleet.Team, error) 
 		opts.Key = key
 		return opts, name, err
 	}
-	if opts.Key, err = keyref.Open(ctx, o.key, keyref.Options{}); err != nil {
+	if opts.Key, err = keyref.Open(ctx, o.key, o.keys()); err != nil {
 		return opts, "", err
 	}
 	if o.team != "" {

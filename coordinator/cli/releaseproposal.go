@@ -159,7 +159,7 @@ func (d *desk) releasesApprove() *cobra.Command {
 		Long: `Add another signature of the team to a proposal, and put the complete role into the
 bucket. Before, it is verified as a member would: signatures, paths, counters, the
 bundle of each release, and with --check every byte of its files. It says what would
-change; --yes signs. The key must be another than the one that proposed it.`,
+change, and asks. The key must be another than the one that proposed it.`,
 		Example: `  modelfleet releases approve vision --dir orchard --key ben.pem --check
   modelfleet releases approve vision 3f9a --dir orchard --key ben.pem --yes`,
 		RunE: run(func(ctx context.Context, args []string) error {
@@ -168,7 +168,7 @@ change; --yes signs. The key must be another than the one that proposed it.`,
 		}),
 	})
 	f := cmd.Flags()
-	f.BoolVar(&o.yes, "yes", false, "sign it")
+	f.BoolVarP(&o.yes, "yes", "y", false, "sign without being asked")
 	f.BoolVar(&o.check, "check", false, "read every file of the releases and compare it with what was signed")
 	_ = f.MarkHidden("team") // it is the argument
 	_ = f.MarkHidden("reason")
@@ -204,7 +204,12 @@ func (o *approval) run(ctx context.Context, id string) error {
 		o.Say("  because: %s", console.Clean(s.Reason))
 	}
 	if !o.yes {
-		return fault.Newf(fault.Invalid, "approve proposal", s.ID, "nothing was signed").WithHint("if that is what team %s wants, say --yes", name)
+		if !o.Person {
+			return fault.Newf(fault.Denied, "approve proposal", s.ID, "nobody is here to look at it").WithHint("nothing was signed; run it on a terminal, or say --yes")
+		}
+		if yes, err := o.Confirm("Sign this?"); err != nil || !yes {
+			return fault.New(fault.Canceled, "approve proposal", s.ID, err).WithHint("nothing was signed")
+		}
 	}
 	placed, err := publisher.Approve(ctx, opts, p)
 	if err != nil {

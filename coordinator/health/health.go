@@ -226,7 +226,7 @@ func renewal(role string) string {
 	case "targets":
 		return "sign it anew with the policy's key: `modelfleet key renew policy`"
 	}
-	return fmt.Sprintf("publish something, or sign it anew: `modelfleet releases renew %s --dir FOLDER`", strings.TrimPrefix(role, "pub-"))
+	return fmt.Sprintf("publish something, or sign it anew: `modelfleet releases renew --team %s --dir FOLDER`", strings.TrimPrefix(role, "pub-"))
 }
 
 // overdue finds what a machine should have signed anew: that is due when two
