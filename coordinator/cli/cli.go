@@ -133,7 +133,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 	cmd.AddGroup(&cobra.Group{ID: "model", Title: "Models"}, &cobra.Group{ID: "fleet", Title: "Fleet"}, &cobra.Group{ID: "desk", Title: "This desk"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"model": {d.publishCommand(), d.deltaCommand(), d.verifyCommand(), d.releaseCommands(), d.rolloutCommands()},
-		"fleet": {d.initCommand(), d.tokenCommands(), d.memberCommands(), d.packCommands(), d.auditCommands(), d.operatorCommands()},
+		"fleet": {d.initCommand(), d.keyCommands(), d.tokenCommands(), d.memberCommands(), d.packCommands(), d.auditCommands(), d.operatorCommands()},
 		"desk":  {d.doctorCommand(), d.contextCommands(), d.versionCommand()},
 	} {
 		for _, c := range cmds {

@@ -360,3 +360,23 @@ func (c *Ceremony) take(writes []repository.Write) error {
 	}
 	return nil
 }
+
+// KeyIDs are the ids of all keys that root and policy name.
+func (m Metadata) KeyIDs() ([]string, error) {
+	p, err := m.parse()
+	if err != nil {
+		return nil, trust.Violated(trust.RuleFormat, opPlan, "", err)
+	}
+	return slices.Sorted(slices.Values(slices.Concat(slices.Collect(maps.Keys(p.root.Signed.Keys)), slices.Collect(maps.Keys(p.policy.Signed.Delegations.Keys))))), nil
+}
+
+// Holders is who holds which key, as root and policy say it.
+func (m Metadata) Holders() (map[string]string, error) {
+	p, err := m.parse()
+	if err != nil {
+		return nil, trust.Violated(trust.RuleFormat, opPlan, "", err)
+	}
+	out := Holders(p.policy.Signed.UnrecognizedFields)
+	maps.Copy(out, Holders(p.root.Signed.UnrecognizedFields))
+	return out, nil
+}

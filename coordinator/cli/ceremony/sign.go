@@ -16,9 +16,9 @@ import (
 
 // Key is one of the keys of a role.
 type Key struct {
-	ID     string
-	Holder string // "" when nobody said
-	Signed bool
+	ID     string `json:"id"`
+	Holder string `json:"holder,omitempty"` // "" when nobody said
+	Signed bool   `json:"signed,omitempty"`
 }
 
 // String is the holder and the beginning of the id.
@@ -34,10 +34,10 @@ func Short(id string) string { return id[:min(12, len(id))] }
 
 // Party is keys of which enough must sign one of the files.
 type Party struct {
-	File      string // "root" or "policy"
-	Why       string // "as the root before it says"
-	Threshold int
-	Keys      []Key
+	File      string `json:"file"` // "root" or "policy"
+	Why       string `json:"why"`  // "as the root before it says"
+	Threshold int    `json:"threshold"`
+	Keys      []Key  `json:"keys"`
 }
 
 // Have is how many of its keys have signed.

@@ -24,11 +24,14 @@ type Streams struct {
 	Err io.Writer
 	// Terminal says that a person watches Err: progress may redraw its line.
 	Terminal bool
+	// Person says that one also types at In: questions may be asked.
+	Person bool
 }
 
 // System is the process's own streams.
 func System() Streams {
-	return Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd()))}
+	watched := term.IsTerminal(int(os.Stderr.Fd()))
+	return Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: watched, Person: watched && term.IsTerminal(int(os.Stdin.Fd()))}
 }
 
 // Say prints a line for people.

@@ -2,35 +2,44 @@ package folder
 
 import (
 	"context"
-	"crypto"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/sigstore/sigstore/pkg/signature"
-
+	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
-	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
 // InitOptions says which fleet to make.
 type InitOptions struct {
 	Dir   string
-	Fleet api.FleetFile // without Root
-	Teams []fleet.Team
+	Fleet api.FleetFile // without Root; its Keys are used instead of making some
+	Teams []Team
 	Now   time.Time
+
+	// Root are the custodians, whose keys are elsewhere; none: one key is made
+	// here, and signs at once. Threshold of them must sign; default more than half.
+	Root      []ceremony.Holding
+	Threshold int
+	// Policy are the policy's keys; none: those of root.
+	Policy          []ceremony.Holding
+	PolicyThreshold int
+	// Stamps are further keys of the timestamp, a heartbeat's.
+	Stamps []ceremony.Holding
+}
+
+// Team is a publisher. Without keys one is made here.
+type Team struct {
+	Name      fleet.Team
+	Keys      []ceremony.Holding
+	Threshold int
 }
 
 // Made is what Init made, or found.
@@ -38,30 +47,26 @@ type Made struct {
 	Folder
 	Keys    []string // made now
 	Objects int      // put into the bucket now
+	// Ceremony waits for signatures, in File; nil when the fleet is made.
+	Ceremony *ceremony.Ceremony
+	File     string
+	Begun    bool // the ceremony was made now
 }
 
-// deviceCALife is how long members' identities can be issued under the first CA.
-const deviceCALife = 10 * 365 * 24 * time.Hour
+const opInit = "make fleet"
 
 // Init makes keys, root and policy of a fleet and puts them into its bucket. It
 // makes nothing twice: after a crash, or without one, it goes on from what is
-// there. fleet.json is the turning point: until it is written nothing is in the
-// bucket, and afterwards root and policy are never made anew.
+// there. Two files are turning points. From pending.json on, root and policy are
+// never made anew: they wait for signatures. From fleet.json on they are whole;
+// until then nothing is in the bucket.
 func Init(ctx context.Context, o InitOptions) (Made, error) {
-	const op = "make fleet"
-	if len(o.Teams) == 0 {
-		return Made{}, fault.Newf(fault.Invalid, op, o.Fleet.Name, "no team would be able to publish").WithHint("name one with --team")
-	}
 	if path, ok := strings.CutPrefix(o.Fleet.Bucket, folderScheme); ok {
 		abs, err := filepath.Abs(path) // the coordinator runs elsewhere
 		if err != nil {
-			return Made{}, fault.New(fault.Invalid, op, o.Fleet.Bucket, err)
+			return Made{}, fault.New(fault.Invalid, opInit, o.Fleet.Bucket, err)
 		}
 		o.Fleet.Bucket = folderScheme + abs
-	}
-	store, err := OpenBucket(ctx, o.Fleet)
-	if err != nil {
-		return Made{}, err
 	}
 	m := Made{Folder: Folder{Dir: o.Dir, FleetFile: o.Fleet}}
 	old, err := Open(o.Dir)
@@ -71,129 +76,195 @@ func Init(ctx context.Context, o InitOptions) (Made, error) {
 			return m, err
 		}
 		m.Folder = old
-	case fault.Is(err, fault.NotFound):
-		if err := m.create(ctx, o, store); err != nil {
+		return m, m.put(ctx)
+	case !fault.Is(err, fault.NotFound):
+		return m, err
+	}
+	waiting, err := m.pending()
+	switch {
+	case err == nil:
+		was := Folder{Dir: o.Dir, FleetFile: waiting.Fleet}
+		if err := was.same(o.Fleet); err != nil {
 			return m, err
 		}
+	case fault.Is(err, fault.NotFound):
+		if waiting, err = m.create(ctx, o); err != nil {
+			return m, err
+		}
+		m.Begun = true
 	default:
 		return m, err
 	}
-	writes, err := m.kept()
+	return m, m.finish(ctx, waiting)
+}
+
+// Finish goes on with a fleet that waits for signatures: those in the ceremony's
+// file in the folder, and in further copies of it.
+func Finish(ctx context.Context, dir string, copies ...*ceremony.Ceremony) (Made, error) {
+	m := Made{Folder: Folder{Dir: dir}}
+	if old, err := Open(dir); err == nil {
+		m.Folder = old
+		return m, m.put(ctx)
+	}
+	waiting, err := m.pending()
 	if err != nil {
 		return m, err
 	}
-	if m.Objects, err = Put(ctx, store, writes); err != nil {
-		return m, fault.New(fault.KindOf(err), op, o.Fleet.Name, err).WithHint("the bucket already holds another fleet: choose another bucket or --prefix")
+	m.FleetFile = waiting.Fleet
+	for _, c := range copies {
+		if err := waiting.Ceremony.Merge(c.Name(), c); err != nil {
+			return m, err
+		}
 	}
-	return m, nil
+	return m, m.finish(ctx, waiting)
+}
+
+// waiting is a fleet that waits for signatures.
+type waiting struct {
+	Fleet    api.FleetFile      `json:"fleet"` // without Root
+	Ceremony *ceremony.Ceremony `json:"-"`
+	Raw      json.RawMessage    `json:"ceremony"`
+}
+
+// pendingName is the file of a fleet that waits for signatures. The ceremony in it
+// is ours: of copies that come back only signatures are taken.
+const pendingName = "pending.json"
+
+// Pending reports whether a fleet in dir waits for signatures.
+func Pending(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, pendingName))
+	_, made := os.Stat(filepath.Join(dir, api.FleetFileName))
+	return err == nil && made != nil
+}
+
+func (f Folder) pending() (w waiting, err error) {
+	path := filepath.Join(f.Dir, pendingName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return w, fault.New(fault.NotFound, "read unfinished fleet", path, err).WithHint("make a fleet with: modelfleet init")
+	}
+	if err := fleet.DecodeStrict(data, &w); err != nil {
+		return w, fault.New(fault.Invalid, "read unfinished fleet", path, err).WithHint("remove the folder, and begin again: nothing is in the bucket yet")
+	}
+	w.Ceremony, err = ceremony.Parse(path, w.Raw)
+	return w, err
 }
 
 // same refuses to take a folder for another fleet's.
 func (f Folder) same(want api.FleetFile) error {
 	have := f.FleetFile
-	have.Root = fleet.Digest{}
-	if have != want {
-		return fault.Newf(fault.Conflict, "make fleet", want.Name, "%s is the folder of fleet %s in bucket %s", f.Dir, f.Name, f.Bucket).
+	if have.Name != want.Name || have.Bucket != want.Bucket || have.Endpoint != want.Endpoint || have.Region != want.Region || have.Prefix != want.Prefix {
+		return fault.Newf(fault.Conflict, opInit, want.Name, "%s is the folder of fleet %s in bucket %s", f.Dir, have.Name, have.Bucket).
 			WithHint("choose another folder with --dir, or repeat the options it was made with")
 	}
 	return nil
 }
 
-// create makes keys, metadata and fleet.json, in this order.
-func (m *Made) create(ctx context.Context, o InitOptions, store registry.Reader) error {
-	if _, err := m.ReadRoot(ctx, store); !fault.Is(err, fault.NotFound) {
-		if err == nil || fault.Is(err, fault.Untrusted) {
-			err = fault.Newf(fault.Conflict, "make fleet", o.Fleet.Name, "bucket %s already holds a fleet's root", o.Fleet.Bucket).
-				WithHint("choose another bucket or --prefix, or the folder that this fleet was made in")
-		}
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(o.Dir, "keys"), 0o700); err != nil {
-		return fault.New(fault.Denied, "make folder", o.Dir, err)
-	}
-	keys := map[string]*signer.Signer{}
-	names := []string{"root", "coordinator", "timestamp", "device-ca"}
-	for _, t := range o.Teams {
-		names = append(names, "publisher-"+string(t))
-	}
-	for _, name := range names {
-		k, made, err := m.key(ctx, name)
+// finish puts a fleet into its bucket once enough have signed, and otherwise
+// writes the file that custodians pass on.
+func (m *Made) finish(ctx context.Context, w waiting) error {
+	m.Ceremony, m.File = w.Ceremony, filepath.Join(m.Dir, w.Ceremony.Name())
+	if data, err := os.ReadFile(m.File); err == nil {
+		c, err := ceremony.Parse(m.File, data)
 		if err != nil {
 			return err
 		}
-		if keys[name] = k; made {
-			m.Keys = append(m.Keys, name)
+		if err := w.Ceremony.Merge(m.File, c); err != nil {
+			return err
 		}
 	}
-	ca, err := m.deviceCA(keys["device-ca"], o.Now)
+	if missing := w.Ceremony.Complete(); missing != nil {
+		if err := Save(m.File, w.Ceremony); err != nil || m.Begun {
+			return err
+		}
+		return missing
+	}
+	store, err := OpenBucket(ctx, m.FleetFile)
 	if err != nil {
 		return err
 	}
-	init := repository.InitOptions{
-		Fleet: o.Fleet.Name, Now: o.Now, Root: []signature.Signer{keys["root"]},
-		Coordinator: keys["coordinator"].Public(), Timestamp: []crypto.PublicKey{keys["timestamp"].Public()}, DeviceCA: ca,
+	if err := m.vacant(ctx, store); err != nil {
+		return err
 	}
-	for _, t := range o.Teams {
-		init.Teams = append(init.Teams, repository.Team{Name: t, Keys: []crypto.PublicKey{keys["publisher-"+string(t)].Public()}})
-	}
-	genesis, err := repository.Init(init)
+	writes, err := w.Ceremony.Writes()
 	if err != nil {
 		return err
 	}
-	if err := m.keep(genesis.Writes); err != nil {
+	if err := m.keep(writes); err != nil {
 		return err
 	}
-	m.Root = genesis.Pin
-	text, err := m.FleetFile.Encode()
+	m.Root = fleet.DigestOf(w.Ceremony.Next.Root)
+	if err := m.save(); err != nil {
+		return err
+	}
+	for _, path := range []string{filepath.Join(m.Dir, pendingName), m.File} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			return fault.New(fault.Internal, "remove", path, err)
+		}
+	}
+	m.Ceremony, m.File = nil, ""
+	return m.putInto(ctx, store)
+}
+
+// put puts into the bucket what is not there.
+func (m *Made) put(ctx context.Context) error {
+	store, err := OpenBucket(ctx, m.FleetFile)
+	if err != nil {
+		return err
+	}
+	return m.putInto(ctx, store)
+}
+
+func (m *Made) putInto(ctx context.Context, store registry.Store) error {
+	writes, err := m.kept()
+	if err != nil {
+		return err
+	}
+	if m.Objects, err = Put(ctx, store, writes); err != nil {
+		return fault.New(fault.KindOf(err), opInit, m.Name, err).WithHint("the bucket already holds another fleet: choose another bucket or --prefix")
+	}
+	return nil
+}
+
+// vacant refuses a bucket that holds a fleet.
+func (m *Made) vacant(ctx context.Context, store registry.Reader) error {
+	_, err := m.ReadRoot(ctx, store)
+	if err == nil || fault.Is(err, fault.Untrusted) {
+		return fault.Newf(fault.Conflict, opInit, m.Name, "bucket %s already holds a fleet's root", m.Bucket).
+			WithHint("choose another bucket or --prefix, or the folder that this fleet was made in")
+	}
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	return err
+}
+
+// save writes fleet.json.
+func (f Folder) save() error {
+	text, err := f.FleetFile.Encode()
 	if err != nil {
 		return fault.New(fault.Internal, "write", api.FleetFileName, err)
 	}
-	return cas.WriteFile(filepath.Join(o.Dir, api.FleetFileName), text, 0o644)
+	return cas.WriteFile(filepath.Join(f.Dir, api.FleetFileName), text, 0o644)
 }
 
-// key loads a key of the folder, or makes it.
-func (m *Made) key(ctx context.Context, name string) (k *signer.Signer, made bool, err error) {
-	path := m.KeyPath(name)
-	if _, err := os.Stat(path); err == nil {
-		k, err = signer.Load(ctx, path)
-		return k, false, err
-	}
-	k, err = signer.Generate(path)
-	return k, true, err
-}
-
-// deviceCA is the certificate in PEM that members' identities are issued under:
-// the folder's, or a new one.
-func (m *Made) deviceCA(key *signer.Signer, now time.Time) ([]byte, error) {
-	path := filepath.Join(m.Dir, "device-ca.crt")
-	if b, err := os.ReadFile(path); err == nil {
-		return b, nil
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+// Save writes a ceremony's file.
+func Save(path string, c *ceremony.Ceremony) error {
+	raw, err := c.Encode()
 	if err != nil {
-		return nil, fault.New(fault.Internal, "make device CA", m.Name, err)
+		return err
 	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{Organization: []string{m.Name}, CommonName: m.Name + " device CA"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(deviceCALife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fault.New(fault.Internal, "make device CA", m.Name, err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return text, cas.WriteFile(path, text, 0o644)
+	return cas.WriteFile(path, raw, 0o644)
 }
 
 // order is the file that lists what was kept, in the order of writing.
 const order = "order.json"
 
 // keep stores writes in the folder: they are signed and cannot be made the same again.
-func (m *Made) keep(writes []repository.Write) error {
+func (f Folder) keep(writes []repository.Write) error {
 	var keys []string
 	for _, w := range writes {
-		path := filepath.Join(m.Dir, "repository", filepath.FromSlash(w.Key))
+		path := filepath.Join(f.Dir, "repository", filepath.FromSlash(w.Key))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fault.New(fault.Denied, "make folder", filepath.Dir(path), err)
 		}
@@ -206,23 +277,23 @@ func (m *Made) keep(writes []repository.Write) error {
 	if err != nil {
 		return fault.New(fault.Internal, "write", order, err)
 	}
-	return cas.WriteFile(filepath.Join(m.Dir, "repository", order), append(text, '\n'), 0o644)
+	return cas.WriteFile(filepath.Join(f.Dir, "repository", order), append(text, '\n'), 0o644)
 }
 
 // kept reads back what keep stored.
-func (m *Made) kept() ([]repository.Write, error) {
-	root, err := os.OpenRoot(filepath.Join(m.Dir, "repository"))
+func (f Folder) kept() ([]repository.Write, error) {
+	root, err := os.OpenRoot(filepath.Join(f.Dir, "repository"))
 	if err != nil {
-		return nil, fault.New(fault.NotFound, "read first metadata", m.Dir, err)
+		return nil, fault.New(fault.NotFound, "read first metadata", f.Dir, err)
 	}
 	defer root.Close()
 	text, err := root.ReadFile(order)
 	if err != nil {
-		return nil, fault.New(fault.NotFound, "read first metadata", m.Dir, err)
+		return nil, fault.New(fault.NotFound, "read first metadata", f.Dir, err)
 	}
 	var keys []string
 	if err := json.Unmarshal(text, &keys); err != nil {
-		return nil, fault.New(fault.Invalid, "read first metadata", m.Dir, err)
+		return nil, fault.New(fault.Invalid, "read first metadata", f.Dir, err)
 	}
 	writes := make([]repository.Write, 0, len(keys))
 	for _, key := range keys {

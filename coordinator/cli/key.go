@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
+	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
+	"github.com/modelfleet/modelfleet/pkg/cas"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+func (d *desk) keyCommands() *cobra.Command {
+	cmd := group("key", "The fleet's keys: who holds them, until when, and how they change",
+		d.keyStatus(), d.keyCreate(), d.keyShow(), d.keySign(), d.keyPublish(),
+		d.keyRotate(), d.keyAdd(), d.keyRemove(), d.keyRenew())
+	cmd.Long = `The fleet's keys: who holds them, until when, and how they change.
+
+Root and policy are signed by people, each with a key of their own on a machine of
+their own. A change of either is a ceremony: rotate, add, remove and renew write
+one file that says what is to change; each custodian looks at it and signs it with
+"key sign", where their key is; "key publish" puts it into the bucket once enough
+have. The file holds no secret and may travel by any way.`
+	return cmd
+}
+
+// rootHere reports whether root's key lies in the fleet's folder.
+func rootHere(f folder.Folder) bool {
+	_, err := os.Stat(f.KeyPath("root"))
+	return err == nil
+}
+
+// keyCreate is `key create`.
+type keyCreate struct {
+	*desk
+	encrypt bool
+}
+
+func (d *desk) keyCreate() *cobra.Command {
+	o := &keyCreate{desk: d}
+	cmd := &cobra.Command{
+		Use: "create FILE.pem", Short: "Make a key: FILE.pem, which is secret, and FILE.pub", Args: cobra.ExactArgs(1),
+		Long: `Make an ECDSA P-256 key. FILE.pem stays where it is made and is secret; FILE.pub is
+its public half, for whoever makes the fleet or changes its keys. The file's name
+tells others whose key it is: root-ana.pem is ana's.
+
+--encrypt seals the file with a passphrase (sigstore's format). It is for keys that
+people sign with: programs cannot be asked for one.`,
+		Example: "  modelfleet key create root-ana.pem --encrypt\n  modelfleet key create vic.pem",
+		RunE:    run(func(_ context.Context, args []string) error { return o.run(args[0]) }),
+	}
+	cmd.Flags().BoolVar(&o.encrypt, "encrypt", false, "seal it with a passphrase, asked for or in $"+passwordVariable)
+	return cmd
+}
+
+func (o *keyCreate) run(path string) error {
+	const op = "make key"
+	base, ok := strings.CutSuffix(path, ".pem")
+	if !ok {
+		return fault.Newf(fault.Invalid, op, path, "the file's name does not end in .pem").WithHint("modelfleet key create %s.pem", path)
+	}
+	var pass []byte
+	if o.encrypt {
+		var err error
+		if pass, err = o.newPassphrase(path); err != nil {
+			return err
+		}
+	}
+	key, err := signer.GenerateSealed(path, pass)
+	if err != nil {
+		return err
+	}
+	pub, err := signer.EncodePublic(key.ECDSA())
+	if err != nil {
+		return err
+	}
+	if err := cas.WriteFile(base+".pub", pub, 0o644); err != nil {
+		return err
+	}
+	if err := o.printKey(base+".pub", key.ECDSA()); err != nil {
+		return err
+	}
+	if !o.json() {
+		o.Say("keep %s where it is, with a copy in another place; give away %s", path, base+".pub")
+	}
+	return nil
+}
+
+// newPassphrase asks twice.
+func (o *keyCreate) newPassphrase(path string) ([]byte, error) {
+	first, err := o.passphrase(path)
+	if err != nil || o.env(passwordVariable) != "" {
+		return first, err
+	}
+	second, err := o.Secret("Once more:")
+	switch {
+	case err != nil:
+		return nil, err
+	case len(first) == 0:
+		return nil, fault.Newf(fault.Invalid, "make key", path, "the passphrase is empty").WithHint("leave out --encrypt for a key without one")
+	case string(first) != string(second):
+		return nil, fault.Newf(fault.Invalid, "make key", path, "the passphrases differ").WithHint("try again")
+	}
+	return first, nil
+}
+
+// printKey prints a public key's id.
+func (d *desk) printKey(where string, pub any) error {
+	id, err := repository.KeyID(pub)
+	if err != nil {
+		return fault.New(fault.Invalid, "name key", where, err)
+	}
+	if d.json() {
+		return d.JSON(map[string]string{"id": id, "holder": keyref.Holder(where), "public": where})
+	}
+	d.Print("%s  %s  %s", ceremony.Short(id), keyref.Holder(where), where)
+	return nil
+}
+
+func (d *desk) keyShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show FILE|KEY", Short: "Say what a ceremony's file asks for, or whose key a key is", Args: cobra.ExactArgs(1),
+		Long: `Say in words what a ceremony's file would change, who has signed it and who is
+missing; or print a key's id and, with -o json, its public half.`,
+		Example: "  modelfleet key show orchard-root-2.ceremony.json\n  modelfleet key show root-ana.pub\n  modelfleet key show awskms:///alias/modelfleet/orchard/coordinator",
+		RunE:    run(func(ctx context.Context, args []string) error { return d.show(ctx, args[0]) }),
+	}
+}
+
+func (d *desk) show(ctx context.Context, name string) error {
+	if !strings.HasSuffix(name, ".json") {
+		pub, err := keyref.Public(ctx, name, d.keys())
+		if err != nil {
+			return err
+		}
+		return d.printKey(name, pub)
+	}
+	c, err := readCeremony(name)
+	if err != nil {
+		return err
+	}
+	if d.json() {
+		return d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "parts": c.Describe(), "parties": c.Parties(), "complete": c.Complete() == nil})
+	}
+	d.describe(c)
+	d.signatures(c)
+	return nil
+}
+
+func readCeremony(path string) (*ceremony.Ceremony, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > ceremony.MaxBytes {
+		return ceremony.Parse(path, make([]byte, ceremony.MaxBytes+1)) // refused by its size
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		kind := fault.Invalid
+		if os.IsNotExist(err) {
+			kind = fault.NotFound
+		}
+		return nil, fault.New(kind, "read ceremony", path, err).WithHint("name the file that `modelfleet init` or `modelfleet key rotate` made")
+	}
+	return ceremony.Parse(path, data)
+}
+
+// describe says in words what a ceremony asks to sign.
+func (d *desk) describe(c *ceremony.Ceremony) {
+	what := "changes fleet " + c.Fleet()
+	if c.Begins() {
+		what = "begins fleet " + c.Fleet()
+	}
+	d.Say("")
+	d.Say("This %s. Its words are %s: they are the same on every machine.", what, c.Words())
+	for _, p := range c.Describe() {
+		d.Say("")
+		d.Say("%s %d, good until %s (%s)", p.File, p.Version, p.Expires.Format(time.DateOnly), days(p.Expires.Sub(d.now())))
+		for _, s := range p.Says {
+			mark := "   "
+			if len(s.Change) > 0 {
+				mark = " * "
+			}
+			d.Say("%s%s: %s", mark, s.What, s.Now)
+			for _, ch := range s.Change {
+				d.Say("       %s", ch)
+			}
+		}
+	}
+	d.Say("")
+}
+
+func days(left time.Duration) string {
+	n := int(left.Hours() / 24)
+	if n == 1 {
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", n)
+}
+
+// signatures says who has signed, and who is missing.
+func (d *desk) signatures(c *ceremony.Ceremony) {
+	for _, p := range c.Parties() {
+		d.Say("%s needs %d signatures, %s; it has %d%s", p.File, p.Threshold, p.Why, p.Have(), signedBy(p))
+	}
+}
+
+func signedBy(p ceremony.Party) string {
+	var out []string
+	for _, k := range p.Keys {
+		if k.Signed {
+			out = append(out, k.String())
+		}
+	}
+	if out == nil {
+		return ""
+	}
+	return ": " + strings.Join(out, ", ")
+}
+
+// passOn says who must sign next, and how.
+func (d *desk) passOn(c *ceremony.Ceremony, path, dir string) {
+	d.signatures(c)
+	d.Say("")
+	if c.Complete() == nil {
+		d.Say("enough have signed. Next:  modelfleet key publish %s --dir %s", path, dir)
+		return
+	}
+	d.Say("Next: pass %s to each who must sign, and put it into the bucket when they have:", path)
+	d.Say("  modelfleet key sign %s --key FILE.pem", filepath.Base(path))
+	d.Say("  modelfleet key publish %s --dir %s", path, dir)
+}
