@@ -66,10 +66,34 @@ func (d *desk) printMembers(members []api.MemberInfo) error {
 			rows = append(rows, append(head, "", "", "", "", seen))
 		}
 		for _, st := range m.Models {
-			rows = append(rows, append(head[:3:3], string(st.Model), version(st.Running), version(st.Target), phaseText(st), seen))
+			rows = append(rows, append(head[:3:3], string(st.Model), version(st.Running), version(st.Target), phaseText(st)+packText(m), seen))
 		}
 	}
 	return d.Table("MEMBER KIND LABELS MODEL RUNS SHOULD PHASE SEEN", rows)
+}
+
+// packText is how a member's trust stands, where people should know.
+func packText(m api.MemberInfo) string {
+	switch f := strings.ToLower(m.Freshness); f {
+	case "stale", "untrusted":
+		return ", " + strings.ToUpper(f)
+	}
+	return ""
+}
+
+// trustText says since when a member's trust stands as it does; "" while it is fresh.
+func trustText(m api.MemberInfo, now time.Time) string {
+	if packText(m) == "" {
+		return ""
+	}
+	s := strings.ToUpper(m.Freshness)
+	if m.Refused != "" {
+		s += " by rule " + m.Refused
+	}
+	if !m.FreshnessSince.IsZero() {
+		s += " for " + console.Ago(m.FreshnessSince, now)
+	}
+	return s
 }
 
 // list makes an absent list an empty one, for JSON.
@@ -142,7 +166,7 @@ func (d *desk) printMember(m api.MemberInfo) error {
 	}
 	pairs := []string{"member", string(f.ID), "kind", string(f.Kind), "group", string(f.Group), "labels", f.Labels.String(), "cell", m.Cell,
 		"agent", strings.TrimSpace(f.Agent + " " + f.Platform), "memory", rss, "enrolled", f.Enrolled.Format("2006-01-02 15:04:05Z"), "seen", seen,
-		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "revoked", revoked}
+		"directive", fmt.Sprintf("#%d %s", m.Directive, strings.ToLower(m.Freshness)), "trust", trustText(m, d.now()), "remedy", m.Remedy, "revoked", revoked}
 	pairs = append(pairs, identityPairs(m, d.now())...)
 	if err := d.Pairs(append(pairs, deliveryPairs(m.Delivery)...)...); err != nil {
 		return err

@@ -73,7 +73,10 @@ func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
 	rep, heard := d.o.Intake.Newest(m.KeyID)
 	if heard {
 		out.Seen, out.Via = rep.Received.UTC(), rep.Via
-		out.Directive, out.Freshness, out.RSS = rep.Row.Directive, rep.Row.Freshness.String(), int64(rep.Row.RSS)<<10
+		out.Directive, out.RSS = rep.Row.Directive, int64(rep.Row.RSS)<<10
+		rule := trust.RuleOfCode(rep.Row.Refusal)
+		out.Freshness, out.FreshnessSince, out.Refused = rep.Row.Freshness.String(), rep.Stood.UTC(), string(rule)
+		out.Remedy = d.remedy(m, rep.Row.Freshness, rule)
 		out.Delivery = d.delivery(rep.Row.Delivery)
 	}
 	for _, p := range dir.Models {
@@ -91,6 +94,20 @@ func (d *Desk) info(m store.Member, dir fleet.Directive) api.MemberInfo {
 		out.Models = append(out.Models, st)
 	}
 	return out
+}
+
+// remedy is what to do about how a member's trust stands; "" when nothing.
+func (d *Desk) remedy(m store.Member, f telemetry.Freshness, rule trust.Rule) string {
+	switch f {
+	case telemetry.Fresh:
+		return ""
+	case telemetry.Untrusted:
+		return rule.Remedy()
+	}
+	if p, ok := d.o.Publisher.Pack(m.Facts.Group); ok && p.Expires.After(d.o.Now()) {
+		return "the newest pack is good: look whether it reaches the member's site, or give it by file (modelfleet pack export)"
+	}
+	return "no pack is fresh: see modelfleet doctor"
 }
 
 // delivery is what a member fetched; nil when it fetched nothing.
@@ -244,6 +261,13 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 		state = "is silent"
 	}
 	say("it %s: last heard %s ago by %s, trust pack %s", state, now.Sub(info.Seen).Round(time.Second), info.Via, info.Freshness)
+	if info.Remedy != "" {
+		why := ""
+		if info.Refused != "" {
+			why = " (rule " + info.Refused + ")"
+		}
+		say("it is %s%s since %s and holds what it has: %s", info.Freshness, why, info.FreshnessSince.Format(time.RFC3339), info.Remedy)
+	}
 	if x := info.Delivery; x != nil && x.Damaged > 0 {
 		say("its disk damaged files (%d since its agent started); what is damaged is fetched again", x.Damaged)
 	}

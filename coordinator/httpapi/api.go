@@ -44,6 +44,7 @@ type Options struct {
 	Inventory *inventory.Inventory
 	Intake    *intake.Intake
 	Publisher *publish.Publisher
+	Audit     Audit
 	CA        *ca.CA
 	Pins      []string  // of the listener's TLS key and of the next, in hex
 	Presigner Presigner // nil: devices have to be given a source of their own
@@ -107,6 +108,7 @@ func New(o Options) (http.Handler, error) {
 	mux := http.NewServeMux()
 	s.memberRoutes(mux)
 	s.operatorRoutes(mux)
+	s.auditRoutes(mux)
 	s.loginRoutes(mux)
 	s.handle(mux, "GET /metrics", func(w http.ResponseWriter, r *http.Request) error {
 		if _, err := s.operator(r); err != nil && !s.MetricsOpen {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
 // metrics are the coordinator's, for Prometheus. Labels are bounded: patterns,
@@ -67,6 +68,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	c.health(send)
 	now := c.o.Now()
 	count := map[[2]string]int{}
+	trusts, unfresh := map[telemetry.Freshness]int{}, time.Duration(0)
 	var all standings
 	for _, m := range c.o.Inventory.Members() {
 		state := "silent"
@@ -81,6 +83,10 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		count[[2]string{string(m.Facts.Kind), state}]++
 		if state == "reporting" {
+			trusts[rep.Row.Freshness]++
+			if rep.Row.Freshness != telemetry.Fresh {
+				unfresh = max(unfresh, now.Sub(rep.Stood))
+			}
 			for _, model := range rep.Row.Models {
 				rate, _ := c.o.Intake.Pace(m.KeyID, model.Model, now).Rate()
 				all.add(model, rate)
@@ -92,7 +98,13 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range count {
 		send(members, prometheus.GaugeValue, float64(n), k[0], k[1])
 	}
+	trust := desc("members_trust_count", "Reporting members by how their trust pack stands.", "state")
+	for f := telemetry.NoPack; f <= telemetry.Untrusted; f++ {
+		send(trust, prometheus.GaugeValue, float64(trusts[f]), f.String())
+	}
+	send(desc("members_unfresh_seconds", "Longest time for which a reporting member has not been fresh."), prometheus.GaugeValue, unfresh.Seconds())
 	if p, ok := c.o.Publisher.Pack(fleet.DefaultGroup); ok {
+		send(desc("pack_age_seconds", "Time since the trust pack was signed."), prometheus.GaugeValue, now.Sub(p.Signed).Seconds())
 		send(desc("directive_sequence", "Newest directive that members can see."), prometheus.GaugeValue, float64(p.Sequence))
 		send(desc("pack_expires_seconds", "Unix time at which the trust pack becomes stale."), prometheus.GaugeValue, float64(p.Expires.Unix()))
 		send(desc("pack_size_bytes", "Size of the trust pack."), prometheus.GaugeValue, float64(len(p.Body)))

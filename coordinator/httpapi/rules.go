@@ -86,6 +86,10 @@ func Rules() map[string]Rule {
 		"DELETE /v1/session":                   {People, api.Viewer, Own},
 		"POST /v1/operators/{name}/rotate":     {People, api.Viewer, Own}, // of others: admin, says the desk
 		"GET /v1/audit":                        {People, api.Viewer, Whole},
+		"GET /v1/audit/checkpoint":             {Who: Anyone}, // signed
+		"GET /v1/audit/consistency":            {Who: Anyone}, // a proof, of hashes
+		"GET /v1/audit/splits":                 {People, api.Viewer, Whole},
+		"POST /v1/audit/witness":               {Who: Members},
 		"GET /v1/events":                       {People, api.Viewer, Filtered},
 	}
 }

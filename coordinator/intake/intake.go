@@ -92,6 +92,7 @@ type latest struct {
 	raw      []byte
 	received time.Time
 	via      string
+	stood    time.Time // since when its trust stands as it does
 }
 
 type sketchKey struct {
@@ -351,7 +352,11 @@ func (in *Intake) insert(m telemetry.Message, received time.Time, via string) bo
 		in.epochs[key] = slices.Insert(in.epochs[key], i, m.Row.Epoch)
 	}
 	if l, ok := in.newest[key]; !ok || m.Row.Epoch > l.row.Epoch || (m.Row.Epoch == l.row.Epoch && m.Row.Seq >= l.row.Seq) {
-		in.newest[key] = latest{row: m.Row, raw: m.Raw, received: received, via: via}
+		stood := received
+		if ok && l.row.Freshness == m.Row.Freshness {
+			stood = l.stood
+		}
+		in.newest[key] = latest{row: m.Row, raw: m.Raw, received: received, via: via, stood: stood}
 		in.follow(m.Row)
 	}
 	return true

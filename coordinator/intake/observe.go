@@ -103,6 +103,7 @@ type Report struct {
 	Row      telemetry.Row
 	Received time.Time
 	Via      string
+	Stood    time.Time // since when its trust stands as it does, as far as was heard
 }
 
 // Newest is a member's newest row; ok is false when it was never heard.
@@ -113,7 +114,7 @@ func (in *Intake) Newest(key telemetry.KeyID) (Report, bool) {
 	if !ok {
 		return Report{}, false
 	}
-	return Report{Row: *l.row, Received: l.received, Via: l.via}, true
+	return Report{Row: *l.row, Received: l.received, Via: l.via, Stood: l.stood}, true
 }
 
 // Totals is what a member counted of a model while it ran a release, over all

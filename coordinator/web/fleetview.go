@@ -233,13 +233,30 @@ func (s *site) attentions(members []api.MemberInfo, releases []api.ReleaseInfo) 
 	return list
 }
 
+// trustText says how a member's trust stands and what to do; "" while it is fresh.
+func trustText(m api.MemberInfo) string {
+	f := strings.ToLower(m.Freshness)
+	if f == "" || f == "fresh" {
+		return ""
+	}
+	text := "its trust pack is " + f
+	if m.Refused != "" {
+		text += " (rule " + m.Refused + ")"
+	}
+	text += ": it holds what it has"
+	if m.Remedy != "" {
+		text += "; " + m.Remedy
+	}
+	return text
+}
+
 func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attention, bool) {
 	id := m.Facts.ID
 	if m.Revoked {
 		return attention{}, false // out of the fleet: nobody waits for it
 	}
 	if f := strings.ToLower(m.Freshness); f != "" && f != "fresh" {
-		return attention{id, tone(f), "its trust pack is " + f + ": it holds what it has"}, true
+		return attention{id, tone(f), trustText(m)}, true
 	}
 	for _, st := range m.Models {
 		switch {

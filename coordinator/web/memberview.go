@@ -96,6 +96,7 @@ type memberView struct {
 	Lines  []string
 	Labels []label
 	Models []memberModel
+	Trust  string // how its trust stands and what to do; "" while it is fresh
 	Quiet  bool
 	Harms  []string
 }
@@ -132,7 +133,7 @@ func (s *site) memberPage(r *http.Request, who visitor) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := memberView{Info: why.Member, Lines: why.Lines, Quiet: s.quiet(why.Member), Harms: harms(why.Member.Delivery)}
+	v := memberView{Info: why.Member, Trust: trustText(why.Member), Lines: why.Lines, Quiet: s.quiet(why.Member), Harms: harms(why.Member.Delivery)}
 	for _, k := range slices.Sorted(maps.Keys(why.Member.Facts.Labels)) {
 		v.Labels = append(v.Labels, label{k, why.Member.Facts.Labels[k]})
 	}

@@ -249,17 +249,24 @@ type ModelStatus struct {
 
 // MemberInfo is a member. GET /v1/members, /v1/members/{id}.
 type MemberInfo struct {
-	Facts     fleet.Facts   `json:"facts"`
-	Cell      string        `json:"cell"`
-	Seen      time.Time     `json:"seen,omitzero"` // its newest row
-	Via       string        `json:"via,omitempty"` // how that row came: gossip, relay or direct
-	Directive uint64        `json:"directive"`     // the newest it acted on
-	Freshness string        `json:"freshness,omitempty"`
-	RSS       int64         `json:"rss,omitempty"` // bytes, of the agent
-	Delivery  *DeliveryInfo `json:"delivery,omitempty"`
-	Models    []ModelStatus `json:"models"`
-	Revoked   bool          `json:"revoked,omitempty"`
-	Locked    string        `json:"locked,omitempty"` // why its identity is locked
+	Facts     fleet.Facts `json:"facts"`
+	Cell      string      `json:"cell"`
+	Seen      time.Time   `json:"seen,omitzero"` // its newest row
+	Via       string      `json:"via,omitempty"` // how that row came: gossip, relay or direct
+	Directive uint64      `json:"directive"`     // the newest it acted on
+	// Freshness is how its trust pack stands: fresh; stale: it expired, and the
+	// member holds what it has; untrusted: the newest was refused, by the rule
+	// Refused, and no other source has a good one; none: it has none. Remedy is what
+	// to do about it.
+	Freshness      string        `json:"freshness,omitempty"`
+	FreshnessSince time.Time     `json:"freshnessSince,omitzero"`
+	Refused        string        `json:"refused,omitempty"`
+	Remedy         string        `json:"remedy,omitempty"`
+	RSS            int64         `json:"rss,omitempty"` // bytes, of the agent
+	Delivery       *DeliveryInfo `json:"delivery,omitempty"`
+	Models         []ModelStatus `json:"models"`
+	Revoked        bool          `json:"revoked,omitempty"`
+	Locked         string        `json:"locked,omitempty"` // why its identity is locked
 	// Certificate is the newest that it was given.
 	Certificate CertificateInfo `json:"certificate"`
 }
