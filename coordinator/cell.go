@@ -58,6 +58,11 @@ func (h *house) joinCell(ctx context.Context) (*cell, error) {
 		Uplink: true, Weight: weight, Logger: h.log,
 		Handlers: gossip.Handlers{
 			OnMessage: func(m telemetry.Message, _ gossip.Identity) bool { return h.fromGossip(c, m) },
+			OnCheckpoint: func(signed string) {
+				if err := h.witness(ctx, "", []string{signed}); err != nil {
+					h.log.Debug("checkpoint from the cell is not the log's", "err", err)
+				}
+			},
 		},
 	})
 	if err != nil {
@@ -95,7 +100,7 @@ func (h *house) renewCell(now time.Time) error {
 	if c == nil || h.ca.Certificate() == nil {
 		return nil
 	}
-	if bytes.Equal(c.issued.Issuer, h.ca.Certificate()) && c.issued.Expires.Sub(now) > ca.Lifetime/2 {
+	if bytes.Equal(c.issued.Issuer, h.ca.Certificate()) && c.issued.Expires.Sub(now) > or(h.o.Certificates, ca.Lifetime)/2 {
 		return nil
 	}
 	issued, err := h.ca.Issue(ca.Identity{Kind: ca.Coordinator, ID: coordinatorID, Generation: 1}, c.key.ECDSA(), now)

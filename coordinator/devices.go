@@ -41,7 +41,7 @@ func (h *house) followDevices(ctx context.Context) error {
 	if err != nil {
 		h.log.Error("key of a device CA not opened", "err", err, "hint", fault.Hint(err))
 	}
-	a := ca.Authorities{Certificates: certs, Keys: keys}
+	a := ca.Authorities{Certificates: certs, Keys: keys, Lifetime: h.o.Certificates}
 	was := h.devices.listed
 	if h.ca == nil {
 		if h.ca, err = ca.New(h.devices.fleet, a); err != nil {

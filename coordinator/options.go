@@ -47,6 +47,9 @@ type Options struct {
 	// DeviceCAKeys are further keys of device CAs that the policy lists: files or
 	// awskms:///.... Those in Fleet/keys, device-ca*.pem, are found by themselves.
 	DeviceCAKeys []string
+	Certificates time.Duration // how long members' certificates are valid; default [ca.Lifetime], a week
+
+	Reload time.Duration // between looks for new roots and policies in the bucket; default 1 min
 
 	AuditKey string // the audit log's private key, a file; default Fleet/keys/audit.key
 
@@ -123,8 +126,10 @@ func (o Options) Validate() error {
 		return bad("-fleet", "no fleet folder is given; `modelfleet init` makes one")
 	case o.Data == "":
 		return bad("-data", "no data folder is given")
-	case o.Tick < 0 || o.Report < 0 || o.Idle < 0:
-		return bad("-tick, -report, -idle", "a duration is negative")
+	case o.Tick < 0 || o.Report < 0 || o.Idle < 0 || o.Reload < 0:
+		return bad("-tick, -report, -idle, -reload", "a duration is negative")
+	case o.Certificates != 0 && (o.Certificates < 10*time.Second || o.Certificates > 90*24*time.Hour):
+		return bad("-certificate-life", "it is not between 10s and 2160h")
 	case o.Session < 0 || o.SessionIdle < 0:
 		return bad("-session, -session-idle", "a duration is negative")
 	}

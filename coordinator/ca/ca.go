@@ -14,6 +14,7 @@
 package ca
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -33,7 +34,8 @@ import (
 )
 
 const (
-	// Lifetime is how long a member's certificate is valid.
+	// Lifetime is how long a member's certificate is valid, unless [Authorities] say
+	// otherwise.
 	Lifetime = 7 * 24 * time.Hour
 
 	// Coordinator is the kind in the name of a coordinator that takes part in
@@ -60,6 +62,7 @@ type Identity struct {
 type Authorities struct {
 	Certificates []*x509.Certificate
 	Keys         []crypto.Signer
+	Lifetime     time.Duration // of members' certificates; 0: [Lifetime]
 }
 
 // CA issues and judges certificates. It is safe for concurrent use.
@@ -75,6 +78,7 @@ type authorities struct {
 	issuer  *x509.Certificate // nil: there is no key of any
 	key     crypto.Signer
 	listing []Authority
+	life    time.Duration
 }
 
 // Authority is one device CA, as people see it.
@@ -93,7 +97,7 @@ func New(fleetName string, a Authorities) (*CA, error) {
 // Replace takes over what the policy lists now. Certificates that it does not list
 // any more are refused from here on, also on connections that are open.
 func (c *CA) Replace(a Authorities) error {
-	next := &authorities{pool: x509.NewCertPool(), certs: slices.Clone(a.Certificates)}
+	next := &authorities{pool: x509.NewCertPool(), certs: slices.Clone(a.Certificates), life: cmp.Or(a.Lifetime, Lifetime)}
 	slices.Reverse(next.certs) // of two that are equally old the one listed later counts as newer
 	slices.SortStableFunc(next.certs, func(x, y *x509.Certificate) int { return y.NotBefore.Compare(x.NotBefore) })
 	for _, cert := range next.certs {
@@ -155,7 +159,7 @@ type Issued struct {
 	Expires time.Time
 }
 
-// Issue makes a certificate for pub that is valid from now for [Lifetime], but
+// Issue makes a certificate for pub that is valid from now for its lifetime, but
 // never longer than the CA's own. When there is nothing to issue with, which an
 // operator has to mend, the error is Exhausted: members try again later.
 func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (out Issued, err error) {
@@ -173,7 +177,7 @@ func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (out Issued
 	if err != nil {
 		return out, fault.New(fault.Internal, op, string(id.ID), err)
 	}
-	expires := now.Add(Lifetime).UTC().Truncate(time.Second)
+	expires := now.Add(a.life).UTC().Truncate(time.Second)
 	if expires.After(a.issuer.NotAfter) {
 		expires = a.issuer.NotAfter
 	}
@@ -181,7 +185,7 @@ func (c *CA) Issue(id Identity, pub *ecdsa.PublicKey, now time.Time) (out Issued
 		SerialNumber: serial,
 		Subject:      pkix.Name{Organization: []string{c.fleet}, CommonName: string(id.ID)},
 		URIs:         []*url.URL{c.uri(id)},
-		NotBefore:    now.Add(-backdate).UTC(),
+		NotBefore:    now.Add(-min(backdate, a.life/10)).UTC(),
 		NotAfter:     expires,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},

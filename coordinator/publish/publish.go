@@ -15,6 +15,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -55,6 +56,7 @@ type Options struct {
 	// Keys finds the next key once root names it; see [repository.Options].
 	Keys      func(ctx context.Context, ids []string) (signature.Signer, error)
 	Lifetimes repository.Lifetimes
+	Reload    time.Duration // between looks for new roots and policies; default 1 min
 	Logger    *slog.Logger
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
 	Announce func(g fleet.Group, p Pack)
@@ -71,7 +73,8 @@ type Pack struct {
 	Version  uint64 // of the timestamp in it: grows with every pack
 }
 
-// reloadEvery is how often roots and policies are looked for in the bucket.
+// reloadEvery is how often roots and policies are looked for in the bucket, unless
+// [Options] say otherwise.
 const reloadEvery = time.Minute
 
 // Publisher owns the fleet's TUF repository. It is safe for concurrent use;
@@ -231,7 +234,7 @@ func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refu
 	if err := p.finish(ctx, now); err != nil {
 		return false, nil, err
 	}
-	if now.Sub(p.reloaded) >= reloadEvery {
+	if now.Sub(p.reloaded) >= cmp.Or(p.o.Reload, reloadEvery) {
 		if err := p.reload(ctx); err != nil {
 			return false, nil, err
 		}
