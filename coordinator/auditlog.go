@@ -98,3 +98,18 @@ func (h *house) split(ctx context.Context, s api.AuditSplit) {
 	h.log.Error("split view of the audit log", "device", s.Member, "what", s.Why, "claim", s.Claim)
 	h.events.Publish(api.Event{At: s.Found, Kind: "alarm", Subject: string(s.Member), Text: "was shown another history of this fleet: " + s.Why + "; see modelfleet audit splits"})
 }
+
+// publishAudit brings the log to the bucket also when nothing else is published.
+func (h *house) publishAudit(ctx context.Context) {
+	if h.audit == nil {
+		return
+	}
+	err := h.audit.PublishIfDue(ctx, time.Now())
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	h.log.Error("audit log not published", "err", err, "hint", fault.Hint(err))
+	if fault.Is(err, fault.Conflict) {
+		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "alarm", Subject: h.m.file.Name, Text: err.Error()})
+	}
+}

@@ -1,0 +1,77 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+)
+
+// Audit is what the calls about the audit log need.
+type Audit struct {
+	Log *audit.Log // nil: the log is not signed
+	// Witness takes signed checkpoints that a member cannot make agree with its own.
+	Witness func(ctx context.Context, id fleet.MemberID, notes []string) error
+}
+
+// maxNotes is how many checkpoints a member tells of at once.
+const maxNotes = 8
+
+// auditRoutes are the calls about the log's checkpoints and proofs, which
+// authenticate themselves.
+func (s *server) auditRoutes(mux *http.ServeMux) {
+	s.handle(mux, "GET /v1/audit/checkpoint", func(w http.ResponseWriter, _ *http.Request) error {
+		if s.Audit.Log != nil {
+			if _, signed := s.Audit.Log.Checkpoint(); signed != "" {
+				return answer(w, api.AuditCheckpoint{Note: signed, Key: s.Audit.Log.Key()})
+			}
+		}
+		return fault.Newf(fault.NotFound, "get checkpoint", "", "the audit log has no signed checkpoint").
+			WithHint("give the coordinator an audit key: -audit-key")
+	})
+	s.handle(mux, "GET /v1/audit/consistency", s.consistency)
+	s.handle(mux, "POST /v1/audit/witness", func(w http.ResponseWriter, r *http.Request) error {
+		m, _, err := s.member(r)
+		if err != nil {
+			return err
+		}
+		req, err := read[api.AuditWitness](w, r)
+		if err != nil {
+			return err
+		}
+		if len(req.Notes) > maxNotes {
+			return fault.Newf(fault.Invalid, "take checkpoints", string(m.Facts.ID), "%d of them, at most %d", len(req.Notes), maxNotes)
+		}
+		if err := s.Audit.Witness(r.Context(), m.Facts.ID, req.Notes); err != nil {
+			return err
+		}
+		return answer(w, struct{}{})
+	})
+	see(s, mux, "GET /v1/audit/splits", func(r *http.Request, by api.OperatorToken) ([]api.AuditSplit, error) {
+		return s.Desk.Splits(r.Context(), by)
+	})
+}
+
+func (s *server) consistency(w http.ResponseWriter, r *http.Request) error {
+	const op = "prove consistency"
+	if s.Audit.Log == nil {
+		return fault.Newf(fault.NotFound, op, "", "the audit log is not signed")
+	}
+	var sizes [2]uint64
+	for i, name := range []string{"from", "to"} {
+		n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 62)
+		if err != nil {
+			return fault.New(fault.Invalid, op, name, err)
+		}
+		sizes[i] = n
+	}
+	path, err := s.Audit.Log.Consistency(r.Context(), sizes[0], sizes[1])
+	if err != nil {
+		return err
+	}
+	return answer(w, api.AuditConsistency{From: sizes[0], To: sizes[1], Path: path})
+}
