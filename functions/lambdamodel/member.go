@@ -272,14 +272,13 @@ func (m *member) judge(pack []byte, now time.Time) error {
 		}
 	}
 	m.trusted = &t
-	if s := m.mem.Serving; s != nil && slices.Contains(t.Revoked.Releases, s.Root) {
-		if err := m.retreat(telemetry.CodeUntrusted, s.Ref+" was revoked by its publisher"); err != nil {
-			return err
-		}
+	if err := m.revoke(&t); err != nil {
+		return err
 	}
 	p, named := t.Directive.Placement(m.o.Model)
 	if named {
 		m.want = p.Assign(facts)
+		m.backed()
 		if err := m.obeyGates(p); err != nil {
 			return err
 		}
