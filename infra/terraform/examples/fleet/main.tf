@@ -1,4 +1,4 @@
-# A fleet's bucket and keys in one account.
+# A fleet's bucket, keys and heartbeat in one account.
 
 terraform {
   required_version = ">= 1.7"
@@ -23,6 +23,23 @@ variable "account_roles" {
   type        = object({ admin = string, coordinator = string, vision_ci = string })
 }
 
+variable "account" {
+  description = "The account's number."
+  type        = string
+}
+
+variable "root_sha256" {
+  description = "\"root\" in the fleet.json that `modelfleet init` made; \"\" until then: the heartbeat comes after it."
+  type        = string
+  default     = ""
+}
+
+variable "heartbeat_zip" {
+  description = "The zip that `make heartbeat` builds."
+  type        = string
+  default     = "../../../../out/heartbeat.zip"
+}
+
 module "store" {
   source = "../../modules/artifact-store"
   bucket = "acme-factory-models"
@@ -35,6 +52,24 @@ module "keys" {
   coordinator_principals = [var.account_roles.coordinator]
   timestamp_principals   = [var.account_roles.coordinator]
   publishers             = { vision = [var.account_roles.vision_ci] }
+}
+
+# Signs the timestamp too, with a key of its own: add it to the fleet with
+# modelfleet key add timestamp REFERENCE.
+module "heartbeat" {
+  count          = var.root_sha256 == "" ? 0 : 1
+  source         = "../../modules/heartbeat"
+  fleet          = "factory"
+  bucket_arn     = module.store.arn
+  account        = var.account
+  root_sha256    = var.root_sha256
+  zip            = var.heartbeat_zip
+  administrators = [var.account_roles.admin]
+}
+
+output "heartbeat_key" {
+  description = "The heartbeat's key."
+  value       = one(module.heartbeat[*].key_reference)
 }
 
 output "init" {
