@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,7 +25,8 @@ import (
 
 // Options is how a [Client] reaches its coordinator.
 type Options struct {
-	// URL is the coordinator's, for example "https://fleet.example:8443".
+	// URL is the coordinator's, for example "https://fleet.example:8443". Plain
+	// http is for this machine only, and not with a pin.
 	URL string
 
 	// Pin is the SHA-256 of the server's public key (SubjectPublicKeyInfo, DER)
@@ -77,6 +79,10 @@ func NewClient(o Options) (*Client, error) {
 		return nil, fault.Newf(fault.Invalid, "read coordinator URL", fmt.Sprintf("%q", o.URL), "not an http or https URL").
 			WithHint("write for example https://fleet.example:8443")
 	}
+	if u.Scheme == "http" && (o.Pin != "" || !loopback(u.Hostname())) {
+		return nil, fault.Newf(fault.Invalid, "read coordinator URL", o.URL, "without TLS anybody on the way could read and answer what is sent there").
+			WithHint("write https:// before the address")
+	}
 	rt := o.Transport
 	if rt == nil {
 		conf, err := tlsConfig(o)
@@ -102,6 +108,12 @@ func NewClient(o Options) (*Client, error) {
 		attempts: o.Attempts,
 		http:     &http.Client{Transport: rt},
 	}, nil
+}
+
+// loopback reports whether a host is this machine: nobody stands between.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // tlsConfig judges the server by its key alone when there is a pin: a device has
