@@ -9,17 +9,28 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/modelfleet/modelfleet/functions/heartbeat/beat"
 	"github.com/modelfleet/modelfleet/infra/devs3"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/registry/s3"
+	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
 )
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == devs3.Arg {
 		os.Exit(devs3.Main(os.Args[2:], os.Stdout, os.Stderr))
 	}
+	if os.Getenv("MODELFLEET_TIMESTAMP_KEY") != "" { // the heartbeat function, see TestTheFunctionBeats
+		os.Exit(beat.Main(context.Background(), os.Getenv, os.Stderr, openKey))
+	}
 	os.Exit(m.Run())
+}
+
+func openKey(ctx context.Context, ref string) (signature.Signer, error) {
+	return keyref.Open(ctx, ref, keyref.Options{})
 }
 
 func start(t *testing.T, o devs3.Options) *devs3.Process {
