@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,11 +35,13 @@ The labels id and kind (device, function) are always there.`
 
 func (d *desk) membersList() *cobra.Command {
 	var selector string
+	var revoked bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List members", Args: cobra.NoArgs,
 		Long: "List members, one line for each model of each.\n\n" + selectorHelp,
 		Example: `  modelfleet members list
   modelfleet members list -l 'region in (eu, us), class!=lab'
+  modelfleet members list --revoked      # who still runs what was taken back
   modelfleet members list -l kind=function -o json | jq -r '.[].facts.id'`,
 		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.MemberInfo, error) {
 			sel, err := fleet.ParseSelector(selector)
@@ -46,10 +49,16 @@ func (d *desk) membersList() *cobra.Command {
 				return nil, err
 			}
 			members, err := c.Members(ctx, sel)
+			if revoked {
+				members = slices.DeleteFunc(members, func(m api.MemberInfo) bool {
+					return !slices.ContainsFunc(m.Models, func(st api.ModelStatus) bool { return st.Revoked != "" })
+				})
+			}
 			return list(members), err
 		}, d.printMembers),
 	}
 	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only members with these labels")
+	cmd.Flags().BoolVar(&revoked, "revoked", false, "only members that still run a release that was taken back")
 	return cmd
 }
 
@@ -66,7 +75,7 @@ func (d *desk) printMembers(members []api.MemberInfo) error {
 			rows = append(rows, append(head, "", "", "", "", seen))
 		}
 		for _, st := range m.Models {
-			rows = append(rows, append(head[:3:3], string(st.Model), version(st.Running), version(st.Target), phaseText(st)+packText(m), seen))
+			rows = append(rows, append(head[:3:3], string(st.Model), runsText(st), version(st.Target), phaseText(st)+packText(m), seen))
 		}
 	}
 	return d.Table("MEMBER KIND LABELS MODEL RUNS SHOULD PHASE SEEN", rows)
@@ -94,6 +103,14 @@ func trustText(m api.MemberInfo, now time.Time) string {
 		s += " for " + console.Ago(m.FreshnessSince, now)
 	}
 	return s
+}
+
+// runsText is the version that a member runs, and whether it may no longer.
+func runsText(st api.ModelStatus) string {
+	if st.Revoked != "" {
+		return version(st.Running) + " (revoked)"
+	}
+	return version(st.Running)
 }
 
 // list makes an absent list an empty one, for JSON.
@@ -193,7 +210,7 @@ func (d *desk) printModel(st api.ModelStatus) error {
 	if st.Rollout != "" {
 		rollout = string(st.Rollout) + ", " + st.Arm
 	}
-	pairs := []string{"model", string(st.Model), "runs", running, "should run", cmp.Or(st.Target, "nothing"), "why", st.Reason, "phase", phaseText(st), "trouble", stuckText(st, d.now())}
+	pairs := []string{"model", string(st.Model), "runs", running, "revoked", st.Revoked, "should run", cmp.Or(st.Target, "nothing"), "why", st.Reason, "phase", phaseText(st), "trouble", stuckText(st, d.now())}
 	pairs = append(pairs, fetchPairs(st)...)
 	return d.Pairs(append(pairs, "rollout", rollout, "requests", countText(st.Requests), "errors", shareText(st.Errors, st.Requests),
 		"right", shareText(st.Right, st.Right+st.Wrong), "latency", latencyText(st.P50, st.P95), "quarantined", strings.Join(quarantine, ", "))...)
@@ -242,7 +259,7 @@ func (d *desk) membersRevoke() *cobra.Command {
 			if err := client.Revoke(ctx, id, reason); err != nil {
 				return err
 			}
-			d.Say("%s has no identity any more", id)
+			d.Say("%s has no identity any more; every member hears of it with the next trust pack, and its cell gets another key", id)
 			return nil
 		}),
 	}

@@ -60,8 +60,9 @@ type Desk struct {
 
 // known is a release that a prefix in a row stands for.
 type known struct {
-	ref  string
-	root fleet.Digest
+	ref     string
+	root    fleet.Digest
+	release fleet.Release
 }
 
 // New returns a desk that knows what the store holds.
@@ -92,7 +93,7 @@ func (d *Desk) reload(ctx context.Context) error {
 	for _, r := range rs {
 		teams[r.Ref()] = r.Team
 		for _, v := range r.Variants {
-			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root}
+			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root, r.Release}
 		}
 	}
 	d.mu.Lock()

@@ -1,14 +1,12 @@
 package desk
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -32,22 +30,4 @@ func floorNotes(a repository.Admission, by string, now time.Time) []audit.Note {
 		})
 	}
 	return notes
-}
-
-// below is the releases that raised floors bar from running.
-func (d *Desk) below(ctx context.Context, a repository.Admission) ([]fleet.Release, error) {
-	if len(a.Floors) == 0 {
-		return nil, nil
-	}
-	rs, err := d.o.Store.Releases(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []fleet.Release
-	for _, r := range rs {
-		if r.Team == a.Team && r.Counter < a.Floors[r.Model] {
-			out = append(out, r.Release)
-		}
-	}
-	return out, nil
 }

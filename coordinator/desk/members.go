@@ -136,11 +136,15 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	}
 	st.Running = d.RefOf(s.Running)
 	d.mu.RLock()
-	st.RunningRoot = d.catalog[s.Running].root
+	runs := d.catalog[s.Running]
+	st.RunningRoot = runs.root
 	if s.Phase == fleet.Quarantined {
 		st.Quarantined = []fleet.Digest{d.catalog[s.Target].root}
 	}
 	d.mu.RUnlock()
+	if why := d.o.Publisher.Revokes(runs.release); why != nil {
+		st.Revoked = cause(why)
+	}
 	if s.Failure != fleet.NoFailure {
 		st.Failing = rep.FailingSince(s)
 	}
@@ -301,6 +305,13 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 				say("  position %016x, bound %016x: %s", pos, uint64(r.Bound), map[bool]string{true: "exposed", false: "not exposed"}[r.Bound.Covers(pos)])
 			}
 		}
+	}
+	if st.Revoked != "" {
+		then := "it leaves it when it hears of that, for what was good there before or for nothing"
+		if p, ok := dir.Placement(st.Model); ok && p.WhenRevoked == fleet.KeepRevoked {
+			then = "it leaves it when it hears of that and has something else that may run; without, it goes on with it, as the coordinator was told (-keep-revoked)"
+		}
+		say("  what it runs was taken back (%s): %s", st.Revoked, then)
 	}
 	if why := whyNotYet(st, now); why != "" {
 		say("  %s", why)

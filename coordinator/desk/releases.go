@@ -27,13 +27,16 @@ func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.Releas
 		if !by.Scope.HasModel(r.Team, r.Model) {
 			continue
 		}
-		out = append(out, releaseInfo(r, running))
+		out = append(out, d.releaseInfo(r, running))
 	}
 	return out, nil
 }
 
-func releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseInfo {
+func (d *Desk) releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseInfo {
 	info := api.ReleaseInfo{Release: r.Release, Admitted: r.Admitted, By: r.By, Metrics: r.Metrics, Revoked: r.Revoked}
+	if why := d.o.Publisher.Revokes(r.Release); why != nil {
+		info.Revoked, info.RevokedFor = true, cause(why)
+	}
 	for _, v := range r.Variants {
 		info.Members += running[telemetry.ReleasePrefix(v.Root)]
 	}
@@ -113,37 +116,7 @@ func (d *Desk) record(ctx context.Context, a repository.Admission, by string, no
 		d.o.Logger.Info("release decided", "action", n.Action, "release", n.Subject, "by", by, "reason", n.Reason)
 		d.o.Events.Publish(api.Event{At: now, Kind: "release", Subject: n.Subject, Text: n.Action + ": " + n.Reason})
 	}
-	barred, err := d.below(ctx, a)
-	if err != nil {
-		return err
-	}
-	return d.withdraw(ctx, append(barred, a.Delisted...), by)
-}
-
-// withdraw rolls back the rollouts of releases that their publisher took back:
-// members refuse them anyway.
-func (d *Desk) withdraw(ctx context.Context, delisted []fleet.Release, by string) error {
-	if len(delisted) == 0 {
-		return nil
-	}
-	live, err := d.o.Store.Rollouts(ctx, true)
-	if err != nil {
-		return err
-	}
-	for _, r := range live {
-		for _, rel := range delisted {
-			if r.Release.Ref() != rel.Ref() {
-				continue
-			}
-			now := d.o.Now().UTC()
-			c := store.Command{Rollout: r.ID, Command: api.Rollback, By: by, Reason: "its publisher took the release back", At: now}
-			note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.RolloutCommanded, Subject: string(r.ID), Reason: c.Reason, Detail: map[string]any{"command": c.Command}}
-			if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return nil // the loop ends the rollouts of what was taken back
 }
 
 // refuse audits a refusal that says something about the publisher, and returns it.
@@ -176,7 +149,7 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 	running := d.running(api.Scope{})
 	var out api.AdmitReply
 	for _, r := range rs {
-		info := releaseInfo(r, running)
+		info := d.releaseInfo(r, running)
 		switch {
 		case r.Team != team:
 		case added[r.Ref()]:

@@ -92,6 +92,8 @@ type Publisher struct {
 	awaiting time.Time // since when a snapshot waits for its timestamp; zero: none does
 	lapsed   string    // see [repository.Publication]
 
+	newest atomic.Pointer[repository.Repository] // repo, for who must not wait
+
 	mu    sync.RWMutex // guards the following
 	packs map[fleet.Group]Pack
 	woken chan struct{} // closed when packs change
@@ -149,6 +151,7 @@ func (p *Publisher) open(ctx context.Context) error {
 		return err
 	}
 	p.repo = repo
+	p.newest.Store(repo)
 	p.takeClock()
 	return nil
 }
@@ -183,7 +186,8 @@ func (p *Publisher) Standing() (health.Facts, error) { return health.Of(p.reposi
 func (p *Publisher) Listed() ([]trust.Entry, error) { return p.repository().Releases() }
 
 // Revokes says why no member may run a release any more; nil when they may.
-func (p *Publisher) Revokes(rel fleet.Release) error { return p.repository().Revokes(rel) }
+// It does not wait for writers.
+func (p *Publisher) Revokes(rel fleet.Release) error { return p.newest.Load().Revokes(rel) }
 
 func (p *Publisher) repository() *repository.Repository {
 	p.writing.Lock()

@@ -217,6 +217,8 @@ type ReleaseInfo struct {
 	Members  int                `json:"members"`           // that run it now
 	Metrics  map[string]float64 `json:"metrics,omitempty"` // evaluation results the publisher signed
 	Revoked  bool               `json:"revoked,omitempty"`
+	// RevokedFor says why no member may run it any more.
+	RevokedFor string `json:"revokedFor,omitempty"`
 }
 
 // ModelStatus is what one member runs, and should run, of one model.
@@ -245,6 +247,9 @@ type ModelStatus struct {
 	Rate        int64              `json:"rate,omitempty"`      // bytes a second that arrive; 0: not known, or none do
 	Left        fleet.Duration     `json:"left,omitempty"`      // until BytesTotal at this rate; 0: not known
 	Waits       string             `json:"waits,omitempty"`     // what the download waits for, which is no failure
+	// Revoked says why no member may run what it runs any more: it has not heard of
+	// that yet, or has nothing else and is told to keep it.
+	Revoked string `json:"revoked,omitempty"`
 }
 
 // MemberInfo is a member. GET /v1/members, /v1/members/{id}.
