@@ -30,6 +30,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -105,10 +106,13 @@ func newWorld(t *testing.T) *world {
 	cert := must(ca.SelfSign(fleetName, caKey, 365*24*time.Hour, time.Now()))(t)
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	ok(t, os.WriteFile(filepath.Join(folder, "device-ca.crt"), caPEM, 0o600))
+	private, auditKey, err := ledger.NewKey(fleetName)
+	ok(t, err)
+	ok(t, os.WriteFile(filepath.Join(folder, "keys", "audit.key"), []byte(private+"\n"), 0o600))
 	g := must(repository.Init(repository.InitOptions{
 		Fleet: fleetName, Now: time.Now(), Root: []signature.Signer{rootKey},
 		Teams:       []repository.Team{{Name: team, Keys: []crypto.PublicKey{w.publisher.Public()}}},
-		Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()}, DeviceCA: caPEM,
+		Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()}, DeviceCA: caPEM, AuditKey: auditKey,
 	}))(t)
 	w.put(g.Writes...)
 	w.root = g.Root

@@ -403,7 +403,9 @@ func (l *Log) prove(ctx context.Context, g fleet.Group, digest fleet.Digest) (le
 		if err != nil {
 			return p, fault.New(fault.Internal, op, string(g), err)
 		}
-		p.Since = append(p.Since, ledger.Since{Size: n, Path: path})
+		if p.Since = append(p.Since, ledger.Since{Size: n, Path: path}); len(p.Since) == since {
+			break
+		}
 	}
 	return p, nil
 }
