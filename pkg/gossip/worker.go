@@ -26,6 +26,9 @@ type workerState struct {
 	wants map[[sha256.Size]byte]*want
 	bad   map[[sha256.Size]byte]bool // packs that were refused
 	seen  map[string]proof
+
+	told       Stats // when complain spoke last
+	complained time.Time
 }
 
 // proof remembers a check of metadata, which members repeat often.
