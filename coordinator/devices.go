@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/ca"
@@ -21,15 +22,29 @@ import (
 // the newest whose key is in the fleet's folder issues.
 type devices struct {
 	fleet, folder string
-	refs          []string                 // of keys that do not lie in the folder
-	opened        map[string]crypto.Signer // of refs
-	listed        []byte                   // the policy's target, as it was taken over
+
+	mu     sync.Mutex               // guards the following, and changes of the house's ca
+	refs   []string                 // of keys that do not lie in the folder
+	opened map[string]crypto.Signer // of refs
+	listed []byte                   // the policy's target, as it was taken over
 }
 
-// follow takes over what the policy lists. Without a key to issue with, a
+// devicesListed takes over what another policy lists, before a member can know of
+// it: one that asks at once is to get a certificate of the right CA.
+func (h *house) devicesListed(ctx context.Context, listed []byte) {
+	if h.ca == nil {
+		return // openTrust does it
+	}
+	if err := h.takeDevices(ctx, listed); err != nil {
+		h.log.Error("device CA not taken over", "err", err, "hint", fault.Hint(err))
+	}
+}
+
+// takeDevices takes over what the policy lists. Without a key to issue with, a
 // coordinator goes on with everything else, and says so.
-func (h *house) followDevices(ctx context.Context) error {
-	listed := h.publisher.DeviceCA()
+func (h *house) takeDevices(ctx context.Context, listed []byte) error {
+	h.devices.mu.Lock()
+	defer h.devices.mu.Unlock()
 	if h.ca != nil && bytes.Equal(listed, h.devices.listed) && h.ca.Certificate() != nil {
 		return nil
 	}
@@ -62,9 +77,6 @@ func (h *house) followDevices(ctx context.Context) error {
 		text := "nobody can enrol or renew: the key of no device CA that the policy lists is here"
 		h.log.Error(text, "hint", "put it into keys/ of the fleet's folder, as device-ca*.pem")
 		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "alarm", Subject: "device CA", Text: text})
-	}
-	if h.cell != nil {
-		h.cell.pool.Recheck()
 	}
 	return nil
 }
@@ -104,8 +116,11 @@ func (h *house) keepDevices(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		if err := h.followDevices(ctx); err != nil {
+		if err := h.takeDevices(ctx, h.publisher.DeviceCA()); err != nil {
 			h.log.Error("device CA not taken over", "err", err, "hint", fault.Hint(err))
+		}
+		if h.cell != nil {
+			h.cell.pool.Recheck() // whom to believe may have changed
 		}
 		if err := h.renewCell(time.Now()); err != nil {
 			h.log.Error("the coordinator's certificate in its cell is not renewed", "err", err)

@@ -113,7 +113,7 @@ func (h *house) furnish(ctx context.Context) (err error) {
 func (h *house) openTrust(ctx context.Context) (err error) {
 	h.publisher, err = publish.Open(ctx, publish.Options{
 		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.stamp(),
-		Lifetimes: h.o.Lifetimes, Reload: h.o.Reload, Logger: h.log, Announce: h.announce, Keys: h.nextKey,
+		Lifetimes: h.o.Lifetimes, Reload: h.o.Reload, Devices: h.devicesListed, Logger: h.log, Announce: h.announce, Keys: h.nextKey,
 	})
 	if err != nil {
 		return err
@@ -122,8 +122,8 @@ func (h *house) openTrust(ctx context.Context) (err error) {
 		return fault.Newf(fault.Untrusted, "open fleet", h.m.file.Name, "the bucket holds fleet %s", got).
 			WithHint("check bucket and prefix in fleet.json")
 	}
-	h.devices = devices{fleet: h.m.file.Name, folder: h.o.Fleet, refs: h.m.caRefs, opened: map[string]crypto.Signer{}}
-	return h.followDevices(ctx)
+	h.devices.fleet, h.devices.folder, h.devices.refs, h.devices.opened = h.m.file.Name, h.o.Fleet, h.m.caRefs, map[string]crypto.Signer{}
+	return h.takeDevices(ctx, h.publisher.DeviceCA())
 }
 
 // alarm tells people of a member that they should look at.

@@ -11,8 +11,8 @@ import (
 const (
 	// lookAgain bounds one wait of the renewal: the clock it goes by may jump.
 	lookAgain = time.Hour
-	// doubtPause is how long after an attempt another one is made because the
-	// coordinator doubts the certificate.
+	// doubtPause is how long after an attempt that was made because the coordinator
+	// doubts the certificate another one is.
 	doubtPause = time.Minute
 	// deniedPause bounds the pause after a refusal that only an operator can end.
 	deniedPause = 15 * time.Minute
@@ -20,10 +20,11 @@ const (
 
 // renewal is what is known of when to renew.
 type renewal struct {
-	failed int           // attempts in a row
-	pause  time.Duration // after them
-	tried  time.Time     // when the newest attempt was made, by the monotonic clock
-	early  time.Time     // when to renew for a newer device CA; zero: no need
+	failed  int           // attempts in a row
+	pause   time.Duration // after them
+	tried   time.Time     // when the newest attempt was made, by the monotonic clock
+	doubted time.Time     // and the newest one for a doubt
+	early   time.Time     // when to renew for a newer device CA; zero: no need
 }
 
 // renewLoop renews the certificate: at its time, before it when the fleet has a
@@ -45,10 +46,10 @@ func (u *Uplink) untilRenewal(r *renewal) time.Duration {
 		return time.Until(r.tried.Add(r.pause))
 	}
 	if u.doubt.Load() {
-		if r.tried.IsZero() {
+		if r.doubted.IsZero() {
 			return 0
 		}
-		return time.Until(r.tried.Add(doubtPause))
+		return time.Until(r.doubted.Add(doubtPause))
 	}
 	now := u.o.Now()
 	at, outdated := u.o.Member.Outdated(u.o.Listed(), now)
@@ -78,6 +79,9 @@ func (u *Uplink) await(ctx context.Context, d time.Duration) {
 
 func (u *Uplink) renew(ctx context.Context, r *renewal) {
 	r.tried = time.Now()
+	if u.doubt.Load() {
+		r.doubted = r.tried
+	}
 	back, err := u.o.Member.Renew(ctx, identity.Renewal{GossipAddr: u.gossipAddr(), Listed: u.o.Listed()})
 	if err != nil {
 		most := time.Minute

@@ -51,6 +51,9 @@ func (p *Publisher) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if news && p.o.Devices != nil {
+		p.o.Devices(ctx, p.repo.DeviceCA())
+	}
 	p.takeClock()
 	for g, body := range p.repo.Unproven() {
 		if err := p.prove(ctx, g, body); err != nil {

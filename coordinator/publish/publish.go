@@ -58,6 +58,9 @@ type Options struct {
 	Lifetimes repository.Lifetimes
 	Reload    time.Duration // between looks for new roots and policies; default 1 min
 	Logger    *slog.Logger
+	// Devices is told, before members can know, which device CAs another policy
+	// lists; nil: nobody. It must not call the publisher.
+	Devices func(ctx context.Context, certificates []byte)
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
 	Announce func(g fleet.Group, p Pack)
 }
