@@ -3,6 +3,7 @@ package publisher
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -151,6 +152,9 @@ func Choose(ctx context.Context, o Options, team fleet.Team, id string) (Proposa
 		return Proposal{}, fault.Newf(fault.Invalid, op, string(team), "there are %d: %s", len(fit), strings.Join(ids, ", ")).WithHint("say which; %s", list)
 	case id != "":
 		return Proposal{}, fault.Newf(fault.NotFound, op, id, "team %s has none of that id", team).WithHint("%s", list)
+	case slices.ContainsFunc(all, func(p Proposal) bool { return fault.Is(p.Err, fault.Untrusted) }):
+		i := slices.IndexFunc(all, func(p Proposal) bool { return fault.Is(p.Err, fault.Untrusted) })
+		return Proposal{}, all[i].Err
 	case len(all) > 0:
 		return Proposal{}, fault.Newf(fault.NotFound, op, string(team), "none of its %d proposals can be approved, the last because: %v", len(all), all[len(all)-1].Err).WithHint("%s", list)
 	}
