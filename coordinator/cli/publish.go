@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
-	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/coordinator/cli/publisher"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -19,14 +18,14 @@ import (
 // publish is `publish`.
 type publish struct {
 	*desk
-	dir, team, variant     string
-	classes, also          []string
-	metrics                map[string]string
-	minAgent, card, series string
-	dryRun, noAdmit        bool
-	noDelta                bool
-	deltas                 deltaFlags
-	keyless                keylessFlags
+	dir, team, key, variant string
+	classes, also           []string
+	metrics                 map[string]string
+	minAgent, card, series  string
+	dryRun, noAdmit         bool
+	noDelta                 bool
+	deltas                  deltaFlags
+	keyless                 keylessFlags
 }
 
 func (d *desk) publishCommand() *cobra.Command {
@@ -53,12 +52,14 @@ folders. All of a version's variants are published together.`,
   modelfleet publish ./detector-1.5 detector@1.5.0 --metric accuracy=0.962 --card ./detector-1.5/README.md
   modelfleet publish ./fp16 detector@1.5.0 --variant fp16 --classes jetson,rtx --also int8:cortex-a=./int8
   modelfleet publish ./detector-1.5 detector@1.5.0 --delta-from 1.4.0,1.3.2
+  modelfleet publish ./detector-1.5 detector@1.5.0 --key awskms:///alias/modelfleet/orchard/publisher-vision
   modelfleet publish ./detector-1.5 detector@1.5.0 --dry-run`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0], args[1]) }),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`, with the publisher's key; $MODELFLEET_DIR")
-	f.StringVar(&o.team, "team", "", "publish as this `team`; by default the one whose key is there")
+	f.StringVar(&o.key, "key", "", "the team's `KEY`: a file, or awskms:///...; by default the one in the folder")
+	f.StringVar(&o.team, "team", "", "publish as this `team`; by default the one whose key it is")
 	f.StringVar(&o.variant, "variant", fleet.DefaultVariant, "`name` of the folder's variant")
 	f.StringSliceVar(&o.classes, "classes", nil, "hardware `classes` the variant is for; by default any")
 	f.StringArrayVar(&o.also, "also", nil, "a further variant, as `NAME:CLASS,CLASS=FOLDER`; may be repeated")
@@ -81,23 +82,11 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 	if err != nil {
 		return err
 	}
-	home, err := folder.Open(o.dir)
+	to, name, err := (&team{desk: o.desk, dir: o.dir, team: o.team, key: o.key}).open(ctx)
 	if err != nil {
 		return err
 	}
-	team, key, err := home.Publisher(ctx, fleet.Team(o.team))
-	if err != nil {
-		return err
-	}
-	r.Team = team
-	store, err := folder.OpenBucket(ctx, home.FleetFile)
-	if err != nil {
-		return err
-	}
-	repo, err := home.Repository(ctx, store)
-	if err != nil {
-		return err
-	}
+	r.Team = name
 	deltas := publisher.Deltas{Off: o.noDelta}
 	if !o.noDelta {
 		if deltas, err = o.deltas.of(ctx, o.desk, r.Model); err != nil {
@@ -109,9 +98,8 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 		return err
 	}
 	progress, stop := o.progress()
-	out, err := publisher.Publish(ctx, publisher.Options{
-		Store: store, Repository: repo, Key: key, Now: o.now(), DryRun: o.dryRun, Deltas: deltas, Keyless: signing, Progress: progress,
-	}, r)
+	to.DryRun, to.Deltas, to.Keyless, to.Progress = o.dryRun, deltas, signing, progress
+	out, err := publisher.Publish(ctx, to, r)
 	stop()
 	if err != nil {
 		return err

@@ -40,14 +40,22 @@ func (d *desk) folderDefault() string { return cmp.Or(d.env("MODELFLEET_DIR"), "
 
 // open finds folder, bucket and repository, and with the key also the team.
 func (o *team) open(ctx context.Context) (publisher.Options, fleet.Team, error) {
-	opts, home, err := o.bucket(ctx)
-	if err != nil {
-		return opts, "", err
-	}
-	if o.key == "" {
+	if o.key == "" { // what is not here is found out before the bucket is asked
+		home, err := folder.Open(o.dir)
+		if err != nil {
+			return publisher.Options{}, "", err
+		}
 		name, key, err := home.Publisher(ctx, fleet.Team(o.team))
+		if err != nil {
+			return publisher.Options{}, "", err
+		}
+		opts, _, err := o.bucket(ctx)
 		opts.Key = key
 		return opts, name, err
+	}
+	opts, _, err := o.bucket(ctx)
+	if err != nil {
+		return opts, "", err
 	}
 	if opts.Key, err = keyref.Open(ctx, o.key, o.keys()); err != nil {
 		return opts, "", err

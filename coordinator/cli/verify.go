@@ -18,7 +18,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
-	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -91,18 +91,7 @@ func (o *verify) publisherKey(ctx context.Context) (*ecdsa.PublicKey, error) {
 		}
 		return s.ECDSA(), nil
 	}
-	b, err := os.ReadFile(o.key)
-	if err != nil {
-		return nil, fault.New(fault.NotFound, "read key", o.key, err)
-	}
-	if pub, err := signer.ParsePublic(b); err == nil {
-		return pub, nil
-	}
-	s, err := signer.Load(ctx, o.key)
-	if err != nil {
-		return nil, err
-	}
-	return s.ECDSA(), nil
+	return keyref.Public(ctx, o.key, o.keys())
 }
 
 func (o *verify) runFolder(ctx context.Context, dir string) error {
