@@ -112,7 +112,7 @@ func (h *house) furnish(ctx context.Context) (err error) {
 // openTrust opens the fleet's repository, and the device CA that its policy lists.
 func (h *house) openTrust(ctx context.Context) (err error) {
 	h.publisher, err = publish.Open(ctx, publish.Options{
-		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.stamp(),
+		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.stamp(), Await: h.o.Await,
 		Lifetimes: h.o.Lifetimes, Reload: h.o.Reload, Devices: h.devicesListed, Logger: h.log, Announce: h.announce, Keys: h.nextKey,
 	})
 	if err != nil {

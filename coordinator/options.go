@@ -74,6 +74,7 @@ type Options struct {
 	MetricsOpen bool          // serve /metrics to whoever asks
 
 	Lifetimes repository.Lifetimes // of signed metadata
+	Await     time.Duration        // for a heartbeat that alone signs the timestamp; default 10 s
 	Logger    *slog.Logger         // default: slog.Default()
 
 	// Store replaces the bucket: a folder, in tests and where there is no S3.

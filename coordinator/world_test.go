@@ -89,7 +89,7 @@ func ok(t testing.TB, err error) {
 }
 
 // newWorld makes a fleet as `modelfleet init` does.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, edit ...func(*repository.InitOptions)) *world {
 	t.Helper()
 	base := t.TempDir()
 	w := &world{t: t, logs: &syncBuffer{}}
@@ -109,11 +109,15 @@ func newWorld(t *testing.T) *world {
 	private, auditKey, err := ledger.NewKey(fleetName)
 	ok(t, err)
 	ok(t, os.WriteFile(filepath.Join(folder, "keys", "audit.key"), []byte(private+"\n"), 0o600))
-	g := must(repository.Init(repository.InitOptions{
+	o := repository.InitOptions{
 		Fleet: fleetName, Now: time.Now(), Root: []signature.Signer{rootKey},
 		Teams:       []repository.Team{{Name: team, Keys: []crypto.PublicKey{w.publisher.Public()}}},
 		Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()}, DeviceCA: caPEM, AuditKey: auditKey,
-	}))(t)
+	}
+	for _, f := range edit {
+		f(&o)
+	}
+	g := must(repository.Init(o))(t)
 	w.put(g.Writes...)
 	w.root = g.Root
 	file := must(api.FleetFile{Name: fleetName, Bucket: "dir:" + bucket, Root: g.Pin}.Encode())(t)
