@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -320,6 +321,33 @@ func (l *Log) Consistency(ctx context.Context, from, to uint64) ([]tlog.Hash, er
 		return nil, fault.New(fault.Internal, op, "", err)
 	}
 	return path, nil
+}
+
+// Entry proves an entry, counted from 0, by the newest checkpoint. aside is the
+// detail that lies aside, or nil.
+func (l *Log) Entry(ctx context.Context, index uint64) (p ledger.Proof, aside []byte, err error) {
+	const op = "prove entry"
+	head, signed := l.Checkpoint()
+	if index >= head.Size {
+		return p, nil, fault.Newf(fault.NotFound, op, strconv.FormatUint(index+1, 10), "the newest checkpoint has %d entries", head.Size).
+			WithHint("ask again in a minute: what was decided just now is not signed yet")
+	}
+	leaves, err := l.o.Store.AuditLeaves(ctx, index, 1)
+	if err != nil || len(leaves) == 0 {
+		return p, nil, err
+	}
+	p = ledger.Proof{Checkpoint: signed, Index: index, Leaf: leaves[0]}
+	e, err := ledger.ParseEntry(leaves[0])
+	if err == nil {
+		p.Path, err = tlog.ProveRecord(int64(head.Size), int64(index), l.o.Store.AuditHashes(ctx))
+	}
+	if err != nil {
+		return p, nil, fault.New(fault.Internal, op, strconv.FormatUint(index+1, 10), err)
+	}
+	if e.Aside != nil {
+		aside, err = l.o.Store.AuditAside(ctx, e.Aside.Digest)
+	}
+	return p, aside, err
 }
 
 // Prove publishes the log and puts the proof that a directive is in it into the

@@ -1,14 +1,8 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,20 +10,40 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 func (d *desk) auditCommands() *cobra.Command {
-	return group("audit", "Read and check the log of every decision", d.auditLog(), d.auditVerify())
+	return group("audit", "Read and check the log of every decision",
+		d.auditLog(), d.auditShow(), d.auditVerify(), d.auditCheckpoint(), d.auditSplits())
 }
 
 // auditLog is `audit log`.
 type auditLog struct {
 	*desk
-	after  uint64
-	limit  int
-	follow bool
-	every  time.Duration
+	after                  uint64
+	limit                  int
+	follow                 bool
+	every                  time.Duration
+	action, subject, actor string
+	from, until            string
+	pick                   filter
+}
+
+// filter says which entries are wanted.
+type filter struct {
+	action, subject, actor string
+	from, until            time.Time
+}
+
+func (f filter) all() bool { return f == filter{} }
+
+// takes reports whether an entry is wanted. "rollout" and "rollout." take all
+// actions of rollouts.
+func (f filter) takes(e api.AuditEntry) bool {
+	family := strings.TrimSuffix(f.action, ".") + "."
+	return (f.action == "" || e.Action == f.action || strings.HasPrefix(e.Action, family)) &&
+		(f.subject == "" || e.Subject == f.subject) && (f.actor == "" || e.Actor == f.actor) &&
+		(f.from.IsZero() || !e.At.Before(f.from)) && (f.until.IsZero() || e.At.Before(f.until))
 }
 
 func (d *desk) auditLog() *cobra.Command {
@@ -37,11 +51,15 @@ func (d *desk) auditLog() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "log", Short: "Print the audit log", Args: cobra.NoArgs,
 		Long: `Print the audit log: the newest entries, or those after a given one, oldest first.
-With -o json and --follow, or with --after, it prints one entry a line; that form
-is what "audit verify --file" reads.`,
+With -o json and --follow, or with --after, it prints one entry a line.
+
+A time is a date, a time like 2026-11-24T12:00:00Z, or how long ago, like 90m or 7d.`,
 		Example: `  modelfleet audit log
   modelfleet audit log --follow
-  modelfleet audit log --after 0 --limit 0 -o json > audit.jsonl   # all of it, to keep elsewhere`,
+  modelfleet audit log --action directive.issued --from 7d
+  modelfleet audit log --action member --subject line-07
+  modelfleet audit log --actor ana --from 2026-11-01 --until 2026-12-01
+  modelfleet audit log --after 0 --limit 0 -o json > audit.jsonl   # all of it`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.Flags().Changed("after"))
 		},
@@ -51,192 +69,130 @@ is what "audit verify --file" reads.`,
 	f.IntVar(&o.limit, "limit", 50, "print at most so many; 0: all")
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on printing what is decided")
 	f.DurationVar(&o.every, "every", time.Second, "how often --follow looks")
+	f.StringVar(&o.action, "action", "", "only this `action`, or all of its kind: rollout.verdict, rollout")
+	f.StringVar(&o.subject, "subject", "", "only what is about this `name`")
+	f.StringVar(&o.actor, "actor", "", "only what this `name` did")
+	f.StringVar(&o.from, "from", "", "only what was done at this `time` or later")
+	f.StringVar(&o.until, "until", "", "only what was done before this `time`")
 	return cmd
 }
 
-func (o *auditLog) run(ctx context.Context, from bool) error {
+func (o *auditLog) run(ctx context.Context, from bool) (err error) {
+	o.pick = filter{action: o.action, subject: o.subject, actor: o.actor}
+	if o.pick.from, err = moment(o.from, o.now()); err != nil {
+		return err
+	}
+	if o.pick.until, err = moment(o.until, o.now()); err != nil {
+		return err
+	}
 	client, err := o.client()
 	if err != nil {
 		return err
 	}
-	if !from && o.limit > 0 {
-		newest, err := client.Audit(ctx, 0, -o.limit)
-		if err != nil {
-			return err
-		}
-		if o.json() && !o.follow {
-			return o.JSON(list(newest))
-		}
-		if err := o.print(newest); err != nil {
-			return err
-		}
-		if len(newest) > 0 {
-			o.after = newest[len(newest)-1].Index
-		}
-	} else if err := o.pages(ctx, client, o.limit); err != nil {
-		return err
+	if from || o.limit <= 0 {
+		err = o.pages(ctx, client, o.limit)
+	} else {
+		err = o.newest(ctx, client)
 	}
-	for o.follow {
+	for err == nil && o.follow {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(o.every):
 		}
-		if err := o.pages(ctx, client, 0); err != nil && !fault.KindOf(err).Retry() {
+		if err = o.pages(ctx, client, 0); fault.KindOf(err).Retry() {
+			err = nil
+		}
+	}
+	return err
+}
+
+// newest prints the newest entries that are wanted.
+func (o *auditLog) newest(ctx context.Context, client *api.Client) error {
+	var newest []api.AuditEntry
+	if o.pick.all() {
+		var err error
+		if newest, err = client.Audit(ctx, 0, -o.limit); err != nil {
+			return err
+		}
+		if len(newest) > 0 {
+			o.after = newest[len(newest)-1].Index
+		}
+	} else if err := o.each(ctx, client, func(e api.AuditEntry) (bool, error) {
+		newest = append(newest, e)
+		newest = newest[max(0, len(newest)-o.limit):]
+		return true, nil
+	}); err != nil {
+		return err
+	}
+	if o.json() && !o.follow {
+		return o.JSON(list(newest))
+	}
+	for _, e := range newest {
+		if err := o.print(e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// pages prints what comes after o.after, at most limit entries, or all for 0.
+// pages prints what is wanted of what comes after o.after, at most limit entries,
+// or all for 0.
 func (o *auditLog) pages(ctx context.Context, client *api.Client, limit int) error {
-	for left := limit; limit == 0 || left > 0; {
-		want := 500
-		if limit > 0 {
-			want = min(want, left)
-		}
-		page, err := client.Audit(ctx, o.after, want)
+	printed := 0
+	return o.each(ctx, client, func(e api.AuditEntry) (bool, error) {
+		printed++
+		return limit == 0 || printed < limit, o.print(e)
+	})
+}
+
+// each visits what is wanted after o.after, which moves, until visit has enough.
+func (o *auditLog) each(ctx context.Context, client *api.Client, visit func(api.AuditEntry) (more bool, err error)) error {
+	for {
+		page, err := client.Audit(ctx, o.after, 500)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		if err := o.print(page); err != nil {
-			return err
-		}
-		o.after, left = page[len(page)-1].Index, left-len(page)
-	}
-	return nil
-}
-
-func (o *auditLog) print(entries []api.AuditEntry) error {
-	for _, e := range entries {
-		if o.json() {
-			if err := o.JSONLine(e); err != nil {
+		for _, e := range page {
+			if o.after = e.Index; !o.pick.takes(e) {
+				continue
+			}
+			if more, err := visit(e); err != nil || !more {
 				return err
 			}
-			continue
-		}
-		o.Print("%6d  %s  %-14s %-20s %-16s %s", e.Index, e.At.Format("2006-01-02 15:04:05"), console.Clean(e.Actor), console.Clean(e.Action), console.Clean(e.Subject), console.Clean(e.Reason))
-	}
-	return nil
-}
-
-// auditVerify is `audit verify`.
-type auditVerify struct {
-	*desk
-	file string
-	head string
-}
-
-func (d *desk) auditVerify() *cobra.Command {
-	o := &auditVerify{desk: d}
-	cmd := &cobra.Command{
-		Use: "verify", Short: "Check that nothing was changed, added or taken out of the audit log", Args: cobra.NoArgs,
-		Long: `Check the hash chain of the audit log from its first entry: nothing was changed,
-added in between or taken out. The chain's head is printed: keep it elsewhere, and
-give it to --head next time, to find out whether the whole log was made anew.`,
-		Example: `  modelfleet audit verify
-  modelfleet audit verify --head 5f1c...e2    # a head that was kept before
-  modelfleet audit verify --file audit.jsonl  # a copy, without the coordinator`,
-		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
-	}
-	cmd.Flags().StringVar(&o.file, "file", "", "check a copy made by \"audit log -o json\"")
-	cmd.Flags().StringVar(&o.head, "head", "", "a `hash` that must be in the chain")
-	return cmd
-}
-
-func (o *auditVerify) run(ctx context.Context) error {
-	var want fleet.Digest
-	if o.head != "" {
-		var err error
-		if want, err = fleet.ParseDigest(o.head); err != nil {
-			return err
 		}
 	}
-	c := chain{want: want}
-	err := o.each(ctx, func(page []api.AuditEntry) error { return c.add(page) })
-	if err != nil {
-		return err
-	}
-	if !want.IsZero() && !c.found {
-		return fault.Newf(fault.Untrusted, "verify audit log", "", "no entry has the hash %s", want.Short()).
-			WithHint("the log was made anew since that head was kept, or it is another fleet's")
-	}
+}
+
+func (o *auditLog) print(e api.AuditEntry) error {
 	if o.json() {
-		return o.JSON(map[string]any{"entries": c.n, "head": c.head, "ok": true})
+		return o.JSONLine(e)
 	}
-	o.Print("%d entries, unbroken", c.n)
-	o.Print("head %s", c.head)
+	o.Print("%6d  %s  %-14s %-20s %-16s %s", e.Index, e.At.Format("2006-01-02 15:04:05"), console.Clean(e.Actor), console.Clean(e.Action), console.Clean(e.Subject), console.Clean(e.Reason))
 	return nil
 }
 
-// each hands the log over in pages, from the coordinator or from a copy.
-func (o *auditVerify) each(ctx context.Context, add func([]api.AuditEntry) error) error {
-	if o.file != "" {
-		entries, err := readLog(o.file)
-		if err != nil {
-			return err
+// moment reads a time: a date, a time, or how long ago.
+func moment(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateTime, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
 		}
-		return add(entries)
 	}
-	client, err := o.client()
-	if err != nil {
-		return err
+	days, isDays := strings.CutSuffix(text, "d")
+	if isDays {
+		text = days + "h"
 	}
-	for after := uint64(0); ; {
-		page, err := client.Audit(ctx, after, 500)
-		if err != nil || len(page) == 0 {
-			return err
-		}
-		if err := add(page); err != nil {
-			return err
-		}
-		after = page[len(page)-1].Index
+	ago, err := time.ParseDuration(text)
+	if err != nil || ago < 0 {
+		return time.Time{}, fault.Newf(fault.Invalid, "read time", text, "it is no time").
+			WithHint("give a date (2026-11-24), a time (2026-11-24T12:00:00Z), or how long ago (90m, 7d)")
 	}
-}
-
-// chain is a log as far as it was checked.
-type chain struct {
-	n     int
-	head  fleet.Digest
-	want  fleet.Digest
-	found bool
-}
-
-func (c *chain) add(page []api.AuditEntry) error {
-	if len(page) > 0 && c.n == 0 && page[0].Index != 1 {
-		return fault.Newf(fault.Untrusted, "verify audit log", "", "it begins with entry %d", page[0].Index).WithHint("make the copy with --after 0 --limit 0")
+	if isDays {
+		ago *= 24
 	}
-	if err := api.CheckAudit(c.head, page); err != nil {
-		return err
-	}
-	for _, e := range page {
-		c.n, c.head, c.found = c.n+1, e.Hash, c.found || e.Hash == c.want
-	}
-	return nil
-}
-
-// readLog reads a copy: one JSON array, or an entry a line.
-func readLog(path string) ([]api.AuditEntry, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.New(fault.NotFound, "read audit log", path, err)
-	}
-	dec := json.NewDecoder(bufio.NewReader(bytes.NewReader(b)))
-	var entries []api.AuditEntry
-	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("[")) {
-		if err := dec.Decode(&entries); err != nil {
-			return nil, fault.New(fault.Invalid, "read audit log", path, err)
-		}
-		return entries, nil
-	}
-	for {
-		var e api.AuditEntry
-		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
-			return entries, nil
-		} else if err != nil {
-			return nil, fault.New(fault.Invalid, "read audit log", path, fmt.Errorf("entry %d: %w", len(entries)+1, err))
-		}
-		entries = append(entries, e)
-	}
+	return now.Add(-ago), nil
 }

@@ -51,6 +51,17 @@ func (s *server) auditRoutes(mux *http.ServeMux) {
 		}
 		return answer(w, struct{}{})
 	})
+	see(s, mux, "GET /v1/audit/entries/{n}", func(r *http.Request, _ api.OperatorToken) (api.AuditProof, error) {
+		n, err := strconv.ParseUint(r.PathValue("n"), 10, 62)
+		if err != nil || n == 0 {
+			return api.AuditProof{}, fault.Newf(fault.Invalid, "show entry", r.PathValue("n"), "it is no number of an entry")
+		}
+		if s.Audit.Log == nil {
+			return api.AuditProof{}, fault.Newf(fault.NotFound, "show entry", r.PathValue("n"), "the audit log is not signed")
+		}
+		p, aside, err := s.Audit.Log.Entry(r.Context(), n-1)
+		return api.AuditProof{Proof: p, Key: s.Audit.Log.Key(), Aside: aside}, err
+	})
 	see(s, mux, "GET /v1/audit/splits", func(r *http.Request, by api.OperatorToken) ([]api.AuditSplit, error) {
 		return s.Desk.Splits(r.Context(), by)
 	})

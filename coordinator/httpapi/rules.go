@@ -88,6 +88,7 @@ func Rules() map[string]Rule {
 		"GET /v1/audit":                        {People, api.Viewer, Whole},
 		"GET /v1/audit/checkpoint":             {Who: Anyone}, // signed
 		"GET /v1/audit/consistency":            {Who: Anyone}, // a proof, of hashes
+		"GET /v1/audit/entries/{n}":            {People, api.Viewer, Whole},
 		"GET /v1/audit/splits":                 {People, api.Viewer, Whole},
 		"POST /v1/audit/witness":               {Who: Members},
 		"GET /v1/events":                       {People, api.Viewer, Filtered},

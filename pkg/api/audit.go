@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -26,6 +27,14 @@ type AuditEntry struct {
 type AuditCheckpoint struct {
 	Note string `json:"note"`
 	Key  string `json:"key"` // the public key that signs it, as the coordinator says
+}
+
+// AuditProof is an entry with the proof that it is in the log. GET
+// /v1/audit/entries/N.
+type AuditProof struct {
+	Proof ledger.Proof `json:"proof"`
+	Key   string       `json:"key"`             // as in [AuditCheckpoint]
+	Aside []byte       `json:"aside,omitempty"` // the detail that lies aside
 }
 
 // AuditConsistency proves that the log of From entries is the beginning of the
@@ -69,6 +78,32 @@ func (c *Client) AuditConsistency(ctx context.Context, from, to uint64) (AuditCo
 func (c *Client) AuditWitness(ctx context.Context, w AuditWitness) error {
 	_, err := ask[struct{}](ctx, c, call{op: "report checkpoint", method: http.MethodPost, path: "/v1/audit/witness", in: w})
 	return err
+}
+
+// AuditEntry is one entry, counted from 1, with the proof that it is in the log of
+// the newest checkpoint, which is checked.
+func (c *Client) AuditEntry(ctx context.Context, n uint64) (ledger.Proof, ledger.Entry, error) {
+	const op = "show entry"
+	subject := strconv.FormatUint(n, 10)
+	r, err := get[AuditProof](ctx, c, op, subject, "/v1/audit/entries/"+subject)
+	if err != nil {
+		return ledger.Proof{}, ledger.Entry{}, err
+	}
+	v, err := ledger.ParseKey(r.Key)
+	var e ledger.Entry
+	if err == nil {
+		_, e, err = r.Proof.Check(v)
+	}
+	if err == nil && r.Aside != nil {
+		e, err = e.Whole(r.Aside)
+	}
+	if err == nil && r.Proof.Index != n-1 {
+		err = errors.New("the answer is about another entry")
+	}
+	if err != nil {
+		return ledger.Proof{}, ledger.Entry{}, fault.New(fault.Untrusted, op, subject, err)
+	}
+	return r.Proof, e, nil
 }
 
 // AuditSplits lists the evidence of other histories.

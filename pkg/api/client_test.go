@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // server is a transport that answers without a socket.

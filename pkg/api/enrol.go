@@ -50,21 +50,23 @@ type ApprovalRequest struct {
 
 // UnlockRequest ends a lock. POST /v1/members/{id}/unlock.
 type UnlockRequest struct {
-	// Generation is that of the certificate whose holder is the real member; 0: the
-	// newest. Whoever shows another is locked out again.
-	Generation uint64 `json:"generation,omitempty"`
-	Reason     string `json:"reason"`
+	// Certificate is the SHA-256, or how it begins, of the certificate whose holder is
+	// the real member; "": the one that was in use. Whoever shows another locks the
+	// identity again.
+	Certificate string `json:"certificate,omitempty"`
+	Reason      string `json:"reason"`
 }
 
 // CertificateInfo is what the coordinator remembers of a member's newest
 // certificate.
 type CertificateInfo struct {
-	Generation uint64       `json:"generation"`
-	Expires    time.Time    `json:"expires"`
-	Issuer     fleet.Digest `json:"issuer,omitzero"`     // SHA-256 of the device CA's certificate
-	Comebacks  int          `json:"comebacks,omitempty"` // since an operator allowed more
-	Hardware   fleet.Digest `json:"hardware,omitzero"`   // of the machine that it enrolled on
-	Twice      string       `json:"twice,omitempty"`     // why the identity seems to be in use twice
+	Generation  uint64       `json:"generation"`
+	Fingerprint fleet.Digest `json:"fingerprint,omitzero"` // SHA-256 of it
+	Expires     time.Time    `json:"expires"`
+	Issuer      fleet.Digest `json:"issuer,omitzero"`     // SHA-256 of the device CA's certificate
+	Comebacks   int          `json:"comebacks,omitempty"` // since an operator allowed more
+	Hardware    fleet.Digest `json:"hardware,omitzero"`   // of the machine that it enrolled on
+	Twice       string       `json:"twice,omitempty"`     // why the identity seems to be in use twice
 }
 
 // DeviceCAInfo is one device CA.

@@ -356,7 +356,7 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.figure("coordinator back to every device reporting", time.Since(back).Seconds(), "s")
-	return fmt.Sprintf("%d readings scored while it was away; every device reported again %.1fs after its return; the audit log's chain is whole", served, time.Since(back).Seconds()), nil
+	return fmt.Sprintf("%d readings scored while it was away; every device reported again %.1fs after its return; the audit log is whole", served, time.Since(back).Seconds()), nil
 }
 
 // scored is how many readings the devices' applications have scored, asked of

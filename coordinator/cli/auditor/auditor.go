@@ -1,0 +1,233 @@
+// Package auditor checks a fleet's audit log as an outsider does: from the tiles
+// in the bucket, or a copy of them, and the root that is pinned. It asks no
+// coordinator, and believes none.
+//
+//	src, err := auditor.Open(ctx, get, root)         // the audit key out of the policy
+//	report, err := src.Verify(ctx, "")               // the whole log, and every verdict
+package auditor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/modelfleet/modelfleet/coordinator/analysis"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+)
+
+// Verdict is the action of the entries that hold a verdict with its evidence.
+const Verdict = "rollout.verdict"
+
+const op = "verify audit log"
+
+// Source is a log in a bucket, and the key that it has to be signed with.
+type Source struct {
+	get ledger.Get
+	key note.Verifier
+}
+
+// Open finds the audit key in the policy that root, which the caller trusts,
+// leads to.
+func Open(ctx context.Context, get repository.Get, root []byte) (Source, error) {
+	repo, err := repository.Open(ctx, get, repository.Options{Root: root})
+	if err != nil {
+		return Source{}, err
+	}
+	key := repo.AuditKey()
+	if key == "" {
+		return Source{}, fault.Newf(fault.NotFound, op, trust.PathAuditKey, "the policy of fleet %s lists no audit key", repo.Fleet()).
+			WithHint("have the keeper of the policy add one: modelfleet key rotate audit")
+	}
+	return With(get, key)
+}
+
+// With is a source whose key is known.
+func With(get repository.Get, publicKey string) (Source, error) {
+	v, err := ledger.ParseKey(strings.TrimSpace(publicKey))
+	if err != nil {
+		return Source{}, fault.New(fault.Invalid, op, "key", err)
+	}
+	return Source{ledger.Get(get), v}, nil
+}
+
+// Checkpoint is the newest checkpoint, its signature checked, and as it was signed.
+func (s Source) Checkpoint(ctx context.Context) (ledger.Checkpoint, string, error) {
+	raw, err := s.get(ctx, ledger.CheckpointKey)
+	if fault.Is(err, fault.NotFound) {
+		return ledger.Checkpoint{}, "", fault.New(fault.NotFound, op, ledger.CheckpointKey, err).
+			WithHint("is this the fleet's bucket, or a copy of all of its audit/ folder?")
+	}
+	if err != nil {
+		return ledger.Checkpoint{}, "", err
+	}
+	c, err := s.Signed(string(raw), ledger.CheckpointKey)
+	return c, string(raw), err
+}
+
+// Signed opens a signed checkpoint; where says what it was read from.
+func (s Source) Signed(signed, where string) (ledger.Checkpoint, error) {
+	c, err := ledger.Open(signed, s.key)
+	if err != nil {
+		return c, fault.New(fault.Untrusted, op, where, err).WithHint("it is another fleet's, or signed by a key that the policy does not list: %s", s.key.Name())
+	}
+	return c, nil
+}
+
+// Report is what a log was found to be.
+type Report struct {
+	Entries    uint64         `json:"entries"`
+	Root       tlog.Hash      `json:"root"`
+	Directives int            `json:"directives"`
+	Verdicts   int            `json:"verdicts"`        // reached again from their evidence
+	Details    int            `json:"details"`         // that lie aside, with the right digest
+	Since      uint64         `json:"since,omitempty"` // entries of the earlier checkpoint that it goes on from
+	Actions    []string       `json:"-"`               // in the order of their first appearance
+	Counts     map[string]int `json:"actions"`
+
+	tree *ledger.Tree
+}
+
+// Verify recomputes the tree from the tiles, checks it against the checkpoint, and
+// reaches every verdict again from its recorded evidence. since is an earlier
+// signed checkpoint, or "": the log has to go on from it.
+func (s Source) Verify(ctx context.Context, since string) (Report, error) {
+	c, _, err := s.Checkpoint(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Entries: c.Size, Root: c.Root, Counts: map[string]int{}}
+	r.tree, err = ledger.Verify(ctx, s.get, c, func(index uint64, _ []byte, e ledger.Entry) error {
+		return s.entry(ctx, &r, index, e)
+	})
+	if err != nil || since == "" {
+		return r, err
+	}
+	return r, s.goesOn(&r, c, since)
+}
+
+func (s Source) entry(ctx context.Context, r *Report, index uint64, e ledger.Entry) error {
+	if r.Counts[e.Action] == 0 {
+		r.Actions = append(r.Actions, e.Action)
+	}
+	r.Counts[e.Action]++
+	aside := e.Aside != nil
+	whole, err := s.Whole(ctx, index, e)
+	if err != nil {
+		return err
+	}
+	if aside {
+		r.Details++
+	}
+	switch e.Action {
+	case ledger.DirectiveIssued:
+		r.Directives++
+	case Verdict:
+		r.Verdicts++
+		return Replay(index, whole)
+	}
+	return nil
+}
+
+// Whole is an entry with the detail that lies aside.
+func (s Source) Whole(ctx context.Context, index uint64, e ledger.Entry) (ledger.Entry, error) {
+	if e.Aside == nil {
+		return e, nil
+	}
+	key := ledger.DetailKey(e.Aside.Digest)
+	body, err := s.get(ctx, key)
+	if err == nil {
+		e, err = e.Whole(body)
+	}
+	if err != nil {
+		return e, fault.New(fault.Untrusted, op, fmt.Sprintf("entry %d", index+1), fmt.Errorf("%s: %w", key, err)).
+			WithHint("put back the object, or compare with a copy kept elsewhere")
+	}
+	return e, nil
+}
+
+// goesOn checks that the log is the one of an earlier checkpoint.
+func (s Source) goesOn(r *Report, c ledger.Checkpoint, since string) error {
+	const where = "earlier checkpoint"
+	old, err := s.Signed(since, where)
+	if err != nil {
+		return err
+	}
+	if old.Size > c.Size {
+		return fault.Newf(fault.Untrusted, op, where, "it is of %d entries, the log has %d now: entries were taken out", old.Size, c.Size).
+			WithHint("the bucket was set back, or members are shown another log: keep both checkpoints")
+	}
+	root, err := r.tree.Root(old.Size)
+	if err != nil {
+		return fault.New(fault.Internal, op, where, err)
+	}
+	if old.Size > 0 && root != old.Root {
+		return fault.Newf(fault.Untrusted, op, where, "the first %d entries are not those that it was signed for: the log was made anew", old.Size).
+			WithHint("keep both checkpoints: together they prove that the log's key signed two histories")
+	}
+	r.Since = old.Size
+	return nil
+}
+
+// Entry is one entry of the verified log, with the proof that it is in it.
+func (s Source) Entry(ctx context.Context, index uint64) (ledger.Proof, ledger.Entry, error) {
+	var p ledger.Proof
+	var e ledger.Entry
+	c, signed, err := s.Checkpoint(ctx)
+	if err != nil {
+		return p, e, err
+	}
+	p = ledger.Proof{Checkpoint: signed, Index: index}
+	if p.Leaf, err = ledger.Load(ctx, s.get, c.Size, index); err != nil {
+		return p, e, err
+	}
+	tree, err := ledger.Verify(ctx, s.get, c, func(i uint64, leaf []byte, _ ledger.Entry) error {
+		if i == index {
+			p.Leaf = bytes.Clone(leaf)
+		}
+		return nil
+	})
+	if err == nil {
+		p.Path, err = tlog.ProveRecord(int64(c.Size), int64(index), tree)
+	}
+	if err == nil {
+		e, err = ledger.ParseEntry(p.Leaf)
+	}
+	if err != nil {
+		return p, e, err
+	}
+	e, err = s.Whole(ctx, index, e)
+	return p, e, err
+}
+
+// Replay reaches a verdict again from the evidence in its entry. Another verdict
+// is an error of kind Untrusted.
+func Replay(index uint64, e ledger.Entry) error {
+	subject := fmt.Sprintf("entry %d", index+1)
+	var rec struct {
+		Verdict  json.RawMessage
+		Config   analysis.Config
+		Before   analysis.State
+		Evidence analysis.Evidence
+	}
+	if err := json.Unmarshal(e.Detail, &rec); err != nil {
+		return fault.New(fault.Untrusted, "replay verdict", subject, err)
+	}
+	_, v := analysis.Evaluate(rec.Config, rec.Before, rec.Evidence)
+	got, err := json.Marshal(v)
+	if err != nil {
+		return fault.New(fault.Internal, "replay verdict", subject, err)
+	}
+	if !bytes.Equal(got, rec.Verdict) {
+		return fault.Newf(fault.Untrusted, "replay verdict", subject, "its evidence leads to %s (%s), not to the verdict that was recorded", v.Outcome, v.Reason).
+			WithHint("the coordinator did not judge by its rules, or another version of this program judged: use the one of that time")
+	}
+	return nil
+}
