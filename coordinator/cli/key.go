@@ -198,11 +198,13 @@ func (d *desk) describe(c *ceremony.Ceremony) {
 }
 
 func days(left time.Duration) string {
-	n := int(left.Hours() / 24)
-	if n == 1 {
-		return "1 day"
+	switch {
+	case left <= 0:
+		return "EXPIRED"
+	case left < 48*time.Hour:
+		return fmt.Sprintf("%d hours", int(left.Hours()))
 	}
-	return fmt.Sprintf("%d days", n)
+	return fmt.Sprintf("%d days", int(left.Hours()/24))
 }
 
 // signatures says who has signed, and who is missing.

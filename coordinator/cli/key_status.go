@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,8 +67,11 @@ func (d *desk) status(ctx context.Context, dir string) error {
 		for _, id := range s.Keys {
 			r.Keys = append(r.Keys, ceremony.Key{ID: id, Holder: holders[id]})
 		}
+		slices.SortFunc(r.Keys, func(a, b ceremony.Key) int { return cmp.Or(cmp.Compare(a.Holder, b.Holder), cmp.Compare(a.ID, b.ID)) })
 		out = append(out, r)
 	}
+	rank := func(r roleStatus) int { return slices.Index([]string{ceremony.RolePolicy, ceremony.RoleRoot}, r.Role) }
+	slices.SortStableFunc(out, func(a, b roleStatus) int { return rank(b) - rank(a) }) // root, policy, the others
 	facts, err := health.Of(repo)
 	if err != nil {
 		return err
