@@ -89,6 +89,7 @@ type Publisher struct {
 	audit   Audit
 	repo    *repository.Repository
 	pending *pending           // signed, not wholly written
+	seen    map[string]int64   // versions of roles that were in the bucket
 	before  []repository.Write // to be written before the next signature
 
 	reloaded time.Time // when new roots and policies were last looked for
@@ -112,6 +113,7 @@ type pending struct {
 	Version  uint64
 	Issued   time.Time
 	Expires  time.Time
+	Seen     map[string]int64 `json:",omitempty"` // alone, when nothing is on its way
 
 	saved bool // in the store
 	known bool // to the repository: it was signed since the start
@@ -131,7 +133,9 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 			return nil, fault.New(fault.Internal, "read interrupted publication", "", err)
 		}
 		q.saved = true
-		p.pending = &q
+		if p.seen = q.Seen; len(q.Writes) > 0 {
+			p.pending = &q
+		}
 	}
 	p.writing.Lock()
 	defer p.writing.Unlock()
@@ -156,7 +160,7 @@ func (p *Publisher) open(ctx context.Context) error {
 	p.repo = repo
 	p.newest.Store(repo)
 	p.takeClock()
-	return nil
+	return p.checkSeen()
 }
 
 // takeClock signs the time with the key that root names; the caller holds writing.
@@ -323,6 +327,7 @@ func (p *Publisher) save(ctx context.Context, q *pending) error {
 	if q.saved {
 		return nil
 	}
+	q.Seen = p.seen
 	raw, err := json.Marshal(q)
 	if err != nil {
 		return fault.New(fault.Internal, "publish", "", err)
@@ -355,7 +360,7 @@ func (p *Publisher) finish(ctx context.Context, now time.Time) error {
 		}
 		if fault.Is(err, fault.Conflict) { // somebody else signed this version: theirs stand
 			p.pending = nil
-			return errors.Join(err, p.o.Store.SavePublication(ctx, nil), p.open(ctx))
+			return errors.Join(err, p.keepSeen(ctx), p.open(ctx))
 		}
 		if err != nil {
 			return err
@@ -363,7 +368,8 @@ func (p *Publisher) finish(ctx context.Context, now time.Time) error {
 		i++
 	}
 	p.pending = nil
-	if err := p.o.Store.SavePublication(ctx, nil); err != nil {
+	p.seen = p.repo.Versions()
+	if err := p.keepSeen(ctx); err != nil {
 		return err
 	}
 	if len(q.Packs) > 0 {
