@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/identity"
 )
 
@@ -98,9 +99,9 @@ func (u *Uplink) renew(ctx context.Context, r *renewal) {
 	u.doubt.Store(false)
 	id := u.o.Member.Identity()
 	if back {
-		u.o.Logger.Warn("came back by the key: the coordinator did not believe the certificate any more", "generation", id.Generation)
+		u.o.Logger.Warn("came back by the key: the coordinator did not believe the certificate any more", "generation", id.Generation, "certificate", fleet.DigestOf(id.Certificate).Short())
 	} else {
-		u.o.Logger.Info("certificate renewed", "generation", id.Generation)
+		u.o.Logger.Info("certificate renewed", "generation", id.Generation, "certificate", fleet.DigestOf(id.Certificate).Short())
 	}
 	if u.o.OnRenew != nil {
 		u.o.OnRenew(id)

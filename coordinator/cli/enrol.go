@@ -109,12 +109,13 @@ func (d *desk) membersUnlock() *cobra.Command {
 disk image that was started twice, a backup that was restored. Every certificate
 of the identity is void then; the real member comes back by its key, by itself.
 
-Which of the two is the real one is told by its certificate's generation, which
-the lock names: by default the newest. Whoever shows another locks it again. As
-long as somebody else may have the key, revoke the member and enrol it anew.`,
+Which of the two is the real one is told by its certificate: the lock names both,
+and an agent logs its own. By default it is the one that was in use first. Whoever
+shows another locks the identity again. As long as somebody else may have the key,
+revoke the member and enrol it anew.`,
 		Example: `  modelfleet members describe cork-07
   modelfleet members unlock cork-07 --reason 'the image was started on the bench; wiped'
-  modelfleet members unlock cork-07 --generation 3 --reason 'the copy had renewed first'`,
+  modelfleet members unlock cork-07 --certificate 1f0c2a9b77d1 --reason 'the copy had renewed first'`,
 		RunE: run(func(ctx context.Context, args []string) error {
 			id, err := fleet.ParseMemberID(args[0])
 			if err != nil {
@@ -131,7 +132,7 @@ long as somebody else may have the key, revoke the member and enrol it anew.`,
 			return nil
 		}),
 	}
-	cmd.Flags().Uint64Var(&r.Generation, "generation", 0, "of the `certificate` that the real member has; the newest by default")
+	cmd.Flags().StringVar(&r.Certificate, "certificate", "", "how the `SHA-256` of the real member's certificate begins; by default the one that was in use")
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "what was found out, for the audit log (needed)")
 	return cmd
 }
@@ -166,7 +167,7 @@ func identityPairs(m api.MemberInfo, now time.Time) []string {
 	c := m.Certificate
 	text := ""
 	if c.Generation > 0 {
-		text = "generation " + countText(c.Generation) + ", "
+		text = c.Fingerprint.Short() + ", generation " + countText(c.Generation) + ", "
 		if left := c.Expires.Sub(now); left > 0 {
 			text += "for " + console.Span(left)
 		} else {

@@ -26,6 +26,7 @@ func (s *server) memberRoutes(mux *http.ServeMux) {
 	s.handle(mux, "POST /v1/objects", s.objects)
 	s.handle(mux, "GET /v1/time", s.signedTime)
 	s.handle(mux, "GET /v1/cell", s.cell)
+	s.enrolRoutes(mux)
 }
 
 // member says which member asks, by its certificate. The listener takes any: it is
@@ -40,7 +41,7 @@ func (s *server) member(r *http.Request) (store.Member, ca.Identity, error) {
 	if err != nil {
 		return store.Member{}, id, err
 	}
-	m, err := s.Inventory.Check(r.Context(), id)
+	m, err := s.Inventory.Check(r.Context(), id, s.Now())
 	return m, id, err
 }
 

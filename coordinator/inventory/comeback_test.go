@@ -61,7 +61,7 @@ func TestAKnownKeyComesBackAFewTimes(t *testing.T) {
 		if err != nil || id.Generation != e.Member.Generation+1 {
 			t.Fatalf("time %d: certificate of %+v, %v", n, id, err)
 		}
-		must(h.Check(t.Context(), id))(t)
+		must(h.Check(t.Context(), id, now))(t)
 		e = back
 	}
 	at = at.Add(month)
@@ -150,7 +150,7 @@ func TestACopyThatComesBackLocksTheIdentity(t *testing.T) {
 		old := must(h.enrol(t, "a", key, nil))(t)
 		id := h.identity(t, old)
 		fresh := must(h.Renew(t.Context(), id, api.RenewRequest{CSR: request(t, key), Generation: 1}, now))(t)
-		must(h.Check(t.Context(), h.identity(t, fresh)))(t)
+		must(h.Check(t.Context(), h.identity(t, fresh), now))(t)
 		at := now.Add(month)
 		guess := inventory.Enrolled{Certificate: old.Certificate, Member: fresh.Member} // claims the newest generation
 		guess.Member.Generation = 1
@@ -164,8 +164,8 @@ func TestACopyThatComesBackLocksTheIdentity(t *testing.T) {
 			t.Fatalf("the locked member: %v, want Denied", err)
 		}
 		unlock := func(r api.UnlockRequest) error { return h.Unlock(t.Context(), "a", "ann", r, at) }
-		if err := unlock(api.UnlockRequest{Reason: "found", Generation: 9}); !fault.Is(err, fault.Invalid) {
-			t.Errorf("a generation nobody had: %v, want Invalid", err)
+		if err := unlock(api.UnlockRequest{Reason: "found", Certificate: "0123456789"}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("a certificate nobody had: %v, want Invalid", err)
 		}
 		if err := unlock(api.UnlockRequest{}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("without a reason: %v, want Invalid", err)
@@ -173,13 +173,13 @@ func TestACopyThatComesBackLocksTheIdentity(t *testing.T) {
 		r := api.UnlockRequest{Reason: "the spare was in use"}
 		real, copied := fresh, old
 		if stale {
-			r.Generation, real, copied = 1, old, fresh // the copy had renewed first
+			r.Certificate, real, copied = fleet.DigestOf(old.Certificate).String()[:12], old, fresh // the copy had renewed first
 		}
 		if err := unlock(r); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range []inventory.Enrolled{old, fresh} {
-			if _, err := h.Check(t.Context(), h.identity(t, e)); !fault.Is(err, fault.Untrusted) {
+			if _, err := h.Check(t.Context(), h.identity(t, e), now); !fault.Is(err, fault.Untrusted) {
 				t.Errorf("a certificate from before: %v, want Untrusted", err)
 			}
 		}
@@ -191,7 +191,7 @@ func TestACopyThatComesBackLocksTheIdentity(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		must(h.Check(t.Context(), now2))(t)
+		must(h.Check(t.Context(), now2, now))(t)
 		if _, err := h.comeback(t, key, copied, at.Add(month)); !fault.Is(err, fault.Denied) {
 			t.Errorf("the copy, after all: %v, want Denied", err)
 		}
@@ -204,6 +204,29 @@ func TestACopyThatComesBackLocksTheIdentity(t *testing.T) {
 		if err := unlock(api.UnlockRequest{Reason: "x"}); !fault.Is(err, fault.Conflict) {
 			t.Errorf("what is not locked: %v, want Conflict", err)
 		}
+	}
+}
+
+// Two holders of one identity that renew in the same moment get a certificate each,
+// as one does whose answer was lost: who uses a second one is found out.
+func TestACopyInStepIsFoundByItsCertificate(t *testing.T) {
+	h := open(t, 1, nil)
+	key := must(signer.Ephemeral())(t)
+	id := h.identity(t, must(h.enrol(t, "a", key, nil))(t))
+	must(h.Check(t.Context(), id, now))(t)
+	r := api.RenewRequest{CSR: request(t, key), Generation: 1}
+	one, two := h.identity(t, must(h.Renew(t.Context(), id, r, now))(t)), h.identity(t, must(h.Renew(t.Context(), id, r, now))(t))
+	if one.Generation != two.Generation {
+		t.Fatalf("generations %d and %d", one.Generation, two.Generation)
+	}
+	for range 2 {
+		must(h.Check(t.Context(), one, now))(t) // whichever is first, also if it is not the newest
+	}
+	if _, err := h.Check(t.Context(), two, now); !fault.Is(err, fault.Denied) {
+		t.Errorf("the second: %v, want Denied", err)
+	}
+	if m, _ := h.Member("a"); !strings.Contains(m.Locked, one.Certificate.Short()) || !strings.Contains(m.Locked, two.Certificate.Short()) {
+		t.Errorf("locked: %q", m.Locked)
 	}
 }
 

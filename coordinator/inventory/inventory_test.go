@@ -198,7 +198,7 @@ func TestRenewalKeepsTheKeyAndRaisesTheGeneration(t *testing.T) {
 	key := must(signer.Ephemeral())(t)
 	id := h.identity(t, must(h.enrol(t, "a", key, nil))(t))
 	for want := uint64(2); want <= 4; want++ {
-		must(h.Check(t.Context(), id))(t)
+		must(h.Check(t.Context(), id, now))(t)
 		e := must(h.Renew(t.Context(), id, api.RenewRequest{CSR: request(t, key), Generation: id.Generation}, now))(t)
 		if id = h.identity(t, e); id.Generation != want {
 			t.Fatalf("generation %d, want %d", id.Generation, want)
@@ -221,7 +221,7 @@ func TestARenewalWhoseAnswerWasLostMayBeRepeated(t *testing.T) {
 		must(h.Renew(t.Context(), old, r, now))(t) // lost
 	}
 	e := must(h.Renew(t.Context(), old, r, now))(t)
-	if _, err := h.Check(t.Context(), h.identity(t, e)); err != nil {
+	if _, err := h.Check(t.Context(), h.identity(t, e), now); err != nil {
 		t.Errorf("after the second try: %v", err)
 	}
 }
@@ -231,12 +231,12 @@ func TestACopiedIdentityIsLocked(t *testing.T) {
 	key := must(signer.Ephemeral())(t)
 	stolen := h.identity(t, must(h.enrol(t, "a", key, nil))(t))
 	fresh := h.identity(t, must(h.Renew(t.Context(), stolen, api.RenewRequest{CSR: request(t, key), Generation: 1}, now))(t))
-	must(h.Check(t.Context(), fresh))(t) // the real member uses the new one
+	must(h.Check(t.Context(), fresh, now))(t) // the real member uses the new one
 	if _, err := h.Renew(t.Context(), stolen, api.RenewRequest{CSR: request(t, key), Generation: 1}, now); !fault.Is(err, fault.Denied) {
 		t.Fatalf("the copy renewed: %v, want Denied", err)
 	}
 	for _, inv := range []*inventory.Inventory{h.Inventory, reopen(t, h.store, h.ca)} {
-		if _, err := inv.Check(t.Context(), fresh); !fault.Is(err, fault.Denied) || fault.Hint(err) == "" {
+		if _, err := inv.Check(t.Context(), fresh, now); !fault.Is(err, fault.Denied) || fault.Hint(err) == "" {
 			t.Errorf("the locked member: %v, want Denied with a hint", err)
 		}
 	}
@@ -257,7 +257,7 @@ func TestARevokedMemberIsOut(t *testing.T) {
 		}
 	}
 	id := h.identity(t, e)
-	if _, err := h.Check(t.Context(), id); !fault.Is(err, fault.Denied) {
+	if _, err := h.Check(t.Context(), id, now); !fault.Is(err, fault.Denied) {
 		t.Errorf("check: %v, want Denied", err)
 	}
 	if _, err := h.Renew(t.Context(), id, api.RenewRequest{CSR: request(t, key), Generation: 1}, now); !fault.Is(err, fault.Denied) {

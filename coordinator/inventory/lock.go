@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
@@ -15,7 +16,8 @@ import (
 // lock locks an identity for which a stale certificate was shown, and returns the
 // refusal. The caller holds enrolling.
 func (v *Inventory) lock(ctx context.Context, op string, m store.Member, shown store.Shown, now time.Time) error {
-	m.Locked = fmt.Sprintf("a certificate of generation %d was shown after one of generation %d was in use: the identity was copied", shown.Generation, m.Generation)
+	m.Locked = fmt.Sprintf("certificate %s of generation %d was shown after %s of generation %d was in use: the identity was copied",
+		shown.Certificate.Short(), shown.Generation, m.Certificate.Short(), m.Generation)
 	m.Shown = &shown
 	note := audit.Note{At: now, Actor: audit.Coordinator, Action: audit.MemberLocked, Subject: string(m.Facts.ID), Reason: m.Locked}
 	if err := v.save(ctx, m, note); err != nil {
@@ -47,26 +49,28 @@ func (v *Inventory) Unlock(ctx context.Context, id fleet.MemberID, by string, r 
 	case r.Reason == "":
 		return fault.Newf(fault.Invalid, op, string(id), "there is no reason").WithHint("say what was found out: --reason")
 	}
-	real := m.Generation
-	switch shown := m.Shown; {
-	case r.Generation == 0 || r.Generation == m.Generation:
-	case shown != nil && r.Generation == shown.Generation:
-		real, m.Certificate = shown.Generation, shown.Certificate
+	shown := m.Shown
+	switch want := strings.ToLower(r.Certificate); {
+	case len(want) < 8 && want != "":
+		return fault.Newf(fault.Invalid, op, string(id), "%q is too short to name a certificate", r.Certificate).WithHint("give at least 8 digits")
+	case strings.HasPrefix(m.Certificate.String(), want):
+	case shown != nil && strings.HasPrefix(shown.Certificate.String(), want):
+		m.Certificate = shown.Certificate
 	default:
-		return fault.Newf(fault.Invalid, op, string(id), "generation %d is neither the newest nor the one that was shown", r.Generation).
-			WithHint("the lock says which there are: %s", m.Locked)
+		return fault.Newf(fault.Invalid, op, string(id), "certificate %s is neither the one in use nor the one that was shown", clip(want)).
+			WithHint("the lock names both: %s", m.Locked)
 	}
 	m.Locked, m.Shown, m.Twice = "", nil, ""
 	m.Generation++
 	m.Floor, m.Previous, m.Comebacks, m.Confirmed, m.Readmit = m.Generation, fleet.Digest{}, 0, true, true
 	note := audit.Note{
 		At: now, Actor: by, Action: audit.MemberUnlocked, Subject: string(id), Reason: r.Reason,
-		Detail: map[string]uint64{"generation": real},
+		Detail: map[string]fleet.Digest{"certificate": m.Certificate},
 	}
 	if err := v.save(ctx, m, note); err != nil {
 		return err
 	}
-	v.log.Warn("member unlocked", "device", id, "by", by, "reason", r.Reason, "generation", real)
+	v.log.Warn("member unlocked", "device", id, "by", by, "reason", r.Reason, "certificate", m.Certificate.Short())
 	v.changed(m)
 	return nil
 }

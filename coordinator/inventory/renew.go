@@ -31,12 +31,12 @@ func usable(op string, m store.Member, known bool) error {
 }
 
 func lockHint(id fleet.MemberID) string {
-	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --reason ...` if it is out of the world, or revoke this id and enrol the real member anew", id)
+	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --reason ...` if it is out of the world, else revoke this id and enrol the real member anew", id)
 }
 
 // Check says whether the holder of a certificate may still act as the member it
-// names. It notes that the member's newest certificate was seen in use.
-func (v *Inventory) Check(ctx context.Context, id ca.Identity) (store.Member, error) {
+// names. It notes which of the member's newest certificates is in use.
+func (v *Inventory) Check(ctx context.Context, id ca.Identity, now time.Time) (store.Member, error) {
 	const op = "authenticate member"
 	m, ok := v.Member(id.ID)
 	if !ok {
@@ -49,20 +49,29 @@ func (v *Inventory) Check(ctx context.Context, id ca.Identity) (store.Member, er
 		return m, fault.Newf(fault.Untrusted, op, string(id.ID), "its certificate of generation %d was replaced when the identity was unlocked", id.Generation).
 			WithHint("the real member comes back by its key: POST /v1/comeback; an agent does so by itself")
 	}
-	if id.Generation == m.Generation && !m.Confirmed {
-		return m, v.confirm(ctx, id)
+	if id.Generation == m.Generation && (!m.Confirmed || id.Certificate != m.Certificate) {
+		return m, v.confirm(ctx, id, now)
 	}
 	return m, nil
 }
 
-func (v *Inventory) confirm(ctx context.Context, id ca.Identity) error {
+// confirm takes note of the first use of a generation's certificate. When answers
+// were lost there is more than one of it, of which the member has one: another that
+// is used as well is a copy's, which renewed in the same moment.
+func (v *Inventory) confirm(ctx context.Context, id ca.Identity, now time.Time) error {
 	v.enrolling.Lock()
 	defer v.enrolling.Unlock()
 	m, ok := v.Member(id.ID)
-	if !ok || m.Generation != id.Generation || m.Confirmed {
+	if !ok || m.Generation != id.Generation || m.Locked != "" {
+		return nil // the next call sees it
+	}
+	if m.Confirmed && m.Certificate != id.Certificate {
+		return v.lock(ctx, "authenticate member", m, store.Shown{Generation: id.Generation, Certificate: id.Certificate}, now)
+	}
+	if m.Confirmed {
 		return nil
 	}
-	m.Confirmed = true
+	m.Confirmed, m.Certificate = true, id.Certificate
 	return v.save(ctx, m)
 }
 
@@ -93,7 +102,8 @@ func (v *Inventory) Renew(ctx context.Context, id ca.Identity, r api.RenewReques
 		return Enrolled{}, err
 	}
 	lost := id.Generation+1 == m.Generation && !m.Confirmed
-	if id.Generation != m.Generation && !lost {
+	other := m.Confirmed && id.Certificate != m.Certificate
+	if !lost && (id.Generation != m.Generation || other) {
 		return Enrolled{}, v.lock(ctx, op, m, store.Shown{Generation: id.Generation, Certificate: id.Certificate}, now)
 	}
 	if _, known, _ := v.memberKey(m.Facts.ID); !known.Equal(pub) {
