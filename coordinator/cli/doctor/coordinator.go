@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,9 +108,14 @@ func (x *examination) releases(ctx context.Context) {
 		x.failed("releases", err)
 		return
 	}
-	good := true
+	good, live := true, map[fleet.Digest]bool{}
 	for _, r := range all {
-		if r.Revoked && r.Members > 0 {
+		for _, v := range r.Release.Variants {
+			live[v.Root] = live[v.Root] || !r.Revoked
+		}
+	}
+	for _, r := range all {
+		if r.Revoked && r.Members > 0 && !again(r.Release, live) {
 			good = false
 			x.bad("releases", fault.Conflict, "they leave it when a trust pack reaches them: `modelfleet members list` says who they are", "%s is revoked and %s run it still", r.Release.Ref(), count(r.Members, "member"))
 		}
@@ -117,6 +123,11 @@ func (x *examination) releases(ctx context.Context) {
 	if good {
 		x.ok("releases", "%d admitted, none that was taken back is run by anybody", len(all))
 	}
+}
+
+// again reports whether all of a release was published again under another version.
+func again(r fleet.Release, live map[fleet.Digest]bool) bool {
+	return !slices.ContainsFunc(r.Variants, func(v fleet.Variant) bool { return !live[v.Root] })
 }
 
 // count is "1 member", "3 members".

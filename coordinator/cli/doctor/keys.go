@@ -14,6 +14,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/health"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -73,7 +74,7 @@ func (x *examination) key(path string, roles map[string][]string) {
 		return
 	}
 	if filepath.Ext(path) == ".key" {
-		x.ok(name, "only its owner may read it")
+		x.auditKey(name, path)
 		return
 	}
 	id, sealed, err := keyIDOf(path)
@@ -95,6 +96,21 @@ func (x *examination) key(path string, roles map[string][]string) {
 		x.warn(name, "take it offline, with a copy: nothing on this machine needs it", "key %s holds %s and lies on this machine", id[:12], strings.Join(held, " and "))
 	default:
 		x.ok(name, "key %s holds %s", id[:12], strings.Join(held, ", "))
+	}
+}
+
+// auditKey looks at a key file of the audit log.
+func (x *examination) auditKey(name, path string) {
+	_, public, err := ledger.LoadKey(path, x.Home.Name)
+	switch {
+	case err != nil:
+		x.failed(name, err)
+	case x.repo == nil:
+		x.ok(name, "only its owner may read it; what it is good for was not found out")
+	case strings.TrimSpace(x.repo.AuditKey()) != strings.TrimSpace(public):
+		x.warn(name, "once nobody checks what it signed, delete it: shred -u "+path, "the policy lists another key for the audit log: it was rotated out")
+	default:
+		x.ok(name, "it signs the audit log")
 	}
 }
 
