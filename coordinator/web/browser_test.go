@@ -2,16 +2,19 @@ package web_test
 
 import (
 	"context"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
+	"github.com/modelfleet/modelfleet/coordinator/oidc/oidctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 )
 
@@ -45,9 +48,11 @@ func startBrowser(t *testing.T) *browser {
 		t.Fatal(err)
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.NoFirstRun,
+		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("ignore-certificate-errors", true), chromedp.Flag("disable-quic", true), chromedp.NoFirstRun,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	alive, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // a page that never shows what is waited for
+	t.Cleanup(cancel)
+	ctx, cancel := chromedp.NewExecAllocator(alive, opts...)
 	t.Cleanup(cancel)
 	b.ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
@@ -170,5 +175,48 @@ func TestAnEventRefreshesThePageOnTheScreen(t *testing.T) {
 	b.do(chromedp.WaitVisible(`//p[@class="reason" and contains(., "stage quarter passed")]`))
 	for _, said := range b.complaints() {
 		t.Errorf("the browser complains: %s", said)
+	}
+}
+
+func TestSigningInAndOutInARealBrowser(t *testing.T) {
+	i := oidctest.Start(t)
+	i.Set(func(i *oidctest.Issuer) { i.Ask = true })
+	f := busyFleet()
+	d := openTLS(t, f, i)
+	b := startBrowser(t)
+	in := func() {
+		b.do(chromedp.Navigate(d.url+"/rollouts/scorer-4"), chromedp.Click(chromedp.CSS("#issuer")), // a stranger, sent to the issuer
+			chromedp.WaitVisible(chromedp.CSS("#allow")), chromedp.Click(chromedp.CSS("#allow")),
+			chromedp.WaitVisible(chromedp.CSS("figure")), chromedp.WaitVisible(chromedp.CSS("#live.on")))
+	}
+	in()
+	if who := ask(b, chromedp.Text(chromedp.CSS("form.who"))); !strings.Contains(who, "ana@example.com") {
+		t.Errorf("signed in as %q", who)
+	}
+	if seen := ask(b, chromedp.Evaluate[string](`document.cookie`)); seen != "" {
+		t.Errorf("scripts see the cookie %q", seen)
+	}
+	for _, said := range b.complaints() {
+		t.Errorf("the browser complains: %s", said)
+	}
+
+	// Another site posts a form with the cookie's browser; the issuer's host will do.
+	b.do(chromedp.Navigate(i.URL+"/forge?to="+url.QueryEscape(d.url+"/rollouts/scorer-4/rollback")), chromedp.WaitVisible(chromedp.CSS("#go")), chromedp.Click(chromedp.CSS("#go")))
+	b.do(chromedp.WaitVisible(`//*[contains(., "cross-origin") or contains(., "sign in") or contains(., "Sign in") or contains(., "not of a page")]`))
+	if len(f.commands) > 0 {
+		t.Errorf("a form of another site did %q", f.commands)
+	}
+	b.complaints() // it complains of the refused post, as it should
+
+	// The session ends while the page is open: the next look leads to the sign-in page.
+	f.endAll()
+	b.do(chromedp.Navigate(d.url+"/members"), chromedp.WaitVisible(chromedp.CSS("#issuer")))
+	if text := ask(b, chromedp.Text(chromedp.CSS("main"))); !strings.Contains(text, "signed out") {
+		t.Errorf("an ended session is told %q", text)
+	}
+	in()
+	b.do(chromedp.Click(`//form[@class="who"]/button[1]`), chromedp.WaitVisible(chromedp.CSS("#issuer")))
+	if n := len(f.sessions); n != 0 {
+		t.Errorf("%d sessions after signing out", n)
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -32,13 +34,19 @@ type recorded struct {
 
 	mu       sync.Mutex
 	commands []string
+	sessions map[string]api.OperatorToken
+	active   int // visits of a person at work
 	events   chan api.Event
 	down     error // what every question is answered with while set
 }
 
-func (f *recorded) Fleet(context.Context, api.OperatorToken) (api.FleetInfo, error) { return f.info, f.down }
+func (f *recorded) Fleet(_ context.Context, _ api.OperatorToken) (api.FleetInfo, error) {
+	return f.info, f.down
+}
 
-func (f *recorded) Health(context.Context, api.OperatorToken) (api.Health, error) { return f.health, f.down }
+func (f *recorded) Health(_ context.Context, _ api.OperatorToken) (api.Health, error) {
+	return f.health, f.down
+}
 
 func (f *recorded) Members(_ context.Context, _ api.OperatorToken, sel fleet.Selector) ([]api.MemberInfo, error) {
 	var out []api.MemberInfo
@@ -63,7 +71,7 @@ func (f *recorded) Explain(_ context.Context, _ api.OperatorToken, id fleet.Memb
 	return api.Explanation{}, fault.Newf(fault.NotFound, "explain member", string(id), "no member of that id").WithHint("list them with modelfleet members list")
 }
 
-func (f *recorded) Rollouts(context.Context, api.OperatorToken) ([]api.RolloutInfo, error) {
+func (f *recorded) Rollouts(_ context.Context, _ api.OperatorToken) ([]api.RolloutInfo, error) {
 	out := slices.Clone(f.rollouts)
 	for i := range out {
 		out[i].History = nil
@@ -80,7 +88,9 @@ func (f *recorded) Rollout(_ context.Context, _ api.OperatorToken, id fleet.Roll
 	return api.RolloutInfo{}, fault.Newf(fault.NotFound, "find rollout", string(id), "there is none of that id")
 }
 
-func (f *recorded) Releases(context.Context, api.OperatorToken) ([]api.ReleaseInfo, error) { return f.releases, f.down }
+func (f *recorded) Releases(_ context.Context, _ api.OperatorToken) ([]api.ReleaseInfo, error) {
+	return f.releases, f.down
+}
 
 func (f *recorded) Audit(_ context.Context, _ api.OperatorToken, after uint64, limit int) ([]api.AuditEntry, error) {
 	if limit < 0 {
@@ -90,14 +100,62 @@ func (f *recorded) Audit(_ context.Context, _ api.OperatorToken, after uint64, l
 	return f.audit[from:min(from+limit, len(f.audit))], f.down
 }
 
-func (f *recorded) Authenticate(_ context.Context, token string) (api.OperatorToken, error) {
+func (f *recorded) SignInByToken(_ context.Context, token string) (api.OperatorToken, error) {
 	switch token {
 	case adminToken:
-		return api.OperatorToken{Name: "ana", Role: api.Admin}, nil
+		return f.begin(api.OperatorToken{Name: "ana", Role: api.Admin}), nil
 	case viewerToken:
-		return api.OperatorToken{Name: "vik", Role: api.Viewer}, nil
+		return f.begin(api.OperatorToken{Name: "vik", Role: api.Viewer}), nil
 	}
 	return api.OperatorToken{}, fault.Newf(fault.Denied, "authenticate", "", "no operator has that token")
+}
+
+func (f *recorded) SignIn(_ context.Context, _ store.SessionKind, p store.Person) (api.OperatorToken, error) {
+	return f.begin(api.OperatorToken{Name: p.Name, Role: p.Role, Scope: p.Scope, Session: true}), nil
+}
+
+func (f *recorded) begin(op api.OperatorToken) api.OperatorToken {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sessions == nil {
+		f.sessions = map[string]api.OperatorToken{}
+	}
+	op.Expires = now.Add(12 * time.Hour)
+	secret := fmt.Sprintf("session-%d-%s", len(f.sessions), op.Name)
+	f.sessions[secret] = op
+	op.Text = secret
+	return op
+}
+
+// endAll ends every session, as time or an admin would.
+func (f *recorded) endAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.sessions)
+}
+
+func (f *recorded) Visit(_ context.Context, secret string, active bool) (api.OperatorToken, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	op, ok := f.sessions[secret]
+	if !ok {
+		return op, fault.Newf(fault.Denied, "authenticate", "session", "it is over")
+	}
+	if active {
+		f.active++
+	}
+	return op, nil
+}
+
+func (f *recorded) SignOut(_ context.Context, secret string, all bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name := f.sessions[secret].Name
+	delete(f.sessions, secret)
+	if all {
+		maps.DeleteFunc(f.sessions, func(_ string, op api.OperatorToken) bool { return op.Name == name })
+	}
+	return nil
 }
 
 func (f *recorded) Command(_ context.Context, by api.OperatorToken, id fleet.RolloutID, cmd api.Command, req api.CommandRequest) error {

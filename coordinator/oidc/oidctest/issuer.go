@@ -78,6 +78,7 @@ func Start(t *testing.T) *Issuer {
 	mux.HandleFunc("POST /authorize", i.authorize)
 	mux.HandleFunc("POST /token", i.token)
 	mux.HandleFunc("POST /device", i.deviceStart)
+	mux.HandleFunc("GET /forge", forge)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.mu.Lock()
 		down := i.Down
@@ -181,6 +182,15 @@ func (i *Issuer) authorize(w http.ResponseWriter, r *http.Request) {
 	code := rand.Text()
 	i.codes[code] = grant{q.Get("redirect_uri"), q.Get("nonce"), q.Get("code_challenge"), i.Claims}
 	http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {q.Get("state")}}.Encode(), http.StatusSeeOther)
+}
+
+var forged = template.Must(template.New("").Parse(`<!doctype html><title>Prize</title><form method="post" action="{{.}}"><button id="go">Take your prize</button></form>`))
+
+// forge is a page that has nothing to do with signing in: another site's, with a
+// form that posts to "to".
+func forge(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/html")
+	forged.Execute(w, template.URL(r.FormValue("to")))
 }
 
 func (i *Issuer) token(w http.ResponseWriter, r *http.Request) {
