@@ -87,6 +87,14 @@ func (d *Desk) take(ctx context.Context, team fleet.Team, by string) (repository
 	return d.o.Publisher.Admit(ctx, team, now, func(a repository.Admission) error { return d.record(ctx, a, by, now) })
 }
 
+// vouched says who signed a release without a key, if anybody had to.
+func vouched(a repository.Admission, r fleet.Release) string {
+	if who := a.Vouched[r.Ref()]; who != "" {
+		return "; signed without a key by " + who
+	}
+	return ""
+}
+
 // record keeps what an admission changed, with its audit entries.
 func (d *Desk) record(ctx context.Context, a repository.Admission, by string, now time.Time) error {
 	adm := store.Admission{Team: a.Team}
@@ -95,7 +103,7 @@ func (d *Desk) record(ctx context.Context, a repository.Admission, by string, no
 		adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
 		notes = append(notes, audit.Note{
 			At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
-			Reason: said("signed", a), Detail: e,
+			Reason: said("signed", a) + vouched(a, e.Release), Detail: e,
 		})
 	}
 	for _, rel := range a.Delisted {
