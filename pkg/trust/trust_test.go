@@ -319,8 +319,16 @@ func FuzzDirective(f *testing.F) {
 	})
 }
 
-func BenchmarkVerify(b *testing.B) {
-	f := trusttest.New(b, nil)
+func BenchmarkVerify(b *testing.B) { benchmarkVerify(b, trusttest.New(b, nil)) }
+
+// With the proof out of an audit log of 20,000 entries.
+func BenchmarkVerifyAudited(b *testing.B) {
+	f := trusttest.NewAudited(b)
+	f.Audit.Add(20_000, "t1")
+	benchmarkVerify(b, f)
+}
+
+func benchmarkVerify(b *testing.B, f *trusttest.Fleet) {
 	var adds []repository.Addition
 	for _, v := range []fleet.Version{"1.0.0", "1.1.0", "2.0.0"} {
 		adds = append(adds, f.Addition("detector", v))

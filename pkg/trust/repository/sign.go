@@ -38,11 +38,7 @@ const signOp = "sign directive"
 // last. Signing the very same directive again renews it. On an error nothing
 // changed.
 func (r *Repository) Sign(d fleet.Directive, now time.Time) (Publication, error) {
-	d.Schema = fleet.DirectiveSchema
-	d.Models = slices.Clone(d.Models)
-	slices.SortFunc(d.Models, func(a, b fleet.Placement) int { return strings.Compare(string(a.Model), string(b.Model)) })
-	d.Issued = d.Issued.UTC()
-	raw, err := json.Marshal(d)
+	raw, err := DirectiveBytes(d)
 	if err != nil {
 		return Publication{}, fault.New(fault.Invalid, signOp, string(d.Group), err)
 	}
@@ -68,6 +64,16 @@ func (r *Repository) Sign(d fleet.Directive, now time.Time) (Publication, error)
 	}
 	next.directives[d.Group] = raw
 	return r.publish(next, true, now, d.Group)
+}
+
+// DirectiveBytes is a directive as it is signed, and as the audit log names it by
+// its digest: models sorted, Schema set.
+func DirectiveBytes(d fleet.Directive) ([]byte, error) {
+	d.Schema = fleet.DirectiveSchema
+	d.Models = slices.Clone(d.Models)
+	slices.SortFunc(d.Models, func(a, b fleet.Placement) int { return strings.Compare(string(a.Model), string(b.Model)) })
+	d.Issued = d.Issued.UTC()
+	return json.Marshal(d)
 }
 
 // Refresh renews what has lived two fifths of its life, and publishes teams and

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"encoding/json"
 	"maps"
 	"os"
 	"path/filepath"
@@ -91,6 +92,7 @@ type Fleet struct {
 	Genesis     repository.Genesis
 	Repo        *repository.Repository
 	Now         time.Time // moves when a test moves it
+	Audit       *Log      // of [NewAudited]; tests may put another history in its place
 
 	t        testing.TB
 	sequence uint64
@@ -210,10 +212,23 @@ func (f *Fleet) Sign(d fleet.Directive) []byte {
 	f.t.Helper()
 	f.sequence++
 	d.Sequence = f.sequence
+	if f.Audit != nil {
+		f.prove(d)
+	}
 	pub, err := f.Repo.Sign(d, f.Now)
 	f.ok(err)
 	f.ok(f.Bucket.Put(pub.Writes...))
 	return pub.Packs[d.Group]
+}
+
+// prove gives the repository the proof that a directive is in the audit log.
+func (f *Fleet) prove(d fleet.Directive) {
+	f.t.Helper()
+	body, err := repository.DirectiveBytes(d)
+	f.ok(err)
+	p, err := json.Marshal(f.Audit.Prove(d.Group, d.Sequence, fleet.DigestOf(body), f.Now))
+	f.ok(err)
+	f.Repo.Prove(fleet.DigestOf(body), p)
 }
 
 // Member is a member's facts.
@@ -237,4 +252,17 @@ func Keys(signers ...*signer.Signer) []crypto.PublicKey {
 		out = append(out, k)
 	}
 	return out
+}
+
+// Newest is the newest version of a role's metadata in the bucket.
+func (b *Bucket) Newest(t testing.TB, role string) []byte {
+	t.Helper()
+	var newest []byte
+	for v := int64(1); ; v++ {
+		raw, err := b.Get(t.Context(), trust.MetadataKey(role, v))
+		if err != nil {
+			return newest
+		}
+		newest = raw
+	}
 }
