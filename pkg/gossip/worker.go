@@ -84,6 +84,7 @@ func (p *Pool) work() {
 		case now := <-tick.C:
 			p.turnKeys(now)
 			p.look(now)
+			p.complain(now)
 		case now := <-pulls.C:
 			p.pullAgain(now)
 			if len(p.worker.wants) > 0 {
