@@ -35,6 +35,7 @@ type recorded struct {
 	mu       sync.Mutex
 	commands []string
 	sessions map[string]api.OperatorToken
+	begun    int
 	active   int // visits of a person at work
 	events   chan api.Event
 	down     error // what every question is answered with while set
@@ -121,7 +122,8 @@ func (f *recorded) begin(op api.OperatorToken) api.OperatorToken {
 		f.sessions = map[string]api.OperatorToken{}
 	}
 	op.Expires = now.Add(12 * time.Hour)
-	secret := fmt.Sprintf("session-%d-%s", len(f.sessions), op.Name)
+	secret := fmt.Sprintf("session-%d-%s", f.begun, op.Name)
+	f.begun++
 	f.sessions[secret] = op
 	op.Text = secret
 	return op

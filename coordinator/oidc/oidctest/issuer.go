@@ -163,7 +163,7 @@ func (i *Issuer) public() jose.JSONWebKey {
 	return jose.JSONWebKey{Key: i.key.Public(), KeyID: fmt.Sprint("key-", i.kid), Algorithm: "ES256", Use: "sig"}
 }
 
-var page = template.Must(template.New("").Parse(`<!doctype html><title>Issuer</title><h1>Issuer</h1>
+var page = template.Must(template.New("").Parse(`<!doctype html><title>Issuer</title><link rel="icon" href="data:,"><h1>Issuer</h1>
 <form method="post" action="/authorize?{{.}}"><button id="allow">Sign in as ana</button></form>`))
 
 func (i *Issuer) authorize(w http.ResponseWriter, r *http.Request) {
@@ -184,7 +184,7 @@ func (i *Issuer) authorize(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {q.Get("state")}}.Encode(), http.StatusSeeOther)
 }
 
-var forged = template.Must(template.New("").Parse(`<!doctype html><title>Prize</title><form method="post" action="{{.}}"><button id="go">Take your prize</button></form>`))
+var forged = template.Must(template.New("").Parse(`<!doctype html><title>Prize</title><link rel="icon" href="data:,"><form method="post" action="{{.}}"><button id="go">Take your prize</button></form>`))
 
 // forge is a page that has nothing to do with signing in: another site's, with a
 // form that posts to "to".
