@@ -21,9 +21,9 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/modelfleet/modelfleet/coordinator"
-	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/registry/dir"
@@ -103,7 +103,7 @@ func newWorld(t *testing.T, edit ...func(*repository.InitOptions)) *world {
 	}
 	rootKey, caKey, coord, stamp := must(signer.Ephemeral())(t), key("device-ca"), key("coordinator"), key("timestamp")
 	w.publisher = must(signer.Ephemeral())(t)
-	cert := must(ca.SelfSign(fleetName, caKey, 365*24*time.Hour, time.Now()))(t)
+	cert := must(identity.SelfSign(fleetName, caKey, 365*24*time.Hour, time.Now()))(t)
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	ok(t, os.WriteFile(filepath.Join(folder, "device-ca.crt"), caPEM, 0o600))
 	private, auditKey, err := ledger.NewKey(fleetName)

@@ -17,6 +17,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 )
 
@@ -34,7 +35,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 
 func authority(t testing.TB, fleetName string) (*ca.CA, *signer.Signer) {
 	key := must(signer.Ephemeral())(t)
-	cert := must(ca.SelfSign(fleetName, key, 365*24*time.Hour, now))(t)
+	cert := must(identity.SelfSign(fleetName, key, 365*24*time.Hour, now))(t)
 	return must(ca.New(fleetName, ca.Authorities{Certificates: []*x509.Certificate{cert}, Keys: []crypto.Signer{key}}))(t), key
 }
 
@@ -112,7 +113,7 @@ func TestRequestsAreJudgedByTheirKey(t *testing.T) {
 func TestACAIsReplacedWithoutAGap(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	oldKey, newKey := must(signer.Ephemeral())(t), must(signer.Ephemeral())(t)
-	old, young := must(ca.SelfSign("plant", oldKey, year, now))(t), must(ca.SelfSign("plant", newKey, year, now.Add(time.Minute)))(t)
+	old, young := must(identity.SelfSign("plant", oldKey, year, now))(t), must(identity.SelfSign("plant", newKey, year, now.Add(time.Minute)))(t)
 	pub := must(signer.Ephemeral())(t).ECDSA()
 	c := must(ca.New("plant", ca.Authorities{Certificates: []*x509.Certificate{old}, Keys: []crypto.Signer{oldKey}}))(t)
 	issue := func() ca.Issued {

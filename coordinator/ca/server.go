@@ -1,12 +1,10 @@
 package ca
 
 import (
-	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"math/big"
 	"net"
 	"time"
 
@@ -50,33 +48,4 @@ func ServerCertificate(key *signer.Signer, hosts []string, now time.Time) (tls.C
 		return tls.Certificate{}, fault.New(fault.Internal, "make server certificate", "", err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
-}
-
-// SelfSign makes a CA certificate for a fleet's devices on key, as `modelfleet
-// init` and `modelfleet key rotate device-ca` do.
-func SelfSign(fleetName string, key crypto.Signer, validFor time.Duration, now time.Time) (*x509.Certificate, error) {
-	const op = "make device CA"
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return nil, fault.New(fault.Internal, op, fleetName, err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{fleetName}, CommonName: fleetName + " device CA"},
-		NotBefore:             now.Add(-time.Hour),
-		NotAfter:              now.Add(validFor),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
-		KeyUsage:              x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fault.New(fault.Internal, op, fleetName, err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fault.New(fault.Internal, op, fleetName, err)
-	}
-	return cert, nil
 }

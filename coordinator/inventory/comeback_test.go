@@ -14,6 +14,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 )
 
@@ -237,7 +238,7 @@ func TestAStolenDeviceCACostsNoComeback(t *testing.T) {
 	key := must(signer.Ephemeral())(t)
 	e := must(h.enrol(t, "a", key, nil))(t)
 	fresh := must(signer.Ephemeral())(t)
-	cert := must(ca.SelfSign("plant", fresh, 24*365*time.Hour, now.Add(time.Hour)))(t)
+	cert := must(identity.SelfSign("plant", fresh, 24*365*time.Hour, now.Add(time.Hour)))(t)
 	if err := h.ca.Replace(ca.Authorities{Certificates: []*x509.Certificate{cert}, Keys: []crypto.Signer{fresh}}); err != nil {
 		t.Fatal(err)
 	}

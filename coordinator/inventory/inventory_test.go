@@ -19,6 +19,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 )
 
@@ -44,7 +45,7 @@ func open(t *testing.T, uses int, labels fleet.Labels) house {
 	s := must(sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "x.db")))(t)
 	t.Cleanup(func() { s.Close() })
 	key := must(signer.Ephemeral())(t)
-	cert := must(ca.SelfSign("plant", key, 24*365*time.Hour, now))(t)
+	cert := must(identity.SelfSign("plant", key, 24*365*time.Hour, now))(t)
 	c := must(ca.New("plant", ca.Authorities{Certificates: []*x509.Certificate{cert}, Keys: []crypto.Signer{key}}))(t)
 	tok := store.Token{Token: api.Token{ID: "t", Group: fleet.DefaultGroup, Kind: fleet.Device, Labels: labels, Uses: uses, Expires: now.Add(time.Hour)}, SecretHash: fleet.DigestOf([]byte("secret"))}
 	if err := s.AddToken(t.Context(), tok, audit.Note{At: now, Action: audit.TokenCreated}); err != nil {

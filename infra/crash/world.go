@@ -107,7 +107,7 @@ func (w *World) found(ctx context.Context) error {
 	root, coordinator, deviceCA := keys[0], keys[1], keys[2]
 	w.publisher = keys[3]
 	now := time.Now()
-	cert, err := ca.SelfSign(fleetName, deviceCA, 24*time.Hour, now)
+	cert, err := identity.SelfSign(fleetName, deviceCA, 24*time.Hour, now)
 	if err != nil {
 		return err
 	}

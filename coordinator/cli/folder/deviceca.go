@@ -3,14 +3,12 @@ package folder
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -19,21 +17,11 @@ const deviceCALife = 10 * 365 * 24 * time.Hour
 
 // DeviceCA is a new certificate in PEM that members' identities are issued under.
 func DeviceCA(fleetName string, key crypto.Signer, now time.Time) ([]byte, error) {
-	const op = "make device CA"
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	cert, err := identity.SelfSign(fleetName, key, deviceCALife, now)
 	if err != nil {
-		return nil, fault.New(fault.Internal, op, fleetName, err)
+		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{Organization: []string{fleetName}, CommonName: fleetName + " device CA"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(deviceCALife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fault.New(fault.KindOf(err), op, fleetName, err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), nil
 }
 
 // certificates reads a list of certificates in PEM.

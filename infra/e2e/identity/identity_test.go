@@ -20,7 +20,6 @@ import (
 	"github.com/modelfleet/modelfleet/agent"
 	"github.com/modelfleet/modelfleet/coordinator"
 	"github.com/modelfleet/modelfleet/coordinator/audit"
-	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -118,7 +117,7 @@ func newTown(t *testing.T) *town {
 // deviceCA makes a CA whose key is in the fleet's folder.
 func (w *town) deviceCA(name string) (fleet.Digest, []byte) {
 	key := must(signer.Generate(filepath.Join(w.opts.Fleet, "keys", name+".pem")))(w.T)
-	cert := must(ca.SelfSign("town", key, 24*time.Hour, time.Now()))(w.T)
+	cert := must(identity.SelfSign("town", key, 24*time.Hour, time.Now()))(w.T)
 	return fleet.DigestOf(cert.Raw), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
