@@ -14,7 +14,7 @@ func patience(spec fleet.Spec) time.Duration { return max(spec.MemberSoak.D(), t
 // is paused and holds: members leave it by themselves, and who looks at the fleet
 // is to see why.
 func (m *machine) delisted() bool {
-	if m.v.Delisted == "" || m.st.State == RollingBack {
+	if m.v.Delisted == "" || m.st.State == RollingBack || m.st.State.Terminal() {
 		return false
 	}
 	why := because(Delisted, m.v.Delisted)

@@ -32,7 +32,7 @@ type factory struct {
 	answered map[string]uint64
 }
 
-func newFactory(t *testing.T) *factory {
+func newFactory(t *testing.T, edit ...func(*coordinator.Options)) *factory {
 	t.Helper()
 	f := &factory{t: t, dir: t.TempDir(), answered: map[string]uint64{}}
 	if err := os.Mkdir(f.path("bucket"), 0o700); err != nil {
@@ -42,10 +42,14 @@ func newFactory(t *testing.T) *factory {
 	ctx, cancel := context.WithCancel(context.Background())
 	serving, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- coordinator.Run(ctx, coordinator.Options{
+		o := coordinator.Options{
 			Fleet: f.path("fleet"), Data: f.path("data"), Listen: "127.0.0.1:0", Tick: 50 * time.Millisecond, Report: time.Second,
 			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Serving: func(coordinator.Address) { close(serving) },
-		})
+		}
+		for _, f := range edit {
+			f(&o)
+		}
+		ended <- coordinator.Run(ctx, o)
 	}()
 	select {
 	case <-serving:

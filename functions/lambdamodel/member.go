@@ -85,6 +85,8 @@ type member struct {
 	trusted   *trust.Trusted
 	want      fleet.Assignment // newest decision
 	etag      string           // of the newest pack judged
+	bucketTag string           // of the newest one judged out of the bucket
+	distrust  trust.Rule       // that refused the newest pack, while no source has a good one; "": none
 	refreshAt time.Time
 	streak    int            // failed invocations in a row
 	problem   error          // of the newest refresh
@@ -233,15 +235,48 @@ func (m *member) pull(ctx context.Context) error {
 		}
 	}
 	r, err := m.me.Client().Pack(ctx, m.me.Identity().Facts.Group, etag, 0)
-	if err != nil || r.NotModified {
+	if err == nil && r.NotModified {
+		return nil
+	}
+	if err == nil {
+		err = m.offer(r.Pack, &m.etag, r.ETag)
+	}
+	if err == nil || m.o.Source == "" || ctx.Err() != nil {
 		return err
 	}
+	// The coordinator is away or gave something that is not to be believed: the
+	// bucket may have what a heartbeat put there.
+	if m.pullBucket(ctx) == nil {
+		return nil
+	}
+	return err
+}
+
+// pullBucket judges the pack that lies in the bucket, unless it did already.
+func (m *member) pullBucket(ctx context.Context) error {
+	m.mu.Lock()
+	tag := m.bucketTag
+	m.mu.Unlock()
+	pack, tag, err := m.source.Get(ctx, m.me.Identity().Facts.Group.PackKey(), tag)
+	if err != nil {
+		return err
+	}
+	return m.offer(pack, &m.bucketTag, tag)
+}
+
+// offer judges a pack and notes its tag where it came from.
+func (m *member) offer(pack []byte, where *string, tag string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.etag = r.ETag // also when it is refused: the next one may do better
-	err = m.judge(r.Pack, time.Now())
-	if err != nil && !fault.Is(err, fault.Untrusted) {
-		m.etag = "" // there was no room to keep it: it must be given again
+	*where = tag // also when it is refused: the next one may do better
+	err := m.judge(pack, time.Now())
+	switch {
+	case err == nil:
+		m.distrust = ""
+	case !fault.Is(err, fault.Untrusted):
+		*where = "" // there was no room to keep it: it must be given again
+	default:
+		m.distrust = trust.RuleOf(err)
 	}
 	return err
 }

@@ -55,6 +55,7 @@ func TestADelistedReleaseIsLeftByFunctions(t *testing.T) {
 	t.Parallel()
 	f := newFactory(t)
 	fn := f.function()
+	f.invoke(fn, "a") // it becomes a member
 	f.publish("1.0.0", "one")
 	f.rollout("1.0.0", 50*time.Millisecond, fleet.Health{})
 	serves := func(ref string) {

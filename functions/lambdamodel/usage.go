@@ -84,6 +84,9 @@ func (m *member) report(now time.Time) (telemetry.ModelState, telemetry.MemberSt
 			ms.Freshness = telemetry.Stale
 		}
 	}
+	if m.distrust != "" {
+		ms.Freshness, ms.Refusal = telemetry.Untrusted, m.distrust.Code()
+	}
 	st := telemetry.ModelState{Rollout: m.want.Rollout, Arm: m.want.Arm}
 	if s := m.mem.Serving; s != nil {
 		st.Running, st.Phase = s.Root, fleet.Healthy
