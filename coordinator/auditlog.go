@@ -38,7 +38,37 @@ func (h *house) openAudit(ctx context.Context) error {
 		return err
 	}
 	h.publisher.Audited(publish.Audit{Prove: h.audit.Prove, Taken: h.taken})
-	return nil
+	return h.upToDate(ctx)
+}
+
+// upToDate refuses a store that lacks directives which the log, taken from the
+// bucket, speaks of: it would decide from a past that members have left.
+func (h *house) upToDate(ctx context.Context) error {
+	const op = "open audit log"
+	group := fleet.DefaultGroup
+	have, err := h.store.Directive(ctx, group)
+	if fault.Is(err, fault.NotFound) {
+		return nil // made anew: it goes on from what is in the bucket
+	} else if err != nil {
+		return err
+	}
+	_, leaf, err := h.store.AuditNewest(ctx, audit.DirectiveIssued, string(group))
+	if err != nil {
+		return err
+	}
+	e, err := ledger.ParseEntry(leaf)
+	if err != nil {
+		return fault.New(fault.Internal, op, string(group), err)
+	}
+	d, err := e.Directive()
+	if err != nil {
+		return fault.New(fault.Internal, op, string(group), err)
+	}
+	if d.Sequence <= have.Sequence {
+		return nil
+	}
+	return fault.Newf(fault.Conflict, op, filepath.Join(h.o.Data, "coordinator.db"), "it ends with directive %d, the audit log with directive %d: it was restored from an old copy", have.Sequence, d.Sequence).
+		WithHint("put a newer copy there; or keep coordinator.db elsewhere and start without it: log and directive are then taken from the bucket, and members, operators and rollouts have to be made anew")
 }
 
 // taken records that root or policy changed.

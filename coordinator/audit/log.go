@@ -412,8 +412,8 @@ func (l *Log) prove(ctx context.Context, g fleet.Group, digest fleet.Digest) (le
 		return p, fault.New(fault.Internal, op, string(g), err)
 	}
 	if d, err := e.Directive(); err != nil || d.Digest != digest {
-		return p, fault.Newf(fault.Internal, op, string(g), "the newest entry of the audit log is about directive %d, not about the one with digest %s", d.Sequence, digest.Short()).
-			WithHint("let the coordinator decide anew: the next directive has its entry")
+		return p, fault.Newf(fault.Conflict, op, string(g), "the newest entry of the audit log is about directive %d, not about the one with digest %s: the store is older than the log", d.Sequence, digest.Short()).
+			WithHint("it was restored from an old copy: keep coordinator.db elsewhere, and start without it; log and directive are then taken from the bucket, and what is lost is what the copy lacked")
 	}
 	hashes := l.o.Store.AuditHashes(ctx)
 	p.Index, p.Leaf = index, leaf

@@ -1,0 +1,144 @@
+package coordinator_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/modelfleet/modelfleet/coordinator"
+	"github.com/modelfleet/modelfleet/coordinator/cli/auditor"
+	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
+)
+
+// What lies in the bucket is enough to check the log and to reach every verdict
+// again, without the coordinator and for whoever holds an earlier checkpoint.
+func TestTheLogVerifiesFromTheBucketAlone(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	ds := w.join(6)
+	act := map[fleet.Digest]behaviour{w.admit("1.0.0").Variants[0].Root: {requests: 3}}
+	w.roll(ds, "1.0.0", act)
+	earlier := must(w.admin.AuditCheckpoint(t.Context()))(t)
+	act[w.admit("2.0.0").Variants[0].Root] = behaviour{fails: true}
+	w.roll(ds, "2.0.0", act)
+	for _, d := range ds {
+		ok(t, d.pull(act))
+		if d.state.Audit.Head.Size == 0 || d.state.Audit.Split != nil {
+			t.Errorf("%s knows of the log: %+v", d.facts.ID, d.state.Audit)
+		}
+	}
+	ok(t, w.stop())
+	src := must(auditor.Open(t.Context(), w.get, w.root))(t)
+	r := must(src.Verify(t.Context(), earlier.Note))(t)
+	if r.Entries == 0 || r.Since == 0 || r.Since >= r.Entries || r.Verdicts < 2 || r.Directives < 4 || r.Details == 0 {
+		t.Errorf("report %+v", r)
+	}
+	proof, e, err := src.Entry(t.Context(), r.Entries-1)
+	ok(t, err)
+	if _, got, err := proof.Check(must(ledger.ParseKey(earlier.Key))(t)); err != nil || got.Action != e.Action {
+		t.Errorf("entry %+v: %v", e, err)
+	}
+}
+
+// A member that was shown another log says so in its rows; one that has the signed
+// checkpoint hands it over. Both are evidence, kept once.
+func TestAnotherHistoryRaisesTheAlarm(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	ds := w.join(2)
+	act := map[fleet.Digest]behaviour{}
+	beat(t, ds, act)
+	if got := must(w.admin.AuditSplits(t.Context()))(t); len(got) != 0 {
+		t.Fatalf("split views of an honest log: %+v", got)
+	}
+	for range 2 {
+		ds[0].rec.SetMember(telemetry.MemberState{Freshness: telemetry.Fresh, Log: telemetry.LogHead{Size: 1, Root: [16]byte{9}}})
+		must(ds[0].serve(act))(t)
+	}
+	signer, _, err := ledger.LoadKey(filepath.Join(w.opts.Fleet, "keys", "audit.key"), fleetName)
+	ok(t, err)
+	forged := must(ledger.Checkpoint{Origin: signer.Name(), Size: 1, Root: tlog.Hash{7}}.Sign(signer))(t)
+	for range 2 {
+		ok(t, ds[1].client.AuditWitness(t.Context(), api.AuditWitness{Notes: []string{ds[1].state.Audit.Head.Note, forged}}))
+	}
+	if err := ds[1].client.AuditWitness(t.Context(), api.AuditWitness{Notes: []string{"x"}}); !fault.Is(err, fault.Untrusted) {
+		t.Errorf("what the log's key did not sign: %v", err)
+	}
+	got := must(w.admin.AuditSplits(t.Context()))(t)
+	if len(got) != 2 || got[0].Member != ds[0].facts.ID || len(got[0].Row) == 0 || got[1].Theirs != forged || got[1].Ours == "" {
+		t.Fatalf("evidence %+v", got)
+	}
+	if _, err := telemetry.VerifyRow(got[0].Row, fleetName, ds[0].key.ECDSA()); err != nil {
+		t.Errorf("the row that is kept as evidence: %v", err)
+	}
+	w.checkAudit("audit.split")
+	from := ds[1].state.Audit.Head
+	proof := must(w.admin.AuditConsistency(t.Context(), 1, from.Size))(t)
+	if len(proof.Path) == 0 {
+		t.Error("no proof of consistency")
+	}
+	if _, err := w.admin.AuditConsistency(t.Context(), 1, from.Size+1000); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a proof to a size that is not there: %v", err)
+	}
+}
+
+// A store that was restored from an old copy takes the log from the bucket, and
+// goes no way of its own.
+func TestARestoredStoreDoesNotForkTheLog(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	ds := w.join(2)
+	rel := w.admit("1.0.0")
+	ok(t, w.stop())
+	db := filepath.Join(w.opts.Data, "coordinator.db")
+	old := must(os.ReadFile(db))(t)
+	w.start()
+	for _, d := range ds {
+		d.client = d.dial()
+	}
+	w.roll(ds, "1.0.0", map[fleet.Digest]behaviour{rel.Variants[0].Root: {requests: 1}})
+	ok(t, w.stop())
+	ok(t, os.WriteFile(db, old, 0o600))
+	for _, f := range must(filepath.Glob(db + "-*"))(t) {
+		ok(t, os.Remove(f))
+	}
+	err := coordinator.Run(t.Context(), w.opts)
+	if !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Hint(err), "coordinator.db") {
+		t.Errorf("started with an old store: %v (next: %s)", err, fault.Hint(err))
+	}
+	ok(t, os.Remove(db))
+	w.start()
+	for _, d := range ds {
+		d.client = d.dial()
+		if err := d.pull(nil); err != nil {
+			t.Errorf("a member that knew the log before: %v", err)
+		}
+	}
+	w.checkAudit("rollout.verdict")
+}
+
+// A key that the policy does not list signs nothing.
+func TestTheAuditKeyIsThePolicys(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(w.opts.Fleet, "keys", "audit.key")
+	private, _, err := ledger.NewKey(fleetName)
+	ok(t, err)
+	ok(t, os.WriteFile(path, []byte(private), 0o600))
+	if err := coordinator.Run(t.Context(), w.opts); trust.RuleOf(err) != trust.RuleAudit || !strings.Contains(fmt.Sprint(fault.Hint(err)), "-audit-key") {
+		t.Errorf("another key: %v", err)
+	}
+	ok(t, os.Remove(path))
+	if err := coordinator.Run(t.Context(), w.opts); !fault.Is(err, fault.NotFound) || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no key: %v", err)
+	}
+}
