@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,7 @@ import (
 func (d *desk) keyCommands() *cobra.Command {
 	cmd := group("key", "The fleet's keys: who holds them, until when, and how they change",
 		d.keyStatus(), d.keyCreate(), d.keyShow(), d.keySign(), d.keyPublish(),
-		d.keyRotate(), d.keyAdd(), d.keyRemove(), d.keyRenew())
+		d.keyRotate(), d.keyAdd(), d.keyRemove(), d.keyRenew(), d.keyKeyless())
 	cmd.Long = `The fleet's keys: who holds them, until when, and how they change.
 
 Root and policy are signed by people, each with a key of their own on a machine of
@@ -179,22 +180,33 @@ func (d *desk) describe(c *ceremony.Ceremony) {
 		what = "begins fleet " + c.Fleet()
 	}
 	d.Say("")
-	d.Say("This %s. Its words are %s: they are the same on every machine.", what, c.Words())
+	d.plain("This %s. Its words are %s: they are the same on every machine.", what, c.Words())
 	for _, p := range c.Describe() {
 		d.Say("")
-		d.Say("%s %d, good until %s (%s)", p.File, p.Version, p.Expires.Format(time.DateOnly), days(p.Expires.Sub(d.now())))
+		d.plain("%s %d, good until %s (%s)", p.File, p.Version, p.Expires.Format(time.DateOnly), days(p.Expires.Sub(d.now())))
 		for _, s := range p.Says {
 			mark := "   "
 			if len(s.Change) > 0 {
 				mark = " * "
 			}
-			d.Say("%s%s: %s", mark, s.What, s.Now)
+			d.plain("%s%s: %s", mark, s.What, s.Now)
 			for _, ch := range s.Change {
-				d.Say("       %s", ch)
+				d.plain("       %s", ch)
 			}
 		}
 	}
 	d.Say("")
+}
+
+// plain says a line in which nothing that came from elsewhere moves the cursor,
+// turns the direction of writing or is invisible: people sign by what they read.
+func (d *desk) plain(format string, args ...any) {
+	d.Say("%s", strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\ufffd'
+	}, fmt.Sprintf(format, args...)))
 }
 
 func days(left time.Duration) string {
@@ -210,7 +222,7 @@ func days(left time.Duration) string {
 // signatures says who has signed, and who is missing.
 func (d *desk) signatures(c *ceremony.Ceremony) {
 	for _, p := range c.Parties() {
-		d.Say("%s needs %d signatures, %s; it has %d%s", p.File, p.Threshold, p.Why, p.Have(), signedBy(p))
+		d.plain("%s needs %d signatures, %s; it has %d%s", p.File, p.Threshold, p.Why, p.Have(), signedBy(p))
 	}
 }
 

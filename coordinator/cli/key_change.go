@@ -155,6 +155,17 @@ func (o *keyChange) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if prefer != "" && !o.rehearse {
+		if err := home.Prefer(o.role, prefer); err != nil {
+			return err
+		}
+	}
+	return o.propose(ctx, home, before, targets, plan)
+}
+
+// propose makes the ceremony of a plan and goes as far with it as the keys here
+// reach; or only rehearses it.
+func (o *keyChange) propose(ctx context.Context, home folder.Folder, before ceremony.Metadata, targets map[string][]byte, plan ceremony.Plan) error {
 	if o.rehearse {
 		seen, err := ceremony.Rehearse(ctx, before, targets, plan, o.desk.now())
 		for _, line := range seen {
@@ -171,11 +182,6 @@ func (o *keyChange) run(ctx context.Context) error {
 			err = fault.New(fault.KindOf(err), "propose change of keys", o.role, err).WithHint("say with --threshold how many must sign from then on")
 		}
 		return err
-	}
-	if prefer != "" {
-		if err := home.Prefer(o.role, prefer); err != nil {
-			return err
-		}
 	}
 	return o.settle(ctx, home, c)
 }

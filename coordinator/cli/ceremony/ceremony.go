@@ -64,7 +64,10 @@ type parsed struct {
 
 func (m Metadata) parse() (p parsed, err error) {
 	if m.Root != nil {
-		if p.root, err = metadata.Root().FromBytes(m.Root); err != nil {
+		if p.root, err = metadata.Root().FromBytes(m.Root); err == nil {
+			err = ownNames(p.root.Signed.Keys)
+		}
+		if err != nil {
 			return p, fmt.Errorf("root: %w", err)
 		}
 	}
@@ -75,8 +78,22 @@ func (m Metadata) parse() (p parsed, err error) {
 		if p.policy.Signed.Delegations == nil {
 			return p, errors.New("policy: it delegates nothing")
 		}
+		if err := ownNames(p.policy.Signed.Delegations.Keys); err != nil {
+			return p, fmt.Errorf("policy: %w", err)
+		}
 	}
 	return p, nil
+}
+
+// ownNames refuses a key under another key's id: people judge keys by their ids.
+func ownNames(keys map[string]*metadata.Key) error {
+	for id, k := range keys {
+		bare := metadata.Key{Type: k.Type, Scheme: k.Scheme, Value: k.Value, UnrecognizedFields: k.UnrecognizedFields}
+		if own, err := bare.ID(); err != nil || own != id {
+			return fmt.Errorf("what it calls key %s is another key", Short(id))
+		}
+	}
+	return nil
 }
 
 const opRead = "read ceremony"

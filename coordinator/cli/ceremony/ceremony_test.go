@@ -474,3 +474,30 @@ func certificate(t testing.TB) []byte {
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
+
+// A key that goes by another key's id would be taken for it by whoever reads the
+// words: the file is refused.
+func TestAKeyUnderAnothersName(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	before := p.fleet()
+	c := p.change(before, ceremony.Change{Verb: ceremony.Renew})
+	raw, err := c.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := func(s *signer.Signer) string {
+		text, err := signer.EncodePublic(s.ECDSA())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(string(text), "\n", `\n`)
+	}
+	i := bytes.Index(raw, []byte(`"next"`))
+	swapped := strings.Replace(string(raw[i:]), pub(p.ana), pub(trusttest.Key(t)), 1)
+	if swapped == string(raw[i:]) {
+		t.Fatal("ana's key was not found")
+	}
+	_, err = ceremony.Parse("x.json", append(bytes.Clone(raw[:i]), swapped...))
+	refused(t, err, trust.RuleFormat, "is another key")
+}

@@ -1,8 +1,12 @@
-# KMS keys for the roles that sign online: the coordinator (fleet and snapshot),
-# the timestamp, and one key a publisher team. Root and policy keys stay offline
-# and are not made here.
+# KMS keys for what signs online: the coordinator (directives and snapshots), the
+# timestamp, the device CA if it is to be in KMS, and one key a publisher team. Root
+# and policy keys are people's and are not made here.
 #
 # All are ECDSA P-256, the one curve that TUF, model signing, KMS and TPMs share.
+#
+# An alias stays with its key: whoever opened it refuses the signatures of another.
+# A key is replaced by a further one beside it (var.additional), which root and
+# policy then name: modelfleet key rotate ROLE --to awskms:///alias/....
 
 terraform {
   required_version = ">= 1.7"
@@ -15,10 +19,12 @@ terraform {
 }
 
 locals {
-  signers = merge(
+  base = merge(
     { coordinator = var.coordinator_principals, timestamp = var.timestamp_principals },
+    length(var.device_ca_principals) > 0 ? { "device-ca" = var.device_ca_principals } : {},
     { for team, principals in var.publishers : "publisher-${team}" => principals },
   )
+  signers = merge(local.base, { for name, role in var.additional : name => local.base[role] })
 }
 
 resource "aws_kms_key" "this" {
@@ -63,6 +69,11 @@ data "aws_iam_policy_document" "this" {
       test     = "StringEqualsIfExists"
       variable = "kms:SigningAlgorithm"
       values   = ["ECDSA_SHA_256"]
+    }
+    condition {
+      test     = "StringEqualsIfExists"
+      variable = "kms:MessageType"
+      values   = ["DIGEST"]
     }
   }
 }

@@ -32,6 +32,22 @@ variable "publishers" {
   default     = {}
 }
 
+variable "device_ca_principals" {
+  description = "ARNs that sign members' certificates: the coordinator's role. Empty: the device CA's key is a file."
+  type        = list(string)
+  default     = []
+}
+
+variable "additional" {
+  description = "Further keys while one is replaced: name to the role whose principals sign with it, for example { coordinator-2 = \"coordinator\" }."
+  type        = map(string)
+  default     = {}
+  validation {
+    condition     = alltrue([for name in keys(var.additional) : can(regex("^[a-zA-Z0-9/_-]+$", name))])
+    error_message = "A name is part of a KMS alias: a-z A-Z 0-9 / _ and -."
+  }
+}
+
 variable "tags" {
   description = "Tags of every resource."
   type        = map(string)

@@ -33,7 +33,39 @@ run "p256_signing_keys" {
   }
   assert {
     condition     = output.references["publisher-vision"] == "awskms:///alias/modelfleet/factory/publisher-vision"
-    error_message = "a reference names the alias, so that a key can be rotated behind it"
+    error_message = "a reference names the alias"
+  }
+}
+
+run "a_key_is_replaced_by_one_beside_it" {
+  command = apply
+  variables {
+    additional           = { coordinator-2 = "coordinator" }
+    device_ca_principals = ["arn:aws:iam::123456789012:role/coordinator"]
+  }
+
+  assert {
+    condition     = toset(keys(aws_kms_key.this)) == toset(["coordinator", "coordinator-2", "timestamp", "device-ca", "publisher-vision"])
+    error_message = "the old key stays until root names the new one"
+  }
+  assert {
+    condition     = output.references["coordinator-2"] == "awskms:///alias/modelfleet/factory/coordinator-2"
+    error_message = "the next key has a reference of its own"
+  }
+  assert {
+    condition = alltrue([for d in [data.aws_iam_policy_document.this["coordinator-2"]] :
+    anytrue([for s in d.statement : anytrue([for p in s.principals : contains(p.identifiers, "arn:aws:iam::123456789012:role/coordinator")]) if s.sid == "Sign"])])
+    error_message = "the coordinator signs with its next key too"
+  }
+}
+
+run "signers_sign_digests_with_p256_only" {
+  command = apply
+
+  assert {
+    condition = alltrue(flatten([for d in data.aws_iam_policy_document.this : [for s in d.statement :
+    toset(s.actions) == toset(["kms:Sign", "kms:GetPublicKey", "kms:DescribeKey"]) && length(s.condition) == 2 if s.sid == "Sign"]]))
+    error_message = "a signer may sign digests by ECDSA_SHA_256, and read the public half"
   }
 }
 

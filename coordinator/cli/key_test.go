@@ -1,0 +1,74 @@
+package cli_test
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/modelfleet/modelfleet/coordinator/cli"
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
+)
+
+// person runs a command on a terminal at which somebody types the answers.
+func person(t *testing.T, want int, answers string, args ...string) (said string) {
+	t.Helper()
+	var out bytes.Buffer
+	code := cli.Run(t.Context(), cli.Options{
+		Args: args, Env: func(string) string { return "" }, Version: "v1",
+		Streams: console.Streams{In: strings.NewReader(answers), Out: &out, Err: &out, Person: true},
+	})
+	if code != want {
+		t.Fatalf("modelfleet %s: exit %d, want %d\n%s", strings.Join(args, " "), code, want, &out)
+	}
+	return out.String()
+}
+
+func saysAll(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("it does not say %q:\n%s", p, text)
+		}
+	}
+}
+
+// On a terminal init asks for what it needs, and a custodian is asked before
+// anything is signed.
+func TestCeremonyOnATerminal(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("bucket", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	said := person(t, 0, "apples\napples\n", "key", "create", "root-ana.pem", "--encrypt")
+	saysAll(t, said, "Passphrase of root-ana.pem:", "Once more:", "root-ana.pub")
+	said = person(t, 2, "apples\npears\n", "key", "create", "x.pem", "--encrypt")
+	saysAll(t, said, "differ")
+	person(t, 2, "", "key", "create", "x.key")
+	person(t, 0, "", "key", "create", "root-ben.pem")
+
+	said = person(t, 0, "orchard\ndir:bucket\nvision\nroot-ana.pub root-ben.pub\n\n", "init", "--dir", "orchard")
+	saysAll(t, said, "What is the fleet's name?", "How many of them must sign? [2]", "root itself: 2 of ana")
+	const file = "orchard/orchard-root-1-policy-1.ceremony.json"
+	said = person(t, 130, "no\n", "key", "sign", file, "--key", "root-ben.pem")
+	saysAll(t, said, "Sign this?", "nothing was signed")
+	said = person(t, 0, "yes\n", "key", "sign", file, "--key", "root-ben.pem")
+	saysAll(t, said, "signed root and policy", "root needs 2 signatures")
+	said = person(t, 0, "yes\napples\n", "key", "sign", file, "--key", "root-ana.pem")
+	saysAll(t, said, "Passphrase of root-ana.pem:", "enough have signed")
+	said = person(t, 0, "orchard\ndir:bucket\nvision\nnone\n", "init", "--dir", "orchard")
+	saysAll(t, said, "fleet orchard: root", "objects put into dir:")
+
+	// The policy may ask for a pipeline's word.
+	if err := os.WriteFile("trusted_root.json", []byte("{}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keyless := []string{"key", "keyless", "--dir", "orchard", "--team", "vision", "--issuer", "https://token.example", "--subject", "https://example/release.yml"}
+	saysAll(t, person(t, 2, "", keyless...), "--trusted-root")
+	said = person(t, 0, "", append(keyless, "--trusted-root", "trusted_root.json", "--out", "k.json")...)
+	saysAll(t, said, "trust/keyless.json: {", "https://example/release.yml", "policy needs 2 signatures")
+	person(t, 3, "", "key", "keyless", "--dir", "orchard", "--team", "vision", "--remove")
+	saysAll(t, person(t, 0, "", "key", "rotate", "audit", "--dir", "orchard", "--out", "a.json"), "audit-2.key", "trust/audit.vkey")
+	saysAll(t, person(t, 6, "yes\n", "key", "sign", "trusted_root.json", "--key", "root-ben.pem"), "hint: ")
+	saysAll(t, person(t, 3, "", "key", "show", "none.json"), "hint: ")
+}
