@@ -37,7 +37,7 @@ var ErrHelp = flag.ErrHelp
 const usage = `modelfleet-coordinator decides what each member of a fleet runs.
 
 It needs the folder that "modelfleet init" made (of its keys only coordinator.pem,
-timestamp.pem and device-ca.pem), a data folder of its own, and the fleet's bucket.
+timestamp.pem, device-ca.pem and audit.key), a data folder of its own, and the fleet's bucket.
 AWS credentials come from the environment, shared files or the machine's role.
 At its first start it writes a context for the operators' commands into the data
 folder: admin.context.json.

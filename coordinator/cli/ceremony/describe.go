@@ -194,7 +194,7 @@ func content(path string, body []byte) string {
 		return fmt.Sprintf("%d certificates, %x", n, sum[:6])
 	case trust.PathRevoked, trust.PathKeyless, trust.PathAuditKey:
 		if text := bytes.TrimSpace(body); len(text) <= 600 {
-			return fmt.Sprintf("%s", text)
+			return string(text)
 		}
 	}
 	return fmt.Sprintf("%d bytes, %x", len(body), sum[:6])
