@@ -1,10 +1,12 @@
 package identity_test
 
 import (
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -34,6 +36,9 @@ type desk struct {
 	issued   uint64         // newest generation of the one member
 	shown    []uint64       // generations of the certificates that members showed
 	renewing string         // fleet in renewed certificates, when not the first's
+	pins     []string       // told with each renewal
+	doubts   bool           // certificates are not believed: members have to come back
+	returned int            // how many did
 }
 
 func newDesk(t *testing.T) *desk {
@@ -57,6 +62,10 @@ func newDesk(t *testing.T) *desk {
 		})
 	})
 	mux.HandleFunc("POST /v1/renew", func(w http.ResponseWriter, r *http.Request) {
+		if d.doubts {
+			api.WriteProblem(w, fault.Newf(fault.Untrusted, "verify certificate", "", "it has expired"))
+			return
+		}
 		shown := r.TLS.PeerCertificates[0]
 		d.shown = append(d.shown, shown.SerialNumber.Uint64()-1)
 		var req api.RenewRequest
@@ -69,7 +78,32 @@ func newDesk(t *testing.T) *desk {
 			ca = identitytest.New(t, d.renewing)
 		}
 		cert := d.issue(t, ca, fleet.Kind(kind), fleet.MemberID(member), req.CSR)
-		reply(t, w, api.RenewReply{Certificate: cert, DeviceCA: ca.Certificate.Raw, Generation: d.issued, Cell: api.Cell{ID: "plant/1"}})
+		reply(t, w, api.RenewReply{Certificate: cert, DeviceCA: ca.Certificate.Raw, Generation: d.issued, Cell: api.Cell{ID: "plant/1"}, Pins: d.pins})
+	})
+	mux.HandleFunc("POST /v1/comeback", func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) > 0 {
+			t.Error("showed a certificate to come back")
+		}
+		var req api.ComebackRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			t.Error(err)
+		}
+		if req.Challenge == nil {
+			reply(t, w, api.ComebackReply{Challenge: []byte("challenge")})
+			return
+		}
+		csr, err := x509.ParseCertificateRequest(req.CSR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := req.Digest()
+		if string(req.Challenge) != "challenge" || req.Generation != d.issued || !ecdsa.VerifyASN1(csr.PublicKey.(*ecdsa.PublicKey), digest[:], req.Signature) {
+			api.WriteProblem(w, fault.Newf(fault.Denied, "come back", "", "not signed"))
+			return
+		}
+		d.returned++
+		cert := d.issue(t, d.ca, fleet.Device, req.Member, req.CSR)
+		reply(t, w, api.ComebackReply{RenewReply: api.RenewReply{Certificate: cert, DeviceCA: d.ca.Certificate.Raw, Generation: d.issued}})
 	})
 	d.Server = httptest.NewUnstartedServer(mux)
 	d.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: d.ca.Pool()}
@@ -248,6 +282,124 @@ func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
 	}
 	if m.Expired(at) || !m.Expired(now.Add(61*time.Minute)) {
 		t.Error("it does not end after an hour")
+	}
+}
+
+// Whether a certificate is good is the coordinator's to say: the device's clock may
+// be wrong. The cell it had stays, and so does the certificate when it is refused.
+func TestAMemberThatIsNotBelievedComesBackByItsKey(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	o := d.options(t)
+	m, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.doubts = true
+	back, err := m.Renew(t.Context(), identity.Renewal{})
+	if err != nil || !back || d.returned != 1 {
+		t.Fatalf("came back: %v %v", back, err)
+	}
+	kept, err := identity.Load(t.Context(), o)
+	if err != nil || kept.Identity().Generation != 2 || kept.Identity().Cell.ID != "plant/0" {
+		t.Errorf("kept %+v, %v", kept.Identity(), err)
+	}
+	d.issued = 99 // it is another one's turn
+	if _, err := m.Renew(t.Context(), identity.Renewal{}); !fault.Is(err, fault.Denied) || m.Identity().Generation != 2 {
+		t.Errorf("refused: %v", err)
+	}
+}
+
+// Members learn the pin of the coordinator's next TLS key over the present one, and
+// believe both from then on.
+func TestPinsAreLearntAndKept(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	o := d.options(t)
+	m, _, err := identity.Enrol(t.Context(), o, newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := strings.Repeat("ab", 32)
+	now := m.Identity().Pin
+	d.pins = []string{now, next}
+	if err := renew(t, m); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := identity.Load(t.Context(), o)
+	if id := kept.Identity(); err != nil || id.Pin != now || !cmp.Equal(id.Pins, []string{next}) {
+		t.Fatalf("kept pins %s %v, %v", id.Pin, id.Pins, err)
+	}
+	d.pins = []string{next, now} // as after the key was replaced: this server's is then the other of two
+	for range 2 {
+		if err := renew(t, kept); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if id := kept.Identity(); id.Pin != next || !cmp.Equal(id.Pins, []string{now}) {
+		t.Errorf("pins %s %v", id.Pin, id.Pins)
+	}
+}
+
+// A fleet that was installed in an hour does not renew in one, and a restart changes
+// nothing.
+func TestRenewalsAreSpread(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	var earliest, latest time.Duration
+	for i := range 40 {
+		o := d.options(t)
+		n := newcomer(fleet.Device)
+		n.ID = fleet.MemberID(fmt.Sprint("m-", i))
+		m, _, err := identity.Enrol(t.Context(), o, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := identity.Load(t.Context(), o)
+		if err != nil || !again.RenewAt().Equal(m.RenewAt()) {
+			t.Errorf("a restart moves the renewal from %s to %s", m.RenewAt(), again.RenewAt())
+		}
+		at := time.Until(m.RenewAt())
+		if earliest == 0 || at < earliest {
+			earliest = at
+		}
+		latest = max(latest, at)
+	}
+	if latest-earliest < 7*time.Minute || latest-earliest > 11*time.Minute {
+		t.Errorf("forty members of an hour renew within %s", latest-earliest)
+	}
+}
+
+func TestAMemberMovesToANewDeviceCAOnce(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	m, _, err := identity.Enrol(t.Context(), d.options(t), newcomer(fleet.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := d.ca.Certificate
+	newer, err := identity.SelfSign("test", trusttest.Key(t), time.Hour, own.NotBefore.Add(2*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for name, listed := range map[string][]*x509.Certificate{"nothing known": nil, "its own": {own}} {
+		if at, outdated := m.Outdated(listed, now); outdated {
+			t.Errorf("%s: renew at %s", name, at)
+		}
+	}
+	if at, outdated := m.Outdated([]*x509.Certificate{newer, own}, now); !outdated || at.Before(now) || at.After(now.Add(6*time.Minute)) {
+		t.Errorf("a newer one beside its own: %v, in %s", outdated, at.Sub(now))
+	}
+	if at, outdated := m.Outdated([]*x509.Certificate{newer}, now); !outdated || !at.Equal(now) {
+		t.Errorf("its own is gone: %v, in %s", outdated, at.Sub(now))
+	}
+	// The coordinator has not the new key yet: it is asked once, not again and again.
+	if _, err := m.Renew(t.Context(), identity.Renewal{Listed: []*x509.Certificate{own, newer}}); err != nil {
+		t.Fatal(err)
+	}
+	if at, outdated := m.Outdated([]*x509.Certificate{own, newer}, now); outdated {
+		t.Errorf("asked already: renew at %s", at)
 	}
 }
 

@@ -364,3 +364,49 @@ func TestADeviceComesBackAndACopyIsLockedOut(t *testing.T) {
 		}
 	}
 }
+
+// The listener's key is replaced by the one whose pin members have known for long:
+// none of them has to be touched.
+func TestTheListenersKeyIsReplacedUnderARunningFleet(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	w.serve()
+	w.start("dev", "dev", w.token(api.TokenRequest{}))
+	w.until("it reports", func() bool { return w.reporting(1) })
+	for range 2 {
+		old := w.addr.Pin
+		generation := w.member("dev").Certificate.Generation
+		w.stop()
+		if err := os.Rename(filepath.Join(w.opts.Data, "tls-next.pem"), filepath.Join(w.opts.Data, "tls.pem")); err != nil {
+			t.Fatal(err)
+		}
+		w.serve()
+		if w.addr.Pin == old {
+			t.Fatal("the key is the same")
+		}
+		w.until("it reports to the other key", func() bool { return w.reporting(1) })
+		w.until("it renews and learns the next pin", func() bool { return w.member("dev").Certificate.Generation > generation })
+	}
+}
+
+// A device whose token asks for approval shows the same fingerprint as the
+// coordinator, waits however long, and is in once an operator says so.
+func TestADeviceWaitsForApproval(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	w.serve()
+	w.start("dev", "dev", w.token(api.TokenRequest{Approve: true}))
+	var waiting []api.PendingMember
+	w.until("it waits", func() bool {
+		waiting = must(w.admin.Pending(t.Context()))(t)
+		return len(waiting) == 1
+	})
+	key := must(signer.Load(t.Context(), filepath.Join(w.dir, "dev", "identity", "key.pem")))(t)
+	if name := must(identity.Fingerprint(key.ECDSA()))(t); waiting[0].Fingerprint != name || waiting[0].State != api.Waiting {
+		t.Errorf("waits as %+v, its key is %s", waiting[0], name)
+	}
+	if err := w.admin.ApproveMember(t.Context(), "dev", api.ApprovalRequest{Fingerprint: waiting[0].Fingerprint}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("it reports", func() bool { return w.reporting(1) })
+}
