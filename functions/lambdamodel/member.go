@@ -294,6 +294,10 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	t, st, err := trust.Verify(pack, m.mem.Trust, facts, now)
 	if err != nil {
 		m.o.Logger.Error("trust pack refused", "rule", trust.RuleOf(err), "err", err)
+		if seen := m.mem.Trust.Audit.Refused(err); !seen.Equal(m.mem.Trust.Audit) { // another history: held from now on
+			m.mem.Trust.Audit = seen
+			return errors.Join(err, m.save())
+		}
 		return err
 	}
 	if t.Freshness == trust.Stale {

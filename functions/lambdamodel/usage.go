@@ -78,6 +78,9 @@ func (u *usage) update(now time.Time) {
 // report is how the member stands; mu is held.
 func (m *member) report(now time.Time) (telemetry.ModelState, telemetry.MemberState) {
 	ms := telemetry.MemberState{Directive: m.mem.Trust.Sequence, RSS: telemetry.ResidentKiB()}
+	if h := m.mem.Trust.Audit.Head; h.Size > 0 {
+		ms.Log = telemetry.LogHead{Size: h.Size, Root: [16]byte(h.Root[:])}
+	}
 	if m.trusted != nil {
 		ms.Freshness = telemetry.Fresh
 		if now.After(m.trusted.Expires) {
