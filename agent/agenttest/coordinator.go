@@ -40,6 +40,7 @@ type Coordinator struct {
 	keys     map[fleet.MemberID]*ecdsa.PublicKey
 	rows     []telemetry.Row
 	cell     api.Cell
+	notes    []string // checkpoints that members handed over
 }
 
 // Secret is the secret of every join token.
@@ -78,6 +79,8 @@ func (f *Fleet) Serve() *Coordinator {
 		return c.cellOf(), nil
 	})
 	handle("GET /v1/time", true, c.signTime)
+	handle("POST /v1/audit/witness", true, c.witnessed)
+	handle("GET /v1/audit/consistency", true, c.consistency)
 	mux.HandleFunc("GET /v1/packs/{group}", c.givePack)
 	c.srv = httptest.NewUnstartedServer(mux)
 	c.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: f.ca.Pool()}

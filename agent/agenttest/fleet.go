@@ -27,6 +27,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
 )
 
 // Names of the fleet.
@@ -41,7 +42,8 @@ const (
 // Fleet is a fleet without its coordinator's mind.
 type Fleet struct {
 	t      testing.TB
-	Bucket string // folder of the registry
+	Bucket string         // folder of the registry
+	Audit  *trusttest.Log // nil but for [NewAudited]
 
 	store     *dir.Store
 	repo      *repository.Repository
@@ -62,6 +64,11 @@ type Fleet struct {
 // New makes a fleet.
 func New(t testing.TB) *Fleet {
 	t.Helper()
+	return newFleet(t, "")
+}
+
+func newFleet(t testing.TB, auditKey string) *Fleet {
+	t.Helper()
 	f := &Fleet{t: t, Bucket: t.TempDir(), moved: make(chan struct{})}
 	var err error
 	if f.store, err = dir.Open(f.Bucket); err != nil {
@@ -74,8 +81,8 @@ func New(t testing.TB) *Fleet {
 	f.genesis, err = repository.Init(repository.InitOptions{
 		Fleet: FleetName, Now: time.Now(), Root: []signature.Signer{root},
 		Teams:       []repository.Team{{Name: team, Keys: []crypto.PublicKey{f.publisher.Public()}}},
-		Coordinator: coordinator.Public(),
-		DeviceCA:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.Certificate.Raw}),
+		Coordinator: coordinator.Public(), AuditKey: auditKey,
+		DeviceCA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.Certificate.Raw}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +211,7 @@ func (f *Fleet) Direct(stable, exposed *fleet.Release, soak time.Duration) {
 	if stable != nil || exposed != nil {
 		d.Models = []fleet.Placement{p}
 	}
+	f.prove(d)
 	pub, err := f.repo.Sign(d, now)
 	if err != nil {
 		f.t.Fatal(err)

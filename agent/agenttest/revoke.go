@@ -69,3 +69,6 @@ func (c *Coordinator) Rekey(useIn time.Duration) (number uint64) {
 	}
 	return c.cell.Number
 }
+
+// Pin is the digest of the fleet's root.
+func (f *Fleet) Pin() fleet.Digest { return f.genesis.Pin }
