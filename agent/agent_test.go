@@ -31,6 +31,7 @@ type device struct {
 
 	stop context.CancelFunc
 	done chan error
+	info chan<- agent.Info // told of each start; nil: nobody
 }
 
 // selfTest fails releases whose file says "bad".
@@ -83,7 +84,10 @@ func (d *device) run() {
 	d.stop, d.done = stop, make(chan error, 1)
 	go func(done chan<- error) { done <- agent.Run(ctx, o) }(d.done)
 	select {
-	case <-ready:
+	case i := <-ready:
+		if d.info != nil {
+			d.info <- i
+		}
 	case err := <-d.done:
 		d.t.Fatalf("agent did not start: %v", err)
 	case <-time.After(20 * time.Second):

@@ -54,7 +54,7 @@ func TestADirectiveIsValidOnlyWithItsProof(t *testing.T) {
 	}
 	other := f.Audit.Fork()
 	other.Add(1, "t2")
-	stranger := trusttest.NewLog(t)
+	stranger := trusttest.NewLog(t, "test")
 	stranger.Add(21, "t1")
 	for name, edit := range map[string]func(*ledger.Proof){
 		"another leaf": func(p *ledger.Proof) {
@@ -157,12 +157,12 @@ func TestSplitViewsAreSeenAndHeld(t *testing.T) {
 	wantRule(t, f, held, direct(f), trust.RuleAudit)
 
 	f.Audit = fork // fewer entries than were seen
-	smaller := trusttest.NewLog(t)
+	smaller := trusttest.NewLog(t, "test")
 	*smaller = *fork.Fork()
 	wantRule(t, f, st, reproof(t, direct(f), func(p *ledger.Proof) { p.Checkpoint = smaller.Checkpoint() }), trust.RuleAudit)
 
 	// The keepers of the policy list another key: members begin anew.
-	f.Audit = trusttest.NewLog(t)
+	f.Audit = trusttest.NewLog(t, "test")
 	writes, err := repository.NextPolicy(f.Bucket.Newest(t, "targets"), repository.PolicyChange{AuditKey: f.Audit.Key}, f.Now, repository.Lifetimes{}, f.Root)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestNeighboursCheckpointsAreCompared(t *testing.T) {
 		"an older one":      {older, false, 0, false},
 		"another history":   {fork.Checkpoint(), true, 0, false},
 		"a longer one":      {longer.Checkpoint(), false, 1, false},
-		"a stranger's":      {trusttest.NewLog(t).Checkpoint(), false, 0, true},
+		"a stranger's":      {trusttest.NewLog(t, "test").Checkpoint(), false, 0, true},
 		"nothing of a note": {"x", false, 0, true},
 	} {
 		got, err := st.Audit.Witness(c.note)

@@ -24,10 +24,10 @@ type Log struct {
 	heads  []uint64 // sizes at which directives were proven
 }
 
-// NewLog makes an empty log of the fleet named "test".
-func NewLog(t testing.TB) *Log {
+// NewLog makes an empty log of a fleet.
+func NewLog(t testing.TB, fleetName string) *Log {
 	t.Helper()
-	private, public, err := ledger.NewKey("test")
+	private, public, err := ledger.NewKey(fleetName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func NewLog(t testing.TB) *Log {
 // NewAudited is [New] with an audit log that the policy lists.
 func NewAudited(t testing.TB) *Fleet {
 	t.Helper()
-	l := NewLog(t)
+	l := NewLog(t, "test")
 	f := New(t, func(o *repository.InitOptions) { o.AuditKey = l.Key })
 	f.Audit = l
 	return f
