@@ -17,7 +17,7 @@ import (
 func (o *Options) member(ctx context.Context) (*identity.Member, identity.Enrolment, error) {
 	m, err := identity.Load(ctx, identity.Options{Dir: o.identityDir()})
 	if err == nil {
-		if m.Expired(time.Now()) && o.tokenGood() {
+		if m.Expired(time.Now()) && o.freshToken(m.Identity().Token) {
 			return o.again(ctx, m)
 		}
 		if have := m.Identity().Facts.Labels; len(o.Labels) > 0 && !covers(have, o.Labels) {
@@ -42,14 +42,15 @@ func (o *Options) member(ctx context.Context) (*identity.Member, identity.Enrolm
 	return m, first, err
 }
 
-// tokenGood reports whether there is a join token that may still be of use.
-func (o *Options) tokenGood() bool {
+// freshToken reports whether somebody gave the device another join token than the
+// one it enrolled by, which may still be of use.
+func (o *Options) freshToken(enrolledBy string) bool {
 	tok, err := trust.ParseJoinToken(o.Token)
-	return err == nil && time.Now().Before(tok.Expires)
+	return err == nil && tok.ID != enrolledBy && time.Now().Before(tok.Expires)
 }
 
 // again enrols a device whose certificate expired while it was away, with the
-// same key, where there is a token for it. When that does not go well at once the
+// same key, by a token that was given for it. When that does not go well at once the
 // device serves what it has, and comes back by its key.
 func (o *Options) again(ctx context.Context, old *identity.Member) (*identity.Member, identity.Enrolment, error) {
 	facts := old.Identity().Facts

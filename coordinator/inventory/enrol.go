@@ -105,7 +105,7 @@ func (v *Inventory) enrol(ctx context.Context, r api.EnrolRequest, from string, 
 		return out, nil, fault.Newf(fault.Conflict, "enrol", string(m.Facts.ID), "the member id is taken").
 			WithHint("give the member another id, or revoke the one that has it")
 	}
-	if t.Approve && !(again && had.Token == t.ID) {
+	if t.Approve && !(again && had.Token == t.ID && !had.Confirmed) { // as when the answer was lost
 		if waits, err := v.wait(ctx, r, m, from, now); waits != nil || err != nil {
 			return out, waits, err
 		}

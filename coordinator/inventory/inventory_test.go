@@ -130,6 +130,10 @@ func TestALostAnswerCostsNothing(t *testing.T) {
 	if again.Member.Generation != first.Member.Generation+1 || again.Cell.ID != first.Cell.ID || !bytes.Equal(again.Cell.Key, first.Cell.Key) {
 		t.Errorf("first %+v\nagain %+v", first, again)
 	}
+	must(h.Check(t.Context(), h.identity(t, again), now))(t) // the answer came
+	if _, err := h.enrol(t, "a", key, nil); !fault.Is(err, fault.Denied) {
+		t.Errorf("the token once more: %v, want Denied", err)
+	}
 	if _, err := h.enrol(t, "a", must(signer.Ephemeral())(t), nil); !fault.Is(err, fault.Conflict) {
 		t.Errorf("same id, other key: %v, want Conflict", err)
 	}

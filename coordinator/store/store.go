@@ -67,9 +67,10 @@ type Members interface {
 	// Members lists every member ever enrolled, by id.
 	Members(ctx context.Context) ([]Member, error)
 	// Enrol adds m and uses up one use of its token. With the same id and public
-	// key enrolled by the same token it changes the certificate's fields only,
-	// so that a lost answer costs no use. A taken id is a Conflict, a token that
-	// is spent, expired at now or unknown is Denied.
+	// key enrolled by the same token, and not confirmed yet, it changes the
+	// certificate's fields only, so that a lost answer costs no use. A taken id is a
+	// Conflict, a token that is spent, expired at now or unknown is Denied. A member
+	// that was approved costs no use either, its waiting did: it is no longer pending.
 	Enrol(ctx context.Context, m Member, now time.Time, note audit.Note) error
 	// SaveMember replaces a known member.
 	SaveMember(ctx context.Context, m Member, notes ...audit.Note) error

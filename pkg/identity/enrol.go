@@ -67,6 +67,7 @@ func Enrol(ctx context.Context, o Options, n Newcomer) (*Member, Enrolment, erro
 	}
 	id.Facts, id.Root, id.Cell = r.Facts, r.Root, r.Cell
 	id.Certificate, id.Issuer, id.Generation = r.Certificate, r.DeviceCA, max(r.Generation, 1)
+	id.Token = o.Token.ID
 	id.learn(r.Pins)
 	cert, err := id.judge(key.ECDSA())
 	if err != nil {

@@ -29,6 +29,7 @@ type Identity struct {
 	Fleet       string       `json:"fleet"`
 	Facts       fleet.Facts  `json:"facts"`
 	RootPin     fleet.Digest `json:"rootPin"`         // from the join token
+	Token       string       `json:"token,omitempty"` // id of the join token it enrolled by
 	Root        []byte       `json:"root"`            // root.json, with that digest
 	Certificate []byte       `json:"certificate"`     // DER
 	Issuer      []byte       `json:"issuer"`          // DER of the device CA

@@ -35,7 +35,7 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 				return fault.Newf(fault.Conflict, op, id, "the member id is taken").
 					WithHint("give the member another id, or revoke the one that has it")
 			}
-			if had.Token != m.Token { // its own serves again, however old; another is spent
+			if had.Token != m.Token || had.Confirmed { // its own serves again while the answer may have been lost
 				if err := spend(ctx, tx, m, now); err != nil {
 					return err
 				}
