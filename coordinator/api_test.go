@@ -105,7 +105,10 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 	if resp := w.plain("GET", "/v1/fleet", "", "Authorization", "Bearer mfo1.guess"); resp.StatusCode != 403 {
 		t.Errorf("a guessed token: %d", resp.StatusCode)
 	}
-	body, _ := io.ReadAll(w.plain("GET", "/metrics", "").Body)
+	if resp := w.plain("GET", "/metrics", ""); resp.StatusCode != 403 {
+		t.Errorf("metrics without a token: %d", resp.StatusCode)
+	}
+	body, _ := io.ReadAll(w.plain("GET", "/metrics", "", "Authorization", "Bearer "+must(api.LoadContext(w.opts.Data+"/admin.context.json"))(t).Token).Body)
 	for _, want := range []string{"modelfleet_coordinator_rows_total", "modelfleet_coordinator_directive_sequence 1", "modelfleet_coordinator_ready 1", `call="GET /v1/fleet"`} {
 		if !bytes.Contains(body, []byte(want)) {
 			t.Errorf("/metrics lacks %s", want)

@@ -112,7 +112,7 @@ func TestPeopleSeeHowADeliveryGoes(t *testing.T) {
 	if text := strings.Join(x.Lines, "\n"); !strings.Contains(text, "it waits for its download window") {
 		t.Errorf("explain says:\n%s", text)
 	}
-	body := must(io.ReadAll(w.plain("GET", "/metrics", "").Body))(t)
+	body := must(io.ReadAll(w.plain("GET", "/metrics", "", "Authorization", "Bearer "+must(api.LoadContext(w.opts.Data+"/admin.context.json"))(t).Token).Body))(t)
 	for _, want := range []string{
 		`modelfleet_coordinator_fetched_bytes_total{source="peer"} `, `modelfleet_coordinator_fetched_bytes_total{source="copy"} 4.194304e+06`,
 		"modelfleet_coordinator_bucket_bytes_total ", "modelfleet_coordinator_damaged_files_total 1", "modelfleet_coordinator_liars_total 1",

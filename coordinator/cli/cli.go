@@ -134,7 +134,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 	for group, cmds := range map[string][]*cobra.Command{
 		"model": {d.publishCommand(), d.deltaCommand(), d.verifyCommand(), d.releaseCommands(), d.rolloutCommands()},
 		"fleet": {d.initCommand(), d.keyCommands(), d.tokenCommands(), d.memberCommands(), d.packCommands(), d.auditCommands(), d.operatorCommands()},
-		"desk":  {d.doctorCommand(), d.contextCommands(), d.versionCommand()},
+		"desk":  {d.loginCommand(), d.logoutCommand(), d.whoamiCommand(), d.doctorCommand(), d.contextCommands(), d.versionCommand()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group
