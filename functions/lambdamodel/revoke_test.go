@@ -57,12 +57,15 @@ func TestADelistedReleaseIsLeftByFunctions(t *testing.T) {
 	fn := f.function()
 	f.invoke(fn, "a") // it becomes a member
 	f.publish("1.0.0", "one")
-	f.rollout("1.0.0", 50*time.Millisecond, fleet.Health{})
+	first := f.rollout("1.0.0", 50*time.Millisecond, fleet.Health{})
 	serves := func(ref string) {
 		t.Helper()
 		f.until(fn, "a", "it serves "+ref, func(a answer, _ lambdasim.Response) bool { return a.Release == ref })
 	}
-	serves("detector@1.0.0")
+	f.until(fn, "a", "1.0.0 is stable", func(answer, lambdasim.Response) bool {
+		r, err := f.client.Rollout(t.Context(), first)
+		return err == nil && r.State == "Succeeded"
+	})
 	f.publish("2.0.0", "two")
 	f.rollout("2.0.0", 50*time.Millisecond, fleet.Health{})
 	serves("detector@2.0.0")
