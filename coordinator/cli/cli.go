@@ -78,8 +78,10 @@ func misread(cmd *cobra.Command, err error) error {
 // noCommand says that cmd holds no command of that name.
 func noCommand(cmd *cobra.Command, name string) error {
 	err := fault.Newf(fault.Invalid, "read command line", cmd.CommandPath()+" "+name, "there is no such command")
-	if near := cmd.SuggestionsFor(name); len(near) > 0 {
-		return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), near[0])
+	for cmd.SuggestionsMinimumDistance = 1; cmd.SuggestionsMinimumDistance <= 2; cmd.SuggestionsMinimumDistance++ { // the nearest
+		if near := cmd.SuggestionsFor(name); len(near) > 0 {
+			return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), near[0])
+		}
 	}
 	return err.WithHint("see `%s --help`", cmd.CommandPath())
 }
