@@ -255,8 +255,14 @@ func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attent
 	if m.Revoked {
 		return attention{}, false // out of the fleet: nobody waits for it
 	}
+	if m.Locked != "" {
+		return attention{id, "bad", "its identity is locked: " + m.Locked}, true
+	}
 	if f := strings.ToLower(m.Freshness); f != "" && f != "fresh" {
 		return attention{id, tone(f), trustText(m)}, true
+	}
+	if twice := m.Certificate.Twice; twice != "" {
+		return attention{id, "warn", "its identity seems to be in use twice: " + twice}, true
 	}
 	for _, st := range m.Models {
 		switch {

@@ -26,6 +26,7 @@ type memberRow struct {
 
 // membersView is the members' table.
 type membersView struct {
+	Pending  []api.PendingMember // members that wait for approval
 	Rows     []memberRow
 	Selector string
 	Problem  string
@@ -52,6 +53,11 @@ func (s *site) membersPage(r *http.Request, who visitor) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	waiting, err := s.Source.Pending(r.Context(), who.OperatorToken)
+	if err != nil {
+		return view{}, err
+	}
+	v.Pending = slices.DeleteFunc(waiting, func(p api.PendingMember) bool { return p.State != api.Waiting })
 	if v.Show == "attention" {
 		members = slices.DeleteFunc(slices.Clone(members), func(m api.MemberInfo) bool {
 			_, wants := s.attentionOf(m, releases)

@@ -31,6 +31,7 @@ type recorded struct {
 	rollouts []api.RolloutInfo
 	releases []api.ReleaseInfo
 	audit    []api.AuditEntry
+	splits   []api.AuditSplit
 
 	mu       sync.Mutex
 	commands []string
@@ -43,6 +44,13 @@ type recorded struct {
 
 func (f *recorded) Fleet(_ context.Context, _ api.OperatorToken) (api.FleetInfo, error) {
 	return f.info, f.down
+}
+
+func (f *recorded) Pending(context.Context, api.OperatorToken) ([]api.PendingMember, error) {
+	return []api.PendingMember{
+		{Member: "cork-99", Fingerprint: "1f0c2a9b-77d10e35-c2a7f0aa-90be41d2", From: "192.0.2.7", Since: now, State: api.Waiting},
+		{Member: "cork-98", State: api.Refused},
+	}, nil
 }
 
 func (f *recorded) Health(_ context.Context, _ api.OperatorToken) (api.Health, error) {
@@ -99,6 +107,10 @@ func (f *recorded) Audit(_ context.Context, _ api.OperatorToken, after uint64, l
 	}
 	from := min(int(after), len(f.audit))
 	return f.audit[from:min(from+limit, len(f.audit))], f.down
+}
+
+func (f *recorded) Splits(context.Context, api.OperatorToken) ([]api.AuditSplit, error) {
+	return f.splits, f.down
 }
 
 func (f *recorded) SignInByToken(_ context.Context, token string) (api.OperatorToken, error) {

@@ -35,6 +35,8 @@ type FleetReader interface {
 	// Members are those the selector matches, by id.
 	Members(ctx context.Context, by api.OperatorToken, sel fleet.Selector) ([]api.MemberInfo, error)
 	Explain(ctx context.Context, by api.OperatorToken, id fleet.MemberID) (api.Explanation, error)
+	// Pending are the members that wait for approval, oldest first.
+	Pending(ctx context.Context, by api.OperatorToken) ([]api.PendingMember, error)
 }
 
 // RolloutReader tells an operator of rollouts and releases, likewise.
@@ -45,6 +47,8 @@ type RolloutReader interface {
 	Releases(ctx context.Context, by api.OperatorToken) ([]api.ReleaseInfo, error)
 	// Audit is at most limit entries with an index above after, oldest first.
 	Audit(ctx context.Context, by api.OperatorToken, after uint64, limit int) ([]api.AuditEntry, error)
+	// Splits is the evidence that somebody was shown another history.
+	Splits(ctx context.Context, by api.OperatorToken) ([]api.AuditSplit, error)
 }
 
 // Desk is what people may do and hear.

@@ -110,6 +110,7 @@ func TestPagesSayWhatMatters(t *testing.T) {
 	d.shows("/rollouts", "scorer@1.4.0", "Ended", "scorer@1.3.0", "rolled back", "3 of 52")
 	d.shows("/rollouts/scorer-3", "gate errors failed in stage lab", "Exposed against control", "self-alarms: 3 of 3 exposed, 0 of 49 control", "214", "What was decided", "rollout.verdict")
 	d.shows("/members", "aachen-01", "ring=lab", "downloading", "1 to 52 of 52")
+	d.shows("/members", "Waiting for approval", "cork-99", "1f0c2a9b-77d10e35-c2a7f0aa-90be41d2", "modelfleet members approve")
 	d.shows("/members/aachen-06", "scorer@1.2.0", "In quarantine here", "Why", "directive #17")
 	d.shows("/releases", "1.4.0", "accuracy 0.962", "revoked", "17.5 MiB")
 	d.shows("/audit", "gate errors failed: E 214", "coordinator", "rollout.started")
@@ -122,6 +123,14 @@ func TestEmptyFleetSaysWhatToDoNext(t *testing.T) {
 	d.shows("/members", "modelfleet-agent -join TOKEN")
 	d.shows("/releases", "modelfleet publish DIR MODEL@VERSION")
 	d.shows("/audit", "Nothing was decided yet")
+}
+
+func TestACopiedIdentityIsSeen(t *testing.T) {
+	f := busyFleet()
+	f.members[0].Locked = "certificate 1f0c2a9b77d1 of generation 3 was shown after 90be41d2c2a7 of generation 4 was in use: the identity was copied"
+	d, id := open(t, f).signIn(adminToken), string(f.members[0].Facts.ID)
+	d.shows("/members/"+id, "locked", "90be41d2c2a7 of generation 4", "modelfleet members unlock "+id)
+	d.shows("/", "its identity is locked")
 }
 
 func TestMembersAreFilteredBySelector(t *testing.T) {
@@ -279,6 +288,8 @@ func TestAuditPages(t *testing.T) {
 		t.Error("the middle page should lead both ways")
 	}
 	d.shows("/audit?to=63", "ana", "scorer@1.3.0")
+	f.splits = []api.AuditSplit{{Found: now, Member: "cork-03", Why: "it was shown a log of 9 entries, ours has 7"}}
+	d.shows("/audit", "another history", "cork-03", "ours has 7")
 	if _, body = d.get("/audit?to=63"); strings.Contains(body, "Older") {
 		t.Error("the oldest page should lead to newer ones only")
 	}
