@@ -11,6 +11,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
 // coordinator asks whether there is one, the right one, and what it thinks of us.
@@ -81,6 +82,8 @@ func (x *examination) members(ctx context.Context) {
 		live++
 		id := string(m.Facts.ID)
 		switch fresh := strings.ToLower(m.Freshness); {
+		case m.Locked != "":
+			groups["locked"] = append(groups["locked"], id)
 		case m.Facts.Kind == fleet.Device && x.Now().Sub(m.Seen) > silent:
 			groups["silent"] = append(groups["silent"], id)
 		case fresh == "untrusted" || fresh == "stale":
@@ -90,6 +93,9 @@ func (x *examination) members(ctx context.Context) {
 	if n := groups["untrusted"]; len(n) > 0 {
 		x.bad("members", fault.Untrusted, "`modelfleet members describe MEMBER` says which rule refuses; `modelfleet-agent status` on the device says more", "%s refuse what they are given as not trusted: %s", count(len(n), "member"), names(n))
 	}
+	if n := groups["locked"]; len(n) > 0 {
+		x.bad("members", fault.Denied, "find out which is the real one: `modelfleet members describe MEMBER`, then `members unlock` or `members revoke`", "%s locked, for their identity was copied: %s", count(len(n), "member"), names(n))
+	}
 	if n := groups["stale"]; len(n) > 0 {
 		x.warn("members", "do they reach the bucket or the coordinator? is the timestamp signed in time (above)?", "%s hold what they have, for their trust pack has expired: %s", count(len(n), "member"), names(n))
 	}
@@ -98,6 +104,54 @@ func (x *examination) members(ctx context.Context) {
 	}
 	if len(groups) == 0 {
 		x.ok("members", "%s, none stale, untrusted or silent", count(live, "member"))
+	}
+}
+
+// pending asks whether somebody waits at the door.
+func (x *examination) pending(ctx context.Context) {
+	info, err := x.Client.Fleet(ctx)
+	if err != nil {
+		x.failed("enrolment", err)
+		return
+	}
+	if info.Pending > 0 {
+		x.warn("enrolment", "`modelfleet members pending` lists them; `members approve` or `members deny`", "%s for approval", waiting(info.Pending))
+	}
+}
+
+// audit compares the log's key with the one that members check, and asks for
+// evidence of other histories.
+func (x *examination) audit(ctx context.Context) {
+	head, err := x.Client.AuditCheckpoint(ctx)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		x.warn("audit", "have one made: `modelfleet key rotate audit`", "the log has no signed checkpoint: members ask for no proof")
+		return
+	case err != nil:
+		x.failed("audit", err)
+		return
+	}
+	v, err := ledger.ParseKey(head.Key)
+	var cp ledger.Checkpoint
+	if err == nil {
+		cp, err = ledger.Open(head.Note, v)
+	}
+	if err != nil {
+		x.failed("audit", fault.New(fault.Untrusted, "read checkpoint", "", err).WithHint("the coordinator shows a checkpoint that its own key did not sign: look into its machine"))
+		return
+	}
+	if x.repo != nil && strings.TrimSpace(x.repo.AuditKey()) != strings.TrimSpace(head.Key) {
+		x.bad("audit", fault.Untrusted, "start the coordinator with the key that the policy lists, -audit-key, or have the policy list this one: `modelfleet key rotate audit`", "the log is signed by another key than the policy lists: members refuse its proofs")
+		return
+	}
+	splits, err := x.Client.AuditSplits(ctx)
+	switch {
+	case err != nil:
+		x.failed("audit", err)
+	case len(splits) > 0:
+		x.bad("audit", fault.Untrusted, "keep the evidence and stop the coordinator: see the runbook, \"A split view\"", "%s of another history than this log's", count(len(splits), "report"))
+	default:
+		x.ok("audit", "%d entries under a checkpoint that the policy's key signed; nobody was shown another history", cp.Size)
 	}
 }
 
@@ -145,4 +199,11 @@ func names(all []string) string {
 		return strings.Join(all, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(all[:few], ", "), len(all)-few)
+}
+
+func waiting(n int) string {
+	if n == 1 {
+		return "1 member waits"
+	}
+	return fmt.Sprintf("%d members wait", n)
 }

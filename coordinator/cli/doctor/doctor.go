@@ -72,6 +72,8 @@ func Examine(ctx context.Context, o Options) Report {
 		x.keys()
 	}
 	if x.answers {
+		x.audit(ctx)
+		x.pending(ctx)
 		x.members(ctx)
 		x.releases(ctx)
 	}
