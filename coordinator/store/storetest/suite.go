@@ -36,6 +36,7 @@ func Suite(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *tes
 		"CellsKeepTheirFirstKey":           cellsKeepTheirFirstKey,
 		"TokensComeAndGo":                  tokensComeAndGo,
 		"OperatorsAreFoundByTheirToken":    operatorsAreFoundByTheirToken,
+		"SessionsEnd":                      sessionsEnd,
 		"MessagesAreKeptOnce":              messagesAreKeptOnce,
 		"ReleasesAreRevokedAndComeBack":    releasesAreRevokedAndComeBack,
 		"DecisionsAreAllOrNothing":         decisionsAreAllOrNothing,
@@ -217,16 +218,57 @@ func tokensComeAndGo(t *testing.T, s store.Store) {
 	}
 }
 
+// sameText compares selectors by what they say.
+func sameText() cmp.Option {
+	return cmp.Comparer(func(a, b fleet.Selector) bool { return a.String() == b.String() })
+}
+
 func operatorsAreFoundByTheirToken(t *testing.T, s store.Store) {
+	selectors := sameText()
 	o := store.Operator{Name: "ann", Role: api.Admin, TokenHash: fleet.DigestOf([]byte("x")), Created: now}
 	ok(t, s.AddOperator(t.Context(), o, note(audit.OperatorCreated, "ann")))
 	wantKind(t, s.AddOperator(t.Context(), o, note(audit.OperatorCreated, "ann")), fault.Conflict)
 	if diff := cmp.Diff(o, must(s.OperatorByToken(t.Context(), o.TokenHash))(t), cmp.AllowUnexported(fleet.Selector{})); diff != "" {
 		t.Errorf("operator (-want +got):\n%s", diff)
 	}
-	ok(t, s.DeleteOperator(t.Context(), "ann", note(audit.OperatorDeleted, "ann")))
-	_, err := s.OperatorByToken(t.Context(), o.TokenHash)
+	ok(t, s.TouchOperator(t.Context(), "ann", now.Add(time.Minute)))
+	o.Used, o.TokenHash, o.Scope.Models = now.Add(time.Minute), fleet.DigestOf([]byte("y")), []string{"vision/*"}
+	old := o
+	old.TokenHash = fleet.DigestOf([]byte("x"))
+	if got := must(s.OperatorByToken(t.Context(), old.TokenHash))(t); !got.Used.Equal(o.Used) {
+		t.Errorf("last used at %s, want %s", got.Used, o.Used)
+	}
+	ok(t, s.SaveOperator(t.Context(), o, note(audit.OperatorRotated, "ann")))
+	if diff := cmp.Diff(o, must(s.OperatorByToken(t.Context(), o.TokenHash))(t), selectors); diff != "" {
+		t.Errorf("operator with a new token (-want +got):\n%s", diff)
+	}
+	_, err := s.OperatorByToken(t.Context(), old.TokenHash)
 	wantKind(t, err, fault.NotFound)
+	ok(t, s.DeleteOperator(t.Context(), "ann", note(audit.OperatorDeleted, "ann")))
+	_, err = s.OperatorByToken(t.Context(), o.TokenHash)
+	wantKind(t, err, fault.NotFound)
+	wantKind(t, s.SaveOperator(t.Context(), o, note(audit.OperatorRotated, "ann")), fault.NotFound)
+}
+
+func sessionsEnd(t *testing.T, s store.Store) {
+	selectors := sameText()
+	session := func(name string) store.Session {
+		return store.Session{Hash: fleet.DigestOf([]byte(name)), Kind: store.BrowserSession, Name: name, As: []string{name}, Role: api.Viewer, Created: now, Seen: now, Expires: now.Add(time.Hour)}
+	}
+	ok(t, s.AddSession(t.Context(), session("ann"), note(audit.OperatorSignedIn, "ann")))
+	ok(t, s.AddSession(t.Context(), session("bob"), note(audit.OperatorSignedIn, "bob")))
+	ok(t, s.TouchSession(t.Context(), session("ann").Hash, now.Add(time.Minute)))
+	want := session("ann")
+	want.Seen = now.Add(time.Minute)
+	if diff := cmp.Diff(want, must(s.Session(t.Context(), want.Hash))(t), selectors); diff != "" {
+		t.Errorf("session (-want +got):\n%s", diff)
+	}
+	ok(t, s.EndSessions(t.Context(), []fleet.Digest{want.Hash, fleet.DigestOf([]byte("nobody"))}, note(audit.OperatorSignedOut, "ann")))
+	_, err := s.Session(t.Context(), want.Hash)
+	wantKind(t, err, fault.NotFound)
+	if got := must(s.Sessions(t.Context()))(t); len(got) != 1 || got[0].Name != "bob" {
+		t.Errorf("got %+v, want bob's alone", got)
+	}
 }
 
 func messagesAreKeptOnce(t *testing.T, s store.Store) {
