@@ -81,59 +81,78 @@ func (w *world) measure(name string, rounds int, anchor bool) ([]figure.Figure, 
 		}
 		return err
 	}
-	ns, allocs, err := median(rounds, verify)
-	if err != nil {
-		return nil, err
-	}
 	plain, err := plainSize(w.pack)
 	if err != nil {
 		return nil, err
 	}
-	out := []figure.Figure{
-		{Name: name + ", verify", Value: ns, Unit: "ns"},
-		{Name: name + ", verify allocations", Value: allocs, Unit: "allocs"},
+	if !anchor {
+		all, err := interleaved(rounds, verify)
+		if err != nil {
+			return nil, err
+		}
+		return w.own(name, all[0], plain), nil
+	}
+	srv, served := w.serve()
+	defer srv.Close()
+	cold := func() error { return w.cold(srv.URL) }
+	if err := cold(); err != nil {
+		return nil, fmt.Errorf("go-tuf Updater: %w", err)
+	}
+	requests := float64(served.Load())
+	all, err := interleaved(rounds, verify, func() error { return w.fetched(srv, verify) }, cold)
+	if err != nil {
+		return nil, err
+	}
+	out := w.own(name, all[0], plain)
+	out[2].Anchor, out[2].Ratio = "go-tuf Updater, cold", 1/requests
+	fetched, tuf := all[1], all[2]
+	ratios := make([]float64, rounds)
+	for i := range ratios {
+		ratios[i] = fetched.ns[i] / tuf.ns[i]
+	}
+	return append(out,
+		figure.Figure{Name: name + ", fetch and verify over HTTP", Value: figure.Median(fetched.ns), Unit: "ns", Anchor: "go-tuf Updater, cold", Ratio: figure.Median(ratios)},
+		figure.Figure{Name: name + ", go-tuf Updater cold", Value: figure.Median(tuf.ns), Unit: "ns"},
+		figure.Figure{Name: name + ", go-tuf Updater requests", Value: requests, Unit: "requests"}), nil
+}
+
+// own is the figures of a pack by itself.
+func (w *world) own(name string, s series, plain int) []figure.Figure {
+	return []figure.Figure{
+		{Name: name + ", verify", Value: figure.Median(s.ns), Unit: "ns"},
+		{Name: name + ", verify allocations", Value: figure.Median(s.allocs), Unit: "allocs"},
 		{Name: name + ", requests", Value: 1, Unit: "requests"},
 		{Name: name + ", size", Value: float64(len(w.pack)), Unit: "bytes"},
 		{Name: name + ", size plain", Value: float64(plain), Unit: "bytes"},
 	}
-	if !anchor {
-		return out, nil
-	}
-	cold, requests, err := w.cold(rounds)
-	if err != nil {
-		return nil, err
-	}
-	packed, err := w.fetched(rounds, verify)
-	if err != nil {
-		return nil, err
-	}
-	out[2].Anchor, out[2].Ratio = "go-tuf Updater, cold", 1/requests
-	return append(out,
-		figure.Figure{Name: name + ", fetch and verify over HTTP", Value: packed, Unit: "ns", Anchor: "go-tuf Updater, cold", Ratio: packed / cold},
-		figure.Figure{Name: name + ", go-tuf Updater cold", Value: cold, Unit: "ns"},
-		figure.Figure{Name: name + ", go-tuf Updater requests", Value: requests, Unit: "requests"}), nil
 }
 
-// median is the median time and allocations of an operation.
-func median(rounds int, op func() error) (ns, allocs float64, err error) {
-	var times, counts []float64
+// series is what an operation cost, round by round.
+type series struct{ ns, allocs []float64 }
+
+// interleaved runs the operations in turn, round by round, so that what else the
+// machine does falls on all of them.
+func interleaved(rounds int, ops ...func() error) ([]series, error) {
+	out := make([]series, len(ops))
 	for range rounds {
-		r := testing.Benchmark(func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if e := op(); e != nil {
-					err = e
-					b.FailNow()
+		for i, op := range ops {
+			var err error
+			r := testing.Benchmark(func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err = op(); err != nil {
+						b.FailNow()
+					}
 				}
+			})
+			if err != nil {
+				return nil, err
 			}
-		})
-		if err != nil {
-			return 0, 0, err
+			out[i].ns = append(out[i].ns, float64(r.T.Nanoseconds())/float64(r.N))
+			out[i].allocs = append(out[i].allocs, float64(r.AllocsPerOp()))
 		}
-		times = append(times, float64(r.T.Nanoseconds())/float64(r.N))
-		counts = append(counts, float64(r.AllocsPerOp()))
 	}
-	return figure.Median(times), figure.Median(counts), nil
+	return out, nil
 }
 
 // serve serves the repository over HTTP and counts requests.
@@ -150,48 +169,36 @@ func (w *world) serve() (*httptest.Server, *atomic.Int64) {
 	})), &n
 }
 
-// cold is how long a TUF client that knows only the root takes to learn what to
-// run: the directive and the bundle of one release, and in how many requests.
-func (w *world) cold(rounds int) (ns, requests float64, err error) {
-	srv, n := w.serve()
-	defer srv.Close()
-	follow := func() error {
-		c, err := config.New(srv.URL+"/tuf", w.genesis.Root)
+// cold has a TUF client that knows only the root learn what to run: the directive
+// and the bundle of one release.
+func (w *world) cold(url string) error {
+	c, err := config.New(url+"/tuf", w.genesis.Root)
+	if err != nil {
+		return err
+	}
+	c.DisableLocalCache = true
+	c.RemoteTargetsURL = url + "/tuf/targets"
+	u, err := updater.New(c)
+	if err != nil {
+		return err
+	}
+	if err := u.Refresh(); err != nil {
+		return err
+	}
+	for _, path := range []string{fleet.DefaultGroup.TargetPath(), w.path} {
+		t, err := u.GetTargetInfo(path)
 		if err != nil {
 			return err
 		}
-		c.DisableLocalCache = true
-		c.RemoteTargetsURL = srv.URL + "/tuf/targets"
-		u, err := updater.New(c)
-		if err != nil {
+		if _, _, err := u.DownloadTarget(t, "", ""); err != nil {
 			return err
 		}
-		if err := u.Refresh(); err != nil {
-			return err
-		}
-		for _, path := range []string{fleet.DefaultGroup.TargetPath(), w.path} {
-			t, err := u.GetTargetInfo(path)
-			if err != nil {
-				return err
-			}
-			if _, _, err := u.DownloadTarget(t, "", ""); err != nil {
-				return err
-			}
-		}
-		return nil
 	}
-	if err := follow(); err != nil {
-		return 0, 0, fmt.Errorf("go-tuf Updater: %w", err)
-	}
-	requests = float64(n.Load())
-	ns, _, err = median(rounds, follow)
-	return ns, requests, err
+	return nil
 }
 
-// fetched is how long a member takes for the same: one pack and the bundle.
-func (w *world) fetched(rounds int, verify func() error) (float64, error) {
-	srv, _ := w.serve()
-	defer srv.Close()
+// fetched does what a member does for the same: one pack and the bundle.
+func (w *world) fetched(srv *httptest.Server, verify func() error) error {
 	get := func(key string) error {
 		resp, err := srv.Client().Get(srv.URL + "/" + key)
 		if err != nil {
@@ -201,21 +208,18 @@ func (w *world) fetched(rounds int, verify func() error) (float64, error) {
 		_, err = readAll(resp)
 		return err
 	}
-	ns, _, err := median(rounds, func() error {
-		if err := get(fleet.DefaultGroup.PackKey()); err != nil {
-			return err
-		}
-		if err := verify(); err != nil {
-			return err
-		}
-		return get(w.path)
-	})
-	return ns, err
+	if err := get(fleet.DefaultGroup.PackKey()); err != nil {
+		return err
+	}
+	if err := verify(); err != nil {
+		return err
+	}
+	return get(w.path)
 }
 
 // bundleFigures is what a release's OMS bundle takes.
 func (w *world) bundleFigures(rounds int) ([]figure.Figure, error) {
-	ns, allocs, err := median(rounds, func() error {
+	all, err := interleaved(rounds, func() error {
 		b, err := oms.Parse(w.bundle)
 		if err == nil {
 			_, err = b.VerifyKey(w.key)
@@ -226,8 +230,8 @@ func (w *world) bundleFigures(rounds int) ([]figure.Figure, error) {
 		return nil, err
 	}
 	return []figure.Figure{
-		{Name: "OMS bundle of one file, verify", Value: ns, Unit: "ns"},
-		{Name: "OMS bundle of one file, verify allocations", Value: allocs, Unit: "allocs"},
+		{Name: "OMS bundle of one file, verify", Value: figure.Median(all[0].ns), Unit: "ns"},
+		{Name: "OMS bundle of one file, verify allocations", Value: figure.Median(all[0].allocs), Unit: "allocs"},
 		{Name: "OMS bundle of one file, size", Value: float64(len(w.bundle)), Unit: "bytes"},
 	}, nil
 }
