@@ -183,7 +183,7 @@ func identityPairs(m api.MemberInfo, now time.Time) []string {
 	if !c.Hardware.IsZero() {
 		hardware = c.Hardware.Short()
 	}
-	return []string{"certificate", text, "came back", back, "hardware", hardware, "locked", m.Locked, "in use twice", c.Twice}
+	return []string{"certificate", text, "came back", back, "hardware", hardware, "locked", m.Locked}
 }
 
 // readHardware reads what --hardware names: a file with one machine a line, or the

@@ -119,7 +119,7 @@ func (d *Desk) restrict(t *api.Token, r api.TokenRequest) error {
 // certificateOf is what is remembered of a member's newest certificate.
 func certificateOf(m store.Member) api.CertificateInfo {
 	return api.CertificateInfo{
-		Generation: m.Generation, Fingerprint: m.Certificate, Expires: m.Expires, Issuer: m.Issuer, Comebacks: m.Comebacks, Hardware: m.Hardware, Twice: m.Twice,
+		Generation: m.Generation, Fingerprint: m.Certificate, Expires: m.Expires, Issuer: m.Issuer, Comebacks: m.Comebacks, Hardware: m.Hardware,
 	}
 }
 

@@ -253,9 +253,6 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 	case m.Comebacks > 0:
 		say("it came back by its key %d of %d times that it may", m.Comebacks, inventory.MaxComebacks)
 	}
-	if m.Twice != "" {
-		say("its identity seems to be in use twice: %s", m.Twice)
-	}
 	if info.Seen.IsZero() {
 		say("it was never heard; its certificate is valid until %s", m.Expires.Format(time.RFC3339))
 		return

@@ -60,7 +60,7 @@ func (v *Inventory) Unlock(ctx context.Context, id fleet.MemberID, by string, r 
 		return fault.Newf(fault.Invalid, op, string(id), "certificate %s is neither the one in use nor the one that was shown", clip(want)).
 			WithHint("the lock names both: %s", m.Locked)
 	}
-	m.Locked, m.Shown, m.Twice = "", nil, ""
+	m.Locked, m.Shown = "", nil
 	m.Generation++
 	m.Floor, m.Previous, m.Comebacks, m.Confirmed, m.Readmit = m.Generation, fleet.Digest{}, 0, true, true
 	note := audit.Note{

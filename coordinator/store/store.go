@@ -45,7 +45,6 @@ type Member struct {
 	Locked     string       // why its identity is locked, or ""
 	Shown      *Shown       `json:",omitempty"` // the certificate it was locked for
 	Readmit    bool         // it was unlocked and has to come back
-	Twice      string       `json:",omitempty"` // why the identity seems to be in use twice
 	Revoked    bool
 }
 

@@ -261,9 +261,6 @@ func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attent
 	if f := strings.ToLower(m.Freshness); f != "" && f != "fresh" {
 		return attention{id, tone(f), trustText(m)}, true
 	}
-	if twice := m.Certificate.Twice; twice != "" {
-		return attention{id, "warn", "its identity seems to be in use twice: " + twice}, true
-	}
 	for _, st := range m.Models {
 		switch {
 		case st.Stuck() && st.Rate == 0:

@@ -66,7 +66,6 @@ type CertificateInfo struct {
 	Issuer      fleet.Digest `json:"issuer,omitzero"`     // SHA-256 of the device CA's certificate
 	Comebacks   int          `json:"comebacks,omitempty"` // since an operator allowed more
 	Hardware    fleet.Digest `json:"hardware,omitzero"`   // of the machine that it enrolled on
-	Twice       string       `json:"twice,omitempty"`     // why the identity seems to be in use twice
 }
 
 // DeviceCAInfo is one device CA.
