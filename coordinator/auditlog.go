@@ -143,3 +143,9 @@ func (h *house) publishAudit(ctx context.Context) {
 		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "alarm", Subject: h.m.file.Name, Text: err.Error()})
 	}
 }
+
+// splits counts the evidence of other histories.
+func (h *house) splits(ctx context.Context) (int, error) {
+	found, err := h.store.Splits(ctx)
+	return len(found), err
+}

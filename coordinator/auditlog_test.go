@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,6 +83,11 @@ func TestAnotherHistoryRaisesTheAlarm(t *testing.T) {
 		t.Errorf("the row that is kept as evidence: %v", err)
 	}
 	w.checkAudit("audit.split")
+	token := must(api.LoadContext(filepath.Join(w.opts.Data, "admin.context.json")))(t).Token
+	body := must(io.ReadAll(w.plain("GET", "/metrics", "", "Authorization", "Bearer "+token).Body))(t)
+	if !strings.Contains(string(body), "modelfleet_coordinator_audit_splits 2") {
+		t.Error("/metrics does not count them")
+	}
 	from := ds[1].state.Audit.Head
 	proof := must(w.admin.AuditConsistency(t.Context(), 1, from.Size))(t)
 	if len(proof.Path) == 0 {

@@ -213,7 +213,7 @@ func (h *house) server(ctx context.Context) (*http.Server, error) {
 		return nil, err
 	}
 	handler, err := httpapi.New(httpapi.Options{
-		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca, Audit: httpapi.Audit{Log: h.audit, Witness: h.witness}, Pins: h.pins,
+		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca, Audit: httpapi.Audit{Log: h.audit, Witness: h.witness, Splits: h.splits}, Pins: h.pins,
 		Presigner: h.presign, Dashboard: dashboard, Logger: h.log, Ready: h.loop.ready, Stopping: ctx.Done(),
 		Issuer: h.issuer, Throttle: slow, MetricsOpen: h.o.MetricsOpen,
 	})

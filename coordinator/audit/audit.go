@@ -58,9 +58,7 @@ const (
 	DirectiveIssued   = ledger.DirectiveIssued
 	PackPublished     = "pack.published"
 	PolicyTaken       = "policy.taken" // a new root or policy was taken up
-	ConfigChanged     = "config.changed"
-	SplitFound        = "audit.split" // somebody was shown another history
-	LogRestored       = "audit.restored"
+	SplitFound        = "audit.split"  // somebody was shown another history
 )
 
 // Note is an entry before it has its place in the log.

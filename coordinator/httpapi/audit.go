@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -16,6 +18,23 @@ type Audit struct {
 	Log *audit.Log // nil: the log is not signed
 	// Witness takes signed checkpoints that a member cannot make agree with its own.
 	Witness func(ctx context.Context, id fleet.MemberID, notes []string) error
+	// Splits counts the evidence of other histories.
+	Splits func(ctx context.Context) (int, error)
+}
+
+// audit gives the log's figures.
+func (c fleetCollector) audit(send func(*prometheus.Desc, prometheus.ValueType, float64, ...string)) {
+	if c.o.Audit.Log == nil {
+		return
+	}
+	cp, _ := c.o.Audit.Log.Checkpoint()
+	send(desc("audit_entries", "Entries of the audit log that its newest checkpoint covers."), prometheus.GaugeValue, float64(cp.Size))
+	n, err := c.o.Audit.Splits(context.Background())
+	if err != nil {
+		c.o.Logger.Error("split views not counted", "err", err)
+		return
+	}
+	send(desc("audit_splits", "Pieces of evidence that somebody was shown another history."), prometheus.GaugeValue, float64(n))
 }
 
 // maxNotes is how many checkpoints a member tells of at once.

@@ -64,6 +64,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	send(rows, prometheus.CounterValue, float64(st.Duplicate), "duplicate")
 	send(rows, prometheus.CounterValue, float64(st.Refused), "refused")
 
+	c.audit(send)
 	c.delivery(send)
 	c.health(send)
 	now := c.o.Now()

@@ -57,6 +57,7 @@ func (s *site) releasesPage(r *http.Request, who visitor) (view, error) {
 
 // auditView is a page of the log, newest first.
 type auditView struct {
+	Splits       []api.AuditSplit
 	Entries      []auditRow
 	Older, Newer uint64 // where the neighbouring pages begin; 0: there is none
 }
@@ -79,6 +80,9 @@ func (s *site) auditPage(r *http.Request, who visitor) (view, error) {
 		return view{}, err
 	}
 	var v auditView
+	if v.Splits, err = s.Source.Splits(ctx, who.OperatorToken); err != nil {
+		return view{}, err
+	}
 	if n := len(entries); n > 0 && to > 0 && to < entries[n-1].Index {
 		if v.Newer = to + auditPerPage; v.Newer > entries[n-1].Index {
 			v.Newer = entries[n-1].Index
