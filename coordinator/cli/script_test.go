@@ -47,6 +47,9 @@ func TestScripts(t *testing.T) {
 			still := httptest.NewServer(newStill())
 			env.Defer(still.Close)
 			env.Setenv("URL", still.URL)
+			expiring := httptest.NewServer(noticing(newStill()))
+			env.Defer(expiring.Close)
+			env.Setenv("EXPIRING", expiring.URL)
 			env.Setenv("HOME", env.WorkDir)
 			return nil
 		},
@@ -68,7 +71,7 @@ func startCoordinator(ts *testscript.TestScript, _ bool, args []string) {
 	serving, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- coordinator.Run(ctx, coordinator.Options{
-			Fleet: ts.MkAbs(args[0]), Data: ts.MkAbs(args[1]), Listen: "127.0.0.1:0", Tick: 50 * time.Millisecond, Report: time.Second,
+			Version: "v1.2.3", Fleet: ts.MkAbs(args[0]), Data: ts.MkAbs(args[1]), Listen: "127.0.0.1:0", Tick: 50 * time.Millisecond, Report: time.Second,
 			Logger: slog.New(slog.DiscardHandler), Serving: func(coordinator.Address) { close(serving) },
 		})
 	}()
@@ -183,6 +186,14 @@ func newStill() http.Handler {
 			return
 		}
 		mux.ServeHTTP(w, r)
+	})
+}
+
+// noticing is a coordinator whose root runs out.
+func noticing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(api.NoticeHeader, "root expires in 27 days, on 2026-12-21; sign it anew with the root keys: `modelfleet key renew root`")
+		next.ServeHTTP(w, r)
 	})
 }
 

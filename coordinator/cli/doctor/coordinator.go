@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,7 +38,7 @@ func (x *examination) coordinator(ctx context.Context) {
 		pin = "its certificate is that of an authority this machine trusts"
 	}
 	if h.Version != x.Version {
-		x.warn("coordinator", "bring coordinator and commands to the same version", "%s has version %s, this program %s; %s", x.URL, h.Version, x.Version, pin)
+		x.warn("coordinator", "bring coordinator and commands to the same version", "%s has version %s, this program %s; %s", x.URL, cmp.Or(h.Version, "unknown"), x.Version, pin)
 	} else {
 		x.ok("coordinator", "%s, version %s; %s", x.URL, h.Version, pin)
 	}
