@@ -82,9 +82,9 @@ func TestCoordinatorKeyStolen(t *testing.T) {
 
 // rotates replaces the coordinator's and the timestamp's keys, by the keepers of
 // root and policy alone, straight into the bucket.
-func (f *field) rotates() (next, clock *signer.Signer) {
+func (f *field) rotates() {
 	f.t.Helper()
-	next, clock = f.keeps("coordinator"), f.keeps("timestamp")
+	next, clock := f.keeps("coordinator"), f.keeps("timestamp")
 	old := f.newest(metadata.ROOT)
 	keeper := f.key("root")
 	keys := func(s *signer.Signer) []crypto.PublicKey { return []crypto.PublicKey{s.Public()} }
@@ -97,7 +97,6 @@ func (f *field) rotates() (next, clock *signer.Signer) {
 	sure(f.t, err)
 	m := load[metadata.RootType](f.t, root)
 	f.puts(append(writes, repository.Write{Key: trust.MetadataKey(metadata.ROOT, m.Signed.Version), Body: root})...)
-	return next, clock
 }
 
 // newest is the newest version of a role in the bucket.
@@ -112,16 +111,6 @@ func (f *field) newest(role string) []byte {
 		sure(f.t, err)
 		newest = body
 	}
-}
-
-// repository opens the bucket with keys, as a coordinator would.
-func (f *field) repository(coordinator, timestamp signature.Signer) *repository.Repository {
-	f.t.Helper()
-	r, err := repository.Open(f.t.Context(), f.bucket.read, repository.Options{
-		Root: f.bucket.get(f.t, trust.MetadataKey(metadata.ROOT, 1)), Coordinator: coordinator, Timestamp: timestamp,
-	})
-	sure(f.t, err)
-	return r
 }
 
 // A thief ran ahead with versions and the time, so that nothing of the real
