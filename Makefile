@@ -26,6 +26,12 @@ keyless: ## the operator's command and the coordinator with Sigstore's keyless s
 	@mkdir -p bin/keyless
 	@for b in coordinator/cmd/modelfleet-coordinator coordinator/cmd/modelfleet; do $(BUILD) -tags keyless -o bin/keyless/ ./$$b || exit 1; done
 
+.PHONY: heartbeat
+heartbeat: ## out/heartbeat.zip: the function that keeps a fleet fresh, for Lambda on arm64
+	@mkdir -p out
+	GOOS=linux GOARCH=arm64 $(BUILD) -tags lambda.norpc -o out/bootstrap ./functions/heartbeat
+	@cd out && rm -f heartbeat.zip && zip -q heartbeat.zip bootstrap && rm bootstrap
+
 .PHONY: test
 test: ## every test: unit, property, fuzz seeds, synctest, end to end
 	$(GO) test -timeout 20m ./...
