@@ -153,6 +153,9 @@ func (s *server) handle(mux *http.ServeMux, pattern string, fn func(http.Respons
 			s.notice(rec.Header())
 		}
 		if err := fn(rec, r); err != nil {
+			if fault.Is(err, fault.Denied) {
+				rec.Header().Del(api.NoticeHeader) // it is for operators
+			}
 			s.fail(rec, r, pattern, err)
 		}
 		s.metrics.observe(pattern, rec.status, time.Since(begun))

@@ -18,7 +18,7 @@ terraform {
 locals {
   arn = aws_s3_bucket.this.arn
   # Objects that are written once and never changed.
-  immutable = ["${local.arn}/files/*", "${local.arn}/models/*", "${local.arn}/tuf/*"]
+  immutable = ["${local.arn}/files/*", "${local.arn}/models/*", "${local.arn}/tuf/*", "${local.arn}/proposals/*"]
   # Objects that are replaced: guarded by conditional puts.
   replaced = ["${local.arn}/packs/*", "${local.arn}/tuf/timestamp.json"]
 }
