@@ -92,16 +92,16 @@ func (x *examination) members(ctx context.Context) {
 		}
 	}
 	if n := groups["untrusted"]; len(n) > 0 {
-		x.bad("members", fault.Untrusted, "`modelfleet members describe MEMBER` says which rule refuses; `modelfleet-agent status` on the device says more", "%s refuse what they are given as not trusted: %s", count(len(n), "member"), names(n))
+		x.bad("members", fault.Untrusted, "`modelfleet members describe MEMBER` says which rule refuses; `modelfleet-agent status` on the device says more", "%s untrusted, refusing what is offered: %s", count(len(n), "member"), names(n))
 	}
 	if n := groups["locked"]; len(n) > 0 {
 		x.bad("members", fault.Denied, "find out which is the real one: `modelfleet members describe MEMBER`, then `members unlock` or `members revoke`", "%s locked, for their identity was copied: %s", count(len(n), "member"), names(n))
 	}
 	if n := groups["stale"]; len(n) > 0 {
-		x.warn("members", "do they reach the bucket or the coordinator? is the timestamp signed in time (above)?", "%s hold what they have, for their trust pack has expired: %s", count(len(n), "member"), names(n))
+		x.warn("members", "do they reach the bucket or the coordinator? is the timestamp signed in time (above)?", "%s stale, holding what is there: %s", count(len(n), "member"), names(n))
 	}
 	if n := groups["silent"]; len(n) > 0 {
-		x.warn("members", "are they switched on, and do they reach the coordinator? `modelfleet members explain MEMBER`", "%s said nothing for %s: %s", count(len(n), "device"), silent, names(n))
+		x.warn("members", "are they switched on, and do they reach the coordinator? `modelfleet members explain MEMBER`", "%s silent for %s: %s", count(len(n), "device"), silent, names(n))
 	}
 	if len(groups) == 0 {
 		x.ok("members", "%s, none stale, untrusted or silent", count(live, "member"))

@@ -120,7 +120,6 @@ type examination struct {
 
 	answers bool // the coordinator does
 	health  api.Health
-	skew    time.Duration
 	store   registry.Store
 	repo    *repository.Repository
 }
