@@ -285,10 +285,11 @@ func TestDependenciesAreOnRecord(t *testing.T) {
 		limit  int
 		banned []string
 	}{
-		{"agent/cmd/modelfleet-agent", 45, []string{"github.com/aws/aws-sdk-go-v2", "github.com/sigstore/sigstore-go", "modernc.org/sqlite", "github.com/versity/versitygw"}},
-		{"functions/scorer", 50, []string{"github.com/hashicorp/memberlist", "github.com/sigstore/sigstore-go", "modernc.org/sqlite"}},
+		{"agent/cmd/modelfleet-agent", 45, []string{"github.com/aws/aws-sdk-go-v2", "github.com/coreos/go-oidc/v3", "github.com/sigstore/sigstore-go", "modernc.org/sqlite", "github.com/versity/versitygw"}},
+		{"functions/scorer", 50, []string{"github.com/aws/aws-sdk-go-v2/service/kms", "github.com/hashicorp/memberlist", "github.com/sigstore/sigstore-go", "modernc.org/sqlite"}},
+		{"functions/heartbeat", 50, []string{"github.com/hashicorp/memberlist", "github.com/sigstore/sigstore-go", "modernc.org/sqlite"}},
 		{"coordinator/cmd/modelfleet-coordinator", 70, []string{"github.com/sigstore/sigstore-go", "github.com/versity/versitygw"}},
-		{"coordinator/cmd/modelfleet", 70, []string{"github.com/versity/versitygw", "modernc.org/sqlite"}},
+		{"coordinator/cmd/modelfleet", 70, []string{"github.com/sigstore/sigstore-go", "github.com/versity/versitygw", "modernc.org/sqlite"}},
 	} {
 		out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./"+b.dir).Output()
 		if err != nil {
