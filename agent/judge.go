@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -169,6 +170,9 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 		if err := l.step(ctx, event{model: m, ev: update.Event{Kind: update.Assigned, Terms: terms}}); err != nil {
 			return err
 		}
+	}
+	for _, r := range t.Refused {
+		l.reasons[r.Model] = fmt.Sprintf("%s refused: %v", r.Release, r.Err)
 	}
 	for _, p := range t.Directive.Models {
 		a := p.Assign(l.facts)

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -9,20 +8,15 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
-	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // revoked says in one sentence why no member may run a release any more; "" when
 // they may.
 func (l *loop) revoked(rel fleet.Release) string {
-	err := l.publisher.Revokes(rel)
-	if err == nil {
-		return ""
+	if why := l.backed(rel); why != "" {
+		return rel.Ref() + " is delisted: " + why
 	}
-	if v, ok := errors.AsType[*trust.Violation](err); ok {
-		err = v.Err
-	}
-	return rel.Ref() + " is delisted: " + err.Error()
+	return ""
 }
 
 // alarm calls a person for each release that the directive has members outside

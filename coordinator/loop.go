@@ -40,9 +40,11 @@ type loop struct {
 	// keepRevoked are the models of which a revoked release is served on when
 	// nothing else may run.
 	keepRevoked []fleet.ModelName
-	wake        <-chan struct{}
-	now         func() time.Time
-	catchup     func(context.Context) error // takes up admissions that a lost publication took with it
+	// backed says why no member may run a release any more; "" when they may.
+	backed  func(fleet.Release) string
+	wake    <-chan struct{}
+	now     func() time.Time
+	catchup func(context.Context) error // takes up admissions that a lost publication took with it
 
 	loaded bool
 	runs   []*run          // that live, or still say something in the directive; oldest first
@@ -59,7 +61,7 @@ func newLoop(h *house) *loop {
 	l := &loop{
 		group: fleet.DefaultGroup, store: h.store, inventory: h.inventory, intake: h.intake, publisher: h.publisher,
 		events: h.events, log: h.log, tick: h.o.Tick, report: h.o.Report, wake: h.wake, now: time.Now,
-		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked,
+		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked, backed: h.desk.Revoked,
 	}
 	return l
 }

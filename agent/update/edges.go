@@ -37,6 +37,7 @@ func edges() []edge {
 	add(fleet.Activating, "return to a release kept on disk", append(settled, append(attempt, fleet.Soaking, fleet.Failed)...)...)
 	add(fleet.Soaking, "switched", fleet.Activating)
 	add(fleet.Healthy, "soak went well", fleet.Soaking)
+	add(fleet.Healthy, "exposed to what was healthy here before", append(settled, append(attempt, fleet.Failed)...)...)
 	add(fleet.Failed, "failed", fleet.Downloading, fleet.Verified, fleet.Activating)
 	add(fleet.Failed, "gives the running release up", append(settled, append(attempt, fleet.Soaking)...)...)
 	add(fleet.RolledBack, "serves what it had before", fleet.Activating, fleet.Failed)

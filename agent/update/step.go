@@ -172,6 +172,13 @@ func (m *machine) hold(aim Offer) {
 		if st.Phase != fleet.Quarantined {
 			m.enter(fleet.Quarantined, "%s", st.Failure.Text)
 		}
+	case st.Terms.Arm == fleet.Exposed && st.Running.Good && !st.Running.Kept:
+		// A rollout of what came back to life here as the way back.
+		m.cancel()
+		st.Failure = Failure{}
+		if st.Phase != fleet.Healthy {
+			m.enter(fleet.Healthy, "served %s before and it was healthy", st.Running.Ref)
+		}
 	case st.Attempting() || st.waits():
 		m.cancel()
 		m.enter(fleet.Withdrawn, "the offer of %s was taken back before the switch", st.Target.Ref)

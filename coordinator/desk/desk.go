@@ -63,6 +63,7 @@ type known struct {
 	ref     string
 	root    fleet.Digest
 	release fleet.Release
+	gone    bool // its publisher took it back
 }
 
 // New returns a desk that knows what the store holds.
@@ -93,7 +94,7 @@ func (d *Desk) reload(ctx context.Context) error {
 	for _, r := range rs {
 		teams[r.Ref()] = r.Team
 		for _, v := range r.Variants {
-			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root, r.Release}
+			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root, r.Release, r.Revoked}
 		}
 	}
 	d.mu.Lock()

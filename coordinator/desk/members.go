@@ -142,9 +142,7 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 		st.Quarantined = []fleet.Digest{d.catalog[s.Target].root}
 	}
 	d.mu.RUnlock()
-	if why := d.o.Publisher.Revokes(runs.release); why != nil {
-		st.Revoked = cause(why)
-	}
+	st.Revoked = d.revokedFor(runs.release, runs.gone)
 	if s.Failure != fleet.NoFailure {
 		st.Failing = rep.FailingSince(s)
 	}

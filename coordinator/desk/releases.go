@@ -33,10 +33,8 @@ func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.Releas
 }
 
 func (d *Desk) releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseInfo {
-	info := api.ReleaseInfo{Release: r.Release, Admitted: r.Admitted, By: r.By, Metrics: r.Metrics, Revoked: r.Revoked}
-	if why := d.o.Publisher.Revokes(r.Release); why != nil {
-		info.Revoked, info.RevokedFor = true, cause(why)
-	}
+	info := api.ReleaseInfo{Release: r.Release, Admitted: r.Admitted, By: r.By, Metrics: r.Metrics, RevokedFor: d.revokedFor(r.Release, r.Revoked)}
+	info.Revoked = info.RevokedFor != ""
 	for _, v := range r.Variants {
 		info.Members += running[telemetry.ReleasePrefix(v.Root)]
 	}

@@ -18,18 +18,23 @@ func TestADelistedReleaseEndsItsRollout(t *testing.T) {
 			d.pass(t)
 		}
 		was := d.st
-		if was.State.Terminal() {
-			return
-		}
 		v := rollout.View{Roster: rollout.NewRoster(was.ID, was.Release, d.spec, d.facts()), Delisted: "detector@2.0 is delisted"}
 		st, actions := rollout.Decide(d.spec, was, v, d.now)
 		switch {
+		case was.State.Terminal():
+			if len(actions) > 0 {
+				t.Fatalf("%v did something: %v", was.State, actions)
+			}
+			return
 		case was.State == rollout.RollingBack:
 			return // for a reason of its own
 		case st.State != rollout.RollingBack && st.State != rollout.RolledBack && st.State != rollout.Aborted:
 			t.Fatalf("%v became %v", was.State, st.State)
 		case st.State == rollout.Aborted && !was.AsOf.IsZero():
 			t.Fatal("members were exposed, and stay so")
+		}
+		if again, more := rollout.Decide(d.spec, st, v, d.now); len(more) > 0 || again.State != st.State {
+			t.Fatalf("%v, told again, becomes %v: %v", st.State, again.State, more)
 		}
 		found := false
 		for _, a := range actions {

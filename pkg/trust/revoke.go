@@ -16,10 +16,17 @@ type Had struct {
 	Counter uint64
 }
 
+// Publisher is what a team's role says, and what it said before.
+type Publisher struct {
+	TeamRole          // with the highest floors that were seen
+	Seen     []string // bundles that the team's present keys listed, now or before: the short form of their digests, sorted
+}
+
 // Revokes says why no member may run a release any more, or nil: the policy
-// names its root, its publisher lists it no longer, or its publisher's floor is
-// above it. Silence revokes nothing: neither a pack without the publisher's role,
-// nor a role that expired, nor a team that the policy no longer knows.
+// names its root, its publisher listed it and lists it no longer, or its
+// publisher's floor is above it. Silence revokes nothing: neither a pack without
+// the publisher's role, nor a role that expired, nor a team that the policy no
+// longer knows, nor what keys that are new never listed.
 func (t Trusted) Revokes(h Had) error {
 	if !h.Root.IsZero() && slices.Contains(t.Revoked.Releases, h.Root) {
 		return broken(RuleRevoked, "the policy revokes %s", h.Root.Short())
@@ -30,6 +37,9 @@ func (t Trusted) Revokes(h Had) error {
 	}
 	e, listed := role.find(h)
 	if !listed {
+		if _, seen := slices.BinarySearch(role.Seen, h.Bundle.Short()); !seen {
+			return nil
+		}
 		return broken(RuleListed, "its publisher took it back: role %s version %d lists it no longer", RoleOf(team), role.Version)
 	}
 	if floor := role.Floors[h.Model]; e.Release.Counter < floor {
@@ -40,7 +50,7 @@ func (t Trusted) Revokes(h Had) error {
 
 // owner is the publisher whose word counts for a release: the one its path names,
 // else the one that lists releases of the model.
-func (t Trusted) owner(h Had) (fleet.Team, TeamRole, bool) {
+func (t Trusted) owner(h Had) (fleet.Team, Publisher, bool) {
 	if r, _, err := ParseBundlePath(h.Path); err == nil {
 		role, ok := t.Teams[r.Team]
 		return r.Team, role, ok
@@ -50,7 +60,7 @@ func (t Trusted) owner(h Had) (fleet.Team, TeamRole, bool) {
 			return team, role, true
 		}
 	}
-	return "", TeamRole{}, false
+	return "", Publisher{}, false
 }
 
 // Has reports whether the role has a say in a model: it lists a release of it, or

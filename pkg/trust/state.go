@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -32,6 +33,7 @@ type State struct {
 type TeamState struct {
 	Keys   fleet.Digest               `json:"keys,omitzero"` // which keys the floors are from
 	Floors map[fleet.ModelName]uint64 `json:"floors,omitempty"`
+	Seen   []string                   `json:"seen,omitempty"` // bundles that these keys listed; see [Publisher]
 }
 
 // NewState begins with the root that the pin names: the SHA-256 of root.json
@@ -67,7 +69,7 @@ func (s State) Equal(o State) bool {
 	return bytes.Equal(s.Root, o.Root) && bytes.Equal(s.Timestamp, o.Timestamp) && bytes.Equal(s.Snapshot, o.Snapshot) &&
 		s.Floor.Equal(o.Floor) && s.Sequence == o.Sequence && s.Directive == o.Directive && s.FleetKeys == o.FleetKeys && s.Audit.Equal(o.Audit) &&
 		maps.EqualFunc(s.Teams, o.Teams, func(a, b TeamState) bool {
-			return a.Keys == b.Keys && maps.Equal(a.Floors, b.Floors)
+			return a.Keys == b.Keys && maps.Equal(a.Floors, b.Floors) && slices.Equal(a.Seen, b.Seen)
 		})
 }
 

@@ -101,7 +101,7 @@ type teamRole struct {
 
 // placements keeps of the directive what publishers back.
 func (s *session) placements() error {
-	s.teams, s.out.Releases, s.out.Teams = map[fleet.Team]*teamRole{}, map[string]Backing{}, map[fleet.Team]TeamRole{}
+	s.teams, s.out.Releases, s.out.Teams = map[fleet.Team]*teamRole{}, map[string]Backing{}, map[fleet.Team]Publisher{}
 	kept := make([]fleet.Placement, 0, len(s.out.Directive.Models))
 	for _, p := range s.out.Directive.Models {
 		if p.WhenRevoked == fleet.KeepRevoked {
@@ -258,7 +258,13 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 	next := TeamState{Keys: keys, Floors: map[fleet.ModelName]uint64{}}
 	if old := s.old.Teams[name]; old.Keys == keys {
 		maps.Copy(next.Floors, old.Floors)
+		next.Seen = slices.Clone(old.Seen)
 	}
+	for _, e := range t.Entries {
+		next.Seen = append(next.Seen, e.Release.Variants[0].Bundle.Short())
+	}
+	slices.Sort(next.Seen)
+	next.Seen = slices.Compact(next.Seen)
 	for model, floor := range t.Floors {
 		next.Floors[model] = max(next.Floors[model], floor)
 	}
@@ -267,7 +273,7 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 	}
 	s.next.Teams[name] = next
 	t.Floors = next.Floors
-	s.out.Teams[name] = t.TeamRole
+	s.out.Teams[name] = Publisher{t.TeamRole, next.Seen}
 	return t, nil
 }
 

@@ -54,9 +54,9 @@ type Trusted struct {
 	Digest    fleet.Digest // of the directive's bytes
 	Refused   []Refusal
 	Releases  map[string]Backing // by bundle path
-	// Teams are the publishers' roles in the pack that are in force, with the
-	// highest floors that this member ever saw. See [Trusted.Revokes].
-	Teams map[fleet.Team]TeamRole
+	// Teams are the publishers whose roles in the pack are in force. See
+	// [Trusted.Revokes].
+	Teams map[fleet.Team]Publisher
 	// Kept are the models of which a revoked release is served on when nothing
 	// else may run.
 	Kept []fleet.ModelName

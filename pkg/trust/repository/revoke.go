@@ -26,19 +26,20 @@ func (r *Repository) publishers(d fleet.Directive) map[string]json.RawMessage {
 	return out
 }
 
-// Revokes says why no member may run a release any more, as its members will see
-// it with the next pack; nil when they may.
+// Revokes says why the policy or a floor has no member run a release any more; nil
+// when neither speaks against it. Whether its publisher took it back is what
+// admissions tell.
 func (r *Repository) Revokes(rel fleet.Release) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := trust.Trusted{Teams: map[fleet.Team]trust.TeamRole{}}
+	t := trust.Trusted{Teams: map[fleet.Team]trust.Publisher{}}
 	if raw, ok := r.policy.targets[trust.PathRevoked]; ok {
 		if err := oms.DecodeStrict(raw, &t.Revoked); err != nil {
 			return trust.Violated(trust.RuleFormat, "check release", trust.PathRevoked, err)
 		}
 	}
 	for name, team := range r.teams {
-		t.Teams[name] = team.role
+		t.Teams[name] = trust.Publisher{TeamRole: team.role}
 	}
 	for _, v := range rel.Variants {
 		had := trust.Had{Model: rel.Model, Path: rel.BundlePath(v.Name), Root: v.Root, Bundle: v.Bundle, Counter: rel.Counter}
