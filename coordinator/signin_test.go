@@ -98,7 +98,7 @@ func TestPeopleSignInFromTheCommandLine(t *testing.T) {
 	if code, _, said := w.command(home, nil, nil, "members", "list"); code != 0 {
 		t.Errorf("with the issuer away, who is signed in: %d\n%s", code, said)
 	}
-	if code, _, said := w.command(t.TempDir(), nil, nil, "login", "--no-browser"); code != fault.Transient.Exit() || !strings.Contains(said, "is the issuer up") {
+	if code, _, said := w.command(t.TempDir(), nil, nil, "login", "--device"); code != fault.Transient.Exit() || !strings.Contains(said, "is the issuer up") {
 		t.Errorf("with the issuer away, who signs in: %d\n%s", code, said)
 	}
 	if code, _, said := w.command(home, nil, nil, "logout"); code != 0 {
