@@ -144,8 +144,9 @@ func (p policy) delegated(role string) *metadata.DelegatedRole {
 	return nil
 }
 
-// TimestampVersion reads the version of a timestamp that one of the fleet's
-// roots vouches for; ok is false for anything else.
+// TimestampVersion reads the version of a timestamp that the fleet's newest root
+// vouches for; ok is false for anything else. What a key signed that root has
+// taken out is as good as absent.
 func (r *Repository) TimestampVersion(raw []byte) (version int64, ok bool) {
 	m, err := metadata.Timestamp().FromBytes(raw)
 	if err != nil {
@@ -153,7 +154,7 @@ func (r *Repository) TimestampVersion(raw []byte) (version int64, ok bool) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.signedByAnyRoot(metadata.TIMESTAMP, m) != nil {
+	if r.root.VerifyDelegate(metadata.TIMESTAMP, m) != nil {
 		return 0, false
 	}
 	return m.Signed.Version, true

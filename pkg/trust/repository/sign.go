@@ -211,7 +211,7 @@ func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, e
 	if !until.IsZero() && m.Signed.Expires.After(until) {
 		m.Signed.Expires = until
 	}
-	if old := next.timestampMeta; old != nil {
+	if old := next.timestampMeta; old != nil && !r.ranAhead(old) {
 		m.Signed.Version = old.Signed.Version + 1
 	}
 	m.Signed.Meta["snapshot.json"] = metaFile(next.snapshotMeta.Signed.Version, next.snapshot)
@@ -226,6 +226,15 @@ func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, e
 	next.timestamp, next.timestampMeta = raw, m
 	return Write{Key: trust.MetadataKey(metadata.TIMESTAMP, m.Signed.Version), Body: raw, Mutable: true}, nil
 }
+
+// ranAhead reports whether a timestamp has no successor, and need have none: its key
+// was taken out, and with other keys versions begin anew.
+func (r *Repository) ranAhead(m *metadata.Metadata[metadata.TimestampType]) bool {
+	return m.Signed.Version >= maxVersion && r.root.VerifyDelegate(metadata.TIMESTAMP, m) != nil
+}
+
+// maxVersion is where JSON's readers begin to lose whole numbers.
+const maxVersion = 1 << 53
 
 // wrongKey says that a signer of ours is not the one the fleet trusts.
 func (r *Repository) wrongKey(rule trust.Rule, role string, sigs []metadata.Signature, err error) error {

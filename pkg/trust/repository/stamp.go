@@ -91,7 +91,7 @@ func (r *Repository) Follow(raw []byte, now time.Time) (Publication, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
-		err = r.signedByAnyRoot(metadata.TIMESTAMP, m)
+		err = r.root.VerifyDelegate(metadata.TIMESTAMP, m)
 	}
 	if err != nil {
 		return Publication{}, trust.Violated(trust.RuleTimestamp, "follow timestamp", "", err)
@@ -158,15 +158,19 @@ func issuedOf(m *metadata.Metadata[metadata.TimestampType]) time.Time {
 	return at
 }
 
-// readAhead looks for snapshots past the one that the timestamp leads to. The
-// newest counts whose signature and version are right and which takes nothing
-// back: parts are in the bucket before the snapshot that names them.
+// readAhead looks for snapshots past the one that the timestamp leads to, if it
+// leads to any. The newest counts whose signature and version are right and which
+// takes nothing back: parts are in the bucket before the snapshot that names them.
 func (r *Repository) readAhead(ctx context.Context) error {
 	from := int64(1)
 	if s := r.current.snapshotMeta; s != nil {
 		from = s.Signed.Version + 1
 	}
-	for v := from; v < from+maxProbe; v++ {
+	vouched := r.root.VerifyDelegate // what is to be stamped, the newest root must vouch for
+	if !r.opts.looksAhead() {
+		vouched = r.signedByAnyRoot // what is signed anew, any that did
+	}
+	for v := from; ; v++ {
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.SNAPSHOT, v))
 		if fault.Is(err, fault.NotFound) {
 			return nil
@@ -174,12 +178,11 @@ func (r *Repository) readAhead(ctx context.Context) error {
 			return err
 		}
 		m, err := metadata.Snapshot().FromBytes(raw)
-		if err != nil || m.Signed.Version != v || r.root.VerifyDelegate(metadata.SNAPSHOT, m) != nil || r.takesBack(m) {
+		if err != nil || m.Signed.Version != v || vouched(metadata.SNAPSHOT, m) != nil || r.takesBack(m) {
 			continue
 		}
 		r.current.snapshot, r.current.snapshotMeta = raw, m
 	}
-	return nil
 }
 
 // takesBack reports whether a snapshot holds an older version of a role than the

@@ -1,0 +1,92 @@
+package repository_test
+
+import (
+	"crypto"
+	"math"
+	"testing"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
+	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
+)
+
+// runAhead puts the last of all timestamps into the bucket, over a snapshot of that
+// version, as a thief of the timestamp's key can.
+func runAhead(t *testing.T, f *trusttest.Fleet, snapshot int64) {
+	t.Helper()
+	raw, err := f.Bucket.Get(t.Context(), trust.MetadataKey(metadata.TIMESTAMP, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := metadata.Timestamp().FromBytes(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Signed.Version = math.MaxInt64
+	m.Signed.Meta["snapshot.json"].Version = snapshot
+	m.ClearSignatures()
+	if _, err := m.Sign(f.Timestamp); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = m.ToBytes(false); err != nil {
+		t.Fatal(err)
+	}
+	f.Bucket.Overwrite(trust.MetadataKey(metadata.TIMESTAMP, 0), raw)
+}
+
+// rotates has root give the timestamp to another key.
+func rotates(t *testing.T, f *trusttest.Fleet) {
+	t.Helper()
+	stamp := trusttest.Key(t)
+	root, ok, err := repository.NextRoot(f.Bucket.Newest(t, metadata.ROOT), repository.RootChange{Timestamp: []crypto.PublicKey{stamp.Public()}},
+		f.Now, repository.Lifetimes{}, f.Root)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	f.Timestamp = stamp
+	f.Bucket.Overwrite(trust.MetadataKey(metadata.ROOT, 2), root)
+}
+
+// What a thief of the timestamp's key put into the bucket is worth nothing once
+// root has taken the key out: not to a coordinator that starts then, and not to
+// one that ran all the time.
+func TestAStolenTimestampIsWorthNothingAfterItsRotation(t *testing.T) {
+	t.Parallel()
+	for name, snapshot := range map[string]int64{"over the newest snapshot": 1, "over none that there is": 1 << 40} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := trusttest.New(t, nil)
+			r := f.Release("detector", "1.0.0")
+			_, st, err := trust.Verify(f.Direct(r), f.State(), f.Member(), f.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			running := f.Repo
+			runAhead(t, f, snapshot)
+			stolen, err := f.Bucket.Get(t.Context(), trust.MetadataKey(metadata.TIMESTAMP, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := running.TimestampVersion(stolen); !ok {
+				t.Fatal("the thief has no key")
+			}
+			rotates(t, f)
+			if _, err := running.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if v, ok := running.TimestampVersion(stolen); ok {
+				t.Errorf("version %d of a timestamp counts whose key was taken out", v)
+			}
+			f.Repo = f.Open(f.Genesis.Root) // a restart
+			if es, err := f.Repo.Releases(); err != nil || len(es) != 1 {
+				t.Errorf("%d releases after the restart, %v", len(es), err)
+			}
+			got, _, err := trust.Verify(f.Direct(r), st, f.Member(), f.Now)
+			if err != nil || got.Directive.Sequence != 2 {
+				t.Errorf("directive %d is believed, %v", got.Directive.Sequence, err)
+			}
+		})
+	}
+}
