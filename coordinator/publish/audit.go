@@ -45,20 +45,37 @@ func (p *Publisher) prove(ctx context.Context, g fleet.Group, directive []byte) 
 // asks for; the caller holds writing.
 func (p *Publisher) reload(ctx context.Context) error {
 	news, err := p.repo.Reload(ctx)
-	if err == nil && news && p.audit.Taken != nil {
-		err = p.audit.Taken(ctx, p.repo.Versions())
-	}
 	if err != nil {
 		return err
 	}
-	if news && p.o.Devices != nil {
-		p.o.Devices(ctx, p.repo.DeviceCA())
-	}
+	p.untold = p.untold || news
 	p.takeClock()
+	if err := p.tell(ctx); err != nil {
+		return err
+	}
 	for g, body := range p.repo.Unproven() {
 		if err := p.prove(ctx, g, body); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// tell records which root and policy are in force, and tells who has to know
+// before members can; the caller holds writing. What fails is done again before
+// anything else is signed.
+func (p *Publisher) tell(ctx context.Context) error {
+	if !p.untold {
+		return nil
+	}
+	if p.audit.Taken != nil {
+		if err := p.audit.Taken(ctx, p.repo.Versions()); err != nil {
+			return err
+		}
+	}
+	if p.o.Devices != nil {
+		p.o.Devices(ctx, p.repo.DeviceCA())
+	}
+	p.untold = false
 	return nil
 }

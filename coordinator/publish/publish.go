@@ -91,6 +91,7 @@ type Publisher struct {
 	pending *pending           // signed, not wholly written
 	seen    map[string]int64   // versions of roles that were in the bucket
 	before  []repository.Write // to be written before the next signature
+	untold  bool               // another root or policy is in force, and not everybody knows
 
 	reloaded time.Time // when new roots and policies were last looked for
 	awaiting time.Time // since when a snapshot waits for its timestamp; zero: none does
@@ -224,6 +225,9 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]
 	if cur, ok := p.Pack(d.Group); ok && cur.Sequence == d.Sequence {
 		return nil, nil
 	}
+	if err := p.tell(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.prove(ctx, d.Group, body); err != nil {
 		return nil, err
 	}
@@ -238,31 +242,33 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, now time.Time) ([]
 }
 
 // Refresh renews what is about to expire and publishes what was admitted. done
-// is false when nothing was due.
+// is false when nothing was due. A root or policy in the bucket that is no good is
+// an error, and keeps nothing from being renewed.
 func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refused []trust.Refusal, err error) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
 	if err := p.finish(ctx, now); err != nil {
 		return false, nil, err
 	}
+	look, bad := !p.awaiting.IsZero(), error(nil)
 	if now.Sub(p.reloaded) >= cmp.Or(p.o.Reload, reloadEvery) {
-		if err := p.reload(ctx); err != nil {
-			return false, nil, err
+		if bad = p.reload(ctx); bad == nil {
+			p.reloaded = now
+		} else if p.untold {
+			return false, nil, bad
 		}
-		p.reloaded = now
+		look = true
+	}
+	if look {
 		if err := p.look(ctx, now); err != nil {
-			return false, nil, err
-		}
-	} else if !p.awaiting.IsZero() {
-		if err := p.look(ctx, now); err != nil {
-			return false, nil, err
+			return false, nil, errors.Join(bad, err)
 		}
 	}
 	pub, due, err := p.repo.Refresh(now)
 	if err != nil || !due {
-		return false, nil, errors.Join(err, p.overdue(now))
+		return false, nil, errors.Join(bad, err, p.overdue(now))
 	}
-	return true, pub.Refused, p.write(ctx, pub, now)
+	return true, pub.Refused, errors.Join(bad, p.write(ctx, pub, now))
 }
 
 // Admit takes up a publisher's role. record is called with what changed before

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,8 @@ type world struct {
 	opts   publish.Options
 	root   []byte
 	pin    fleet.Digest
+	keeper *signer.Signer // of root and policy
+	policy []byte
 }
 
 func newWorld(t *testing.T) *world {
@@ -96,14 +99,15 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { w.bucket.Close() })
 	key := func() *signer.Signer { return must(signer.Ephemeral())(t) }
 	coord, stamp := key(), key()
+	w.keeper = key()
 	g := must(repository.Init(repository.InitOptions{
-		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{key()}, Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()},
+		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{w.keeper}, Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()},
 		Teams: []repository.Team{{Name: "vision", Keys: []crypto.PublicKey{key().Public()}}},
 	}))(t)
 	for _, x := range g.Writes {
 		must(w.bucket.Store.Create(t.Context(), x.Key, registry.BodyOf(x.Body)))(t)
 	}
-	w.root, w.pin = g.Root, g.Pin
+	w.root, w.pin, w.policy = g.Root, g.Pin, g.Policy
 	w.opts = publish.Options{Bucket: w.bucket, Store: w.memory, Root: g.Root, Coordinator: coord, Timestamp: stamp, Logger: slog.New(slog.DiscardHandler)}
 	return w
 }
@@ -316,5 +320,72 @@ func TestAnotherCoordinatorIsNoticed(t *testing.T) {
 	}
 	if seq := w.member(); seq != 5 {
 		t.Errorf("members see directive %d, want 5", seq)
+	}
+}
+
+// What nobody may put next to the roots keeps nothing from being renewed: members
+// must not turn stale by it. It is told of each time.
+func TestJunkInPlaceOfTheNextRootStopsNoRenewal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := must(w.open())(t)
+	now := time.Now()
+	must(p.Publish(t.Context(), directive(1), now))(t)
+	before, _ := p.Pack(fleet.DefaultGroup)
+	key := trust.MetadataKey("root", 2)
+	must(w.bucket.Store.Create(t.Context(), key, registry.BodyOf([]byte(`{"signed":{"_type":"root"},"signatures":[]}`))))(t)
+	done, _, err := p.Refresh(t.Context(), now.Add(12*time.Hour))
+	if !done || !fault.Is(err, fault.Untrusted) || trust.RuleOf(err) != trust.RuleRoot {
+		t.Errorf("renewed %v, error %v, want both", done, err)
+	}
+	if after, _ := p.Pack(fleet.DefaultGroup); !after.Expires.After(before.Expires) {
+		t.Errorf("the pack expires at %s, it did at %s before", after.Expires, before.Expires)
+	}
+	if hint := fault.Hint(err); !strings.Contains(hint, key) {
+		t.Errorf("hint %q does not name %s", hint, key)
+	}
+}
+
+// Another policy goes into no pack before it is on record and before who has to
+// know was told, however often that fails, and whether or not the coordinator ran.
+func TestAPolicyIsToldOfBeforeMembersKnow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	told, fails := 0, true
+	w.opts.Devices = func(context.Context, []byte) { told++ }
+	taken := publish.Audit{Taken: func(context.Context, map[string]int64) error {
+		if fails {
+			return errCrash
+		}
+		return nil
+	}}
+	p := must(w.open())(t)
+	p.Audited(taken)
+	now := time.Now()
+	must(p.Publish(t.Context(), directive(1), now))(t)
+	if told != 0 {
+		t.Errorf("told %d times of the first policy", told)
+	}
+	writes := must(repository.NextPolicy(w.policy, repository.PolicyChange{}, now, repository.Lifetimes{}, w.keeper))(t)
+	for _, x := range writes {
+		must(w.bucket.Store.Create(t.Context(), x.Key, registry.BodyOf(x.Body)))(t)
+	}
+	for range 2 {
+		if done, _, err := p.Refresh(t.Context(), now.Add(time.Hour)); done || !errors.Is(err, errCrash) {
+			t.Fatalf("renewed %v, error %v", done, err)
+		}
+	}
+	if _, err := p.Publish(t.Context(), directive(2), now); !errors.Is(err, errCrash) || w.member() != 1 {
+		t.Errorf("directive %d is out, error %v", w.member(), err)
+	}
+	p = must(w.open())(t) // a restart
+	p.Audited(taken)
+	if _, err := p.Publish(t.Context(), directive(2), now); !errors.Is(err, errCrash) {
+		t.Errorf("after a restart: %v", err)
+	}
+	fails = false
+	must(p.Publish(t.Context(), directive(2), now))(t)
+	if told != 1 || w.member() != 2 {
+		t.Errorf("told %d times, directive %d", told, w.member())
 	}
 }

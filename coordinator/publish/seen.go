@@ -27,6 +27,9 @@ func (p *Publisher) keepSeen(ctx context.Context) error {
 // it does for members when keys that ran ahead are replaced.
 func (p *Publisher) checkSeen() error {
 	have := p.repo.Versions()
+	for _, role := range []string{metadata.ROOT, metadata.TARGETS} {
+		p.untold = p.untold || len(p.seen) > 0 && have[role] != p.seen[role]
+	}
 	if have[metadata.ROOT] > p.seen[metadata.ROOT] {
 		p.seen = have
 		return nil

@@ -84,7 +84,8 @@ func (r *Repository) followRoots(ctx context.Context) error {
 		}
 		m, err := successor(r.root, raw)
 		if err != nil {
-			return trust.Violated(trust.RuleRoot, op, fmt.Sprintf("root %d", next), err)
+			return trust.Violated(trust.RuleRoot, op, fmt.Sprintf("root %d", next), err).
+				WithHint("remove %s from the bucket and find who put it there: the keepers of root did not sign it", trust.MetadataKey(metadata.ROOT, next))
 		}
 		r.root, r.roots = m, append(r.roots, raw)
 		if len(r.roots) > maxRoots {
