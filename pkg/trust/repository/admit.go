@@ -214,17 +214,16 @@ func (a *Admission) compare(old, next trust.TeamRole) error {
 	return nil
 }
 
-// ownsModels refuses a model that another team has a release of.
+// ownsModels refuses a release, or a floor, of a model that another team has a
+// release of.
 func (r *Repository) ownsModels(name fleet.Team, next trust.TeamRole) error {
 	for other, t := range r.teams {
 		if other == name {
 			continue
 		}
 		for _, e := range t.role.Entries {
-			for _, mine := range next.Entries {
-				if mine.Release.Model == e.Release.Model {
-					return fmt.Errorf("model %s belongs to team %s", e.Release.Model, other)
-				}
+			if next.Has(e.Release.Model) {
+				return fmt.Errorf("model %s belongs to team %s", e.Release.Model, other)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
@@ -89,4 +90,28 @@ func TestAStolenTimestampIsWorthNothingAfterItsRotation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A team's floor is a word about its own models: a thief of one team's key cannot
+// set that of another's, which would have members look to the wrong publisher.
+func TestAFloorIsForOwnModels(t *testing.T) {
+	t.Parallel()
+	other := trusttest.Key(t)
+	f := trusttest.New(t, func(o *repository.InitOptions) {
+		o.Teams = append(o.Teams, repository.Team{Name: "audio", Keys: []crypto.PublicKey{other.Public()}})
+	})
+	f.Release("detector", "1.0.0")
+	d, err := f.Repo.Draft(t.Context(), "audio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Next(repository.Change{Floors: map[fleet.ModelName]uint64{"detector": 9}}, f.Now, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Bucket.Put(s.Write); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Repo.Admit(t.Context(), "audio", f.Now)
+	rule(t, err, trust.RuleOwner)
 }
