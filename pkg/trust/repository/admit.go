@@ -79,9 +79,30 @@ func (r *Repository) Admit(ctx context.Context, name fleet.Team, now time.Time) 
 	if err := r.ownsModels(name, fresh.role); err != nil {
 		return Admission{}, trust.Violated(trust.RuleOwner, admitOp, role, err)
 	}
-	r.teams[name], r.dirty = fresh, true
+	was, had := r.teams[name]
+	r.teams[name] = fresh
+	if err := r.packable(); err != nil {
+		if r.teams[name] = was; !had {
+			delete(r.teams, name)
+		}
+		return Admission{}, trust.Violated(trust.RuleSize, admitOp, role, err).WithHint("have the teams delist releases that nobody runs any more")
+	}
+	r.dirty = true
 	a.Version = fresh.role.Version
 	return a, nil
+}
+
+// packable checks that the packs of all groups have room for the teams' roles.
+func (r *Repository) packable() error {
+	if !r.current.stamped() {
+		return nil
+	}
+	for g := range r.current.directives {
+		if _, err := r.pack(r.current, g); err != nil {
+			return fmt.Errorf("group %s: %w", g, err)
+		}
+	}
+	return nil
 }
 
 // nextVersion is the first version of a team's role that was not admitted yet.

@@ -92,6 +92,9 @@ func (r *Repository) Review(ctx context.Context, name fleet.Team, key string, ra
 // authentic checks the proposal's name and each of its signatures, and fills in
 // who signed.
 func (v *Review) authentic() (*metadata.Metadata[metadata.TargetsType], error) {
+	if err := fits(v.raw); err != nil {
+		return nil, err
+	}
 	m, err := metadata.Targets().FromBytes(v.raw)
 	if err != nil {
 		return nil, &trust.Violation{Rule: trust.RuleFormat, Err: err}

@@ -123,9 +123,22 @@ func (r *Repository) probe(ctx context.Context, role string, from int64) ([]cand
 	return out, nil
 }
 
-// authentic checks form, version and signatures of a delegated role, and says
+// maxRole caps a publisher's role: packs of limited size carry those of all teams.
+const maxRole = trust.MaxPack / 2
+
+func fits(raw []byte) error {
+	if len(raw) > maxRole {
+		return &trust.Violation{Rule: trust.RuleSize, Err: fmt.Errorf("a publisher's role of %d bytes, at most %d: trust packs carry it", len(raw), maxRole)}
+	}
+	return nil
+}
+
+// authentic checks size, form, version and signatures of a delegated role, and says
 // by which key and which rule it fails.
 func (p policy) authentic(role string, version int64, raw []byte) (*metadata.Metadata[metadata.TargetsType], error) {
+	if err := fits(raw); err != nil {
+		return nil, err
+	}
 	m, err := metadata.Targets().FromBytes(raw)
 	if err != nil {
 		return nil, &trust.Violation{Rule: trust.RuleFormat, Err: err}
@@ -197,6 +210,9 @@ func (d Draft) Next(c Change, now time.Time, signers ...signature.Signer) (Signe
 	raw, err := sign(m, signers...)
 	if err != nil {
 		return Signed{}, wrap(err, op, role)
+	}
+	if err := fits(raw); err != nil {
+		return Signed{}, trust.Violated(trust.RuleSize, op, role, err).WithHint("delist releases that nobody runs any more")
 	}
 	dr := policy{meta: d.policy}.delegated(role)
 	out.Missing = max(0, dr.Threshold-len(signers))

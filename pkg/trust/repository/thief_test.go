@@ -2,7 +2,10 @@ package repository_test
 
 import (
 	"crypto"
+	"crypto/rand"
+	"encoding/base64"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -114,4 +117,29 @@ func TestAFloorIsForOwnModels(t *testing.T) {
 	}
 	_, err = f.Repo.Admit(t.Context(), "audio", f.Now)
 	rule(t, err, trust.RuleOwner)
+}
+
+// Every member of a group reads the roles of its teams in one pack of limited size:
+// a thief of one team's key cannot fill it, so that nothing reaches anybody.
+func TestARoleLeavesRoomInThePack(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	r := f.Release("detector", "1.0.0")
+	f.Direct(r)
+	junk := make([]byte, trust.MaxPack)
+	rand.Read(junk)
+	tamper(t, f, func(m *metadata.TargetsType) {
+		m.UnrecognizedFields = map[string]any{"x-junk": base64.StdEncoding.EncodeToString(junk)}
+	})
+	_, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+	rule(t, err, trust.RuleSize)
+	if _, _, err := trust.Verify(f.Direct(r), f.State(), f.Member(), f.Now); err != nil {
+		t.Error(err)
+	}
+	d, err := f.Repo.Draft(t.Context(), trusttest.Team)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Next(repository.Change{Reason: strings.Repeat("because ", 1<<17)}, f.Now, f.Publisher)
+	rule(t, err, trust.RuleSize)
 }
