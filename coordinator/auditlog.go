@@ -33,7 +33,7 @@ func (h *house) openAudit(ctx context.Context) error {
 		return trust.Violated(trust.RuleAudit, "open audit log", path, fmt.Errorf("the policy lists the key %s, this is %s", listed, public)).
 			WithHint("start the coordinator with the audit key that the policy lists: -audit-key")
 	}
-	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Signer: signer, Key: public, Logger: h.log})
+	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Signer: signer, Key: public, Former: h.publisher.FormerAuditKeys, Logger: h.log})
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type Options struct {
 	Bucket registry.Store
 	Signer note.Signer // named after the fleet's log
 	Key    string      // its public key
+	// Former are the public keys that policies listed before, newest first. A store
+	// that lacks entries takes them from the log that one of them signed. May be nil.
+	Former func(context.Context) ([]string, error)
 	Logger *slog.Logger
 }
 
@@ -74,8 +77,11 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	l := &Log{o: o, verifier: v}
 	theirs, signed, _, err := l.inBucket(ctx)
-	if err != nil || signed == "" {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	if signed == "" {
+		return l, l.inherit(ctx)
 	}
 	if err := l.reconcile(ctx, theirs); err != nil {
 		return nil, err
@@ -102,6 +108,43 @@ func (l *Log) inBucket(ctx context.Context) (c ledger.Checkpoint, signed, etag s
 		return ledger.Checkpoint{}, "", etag, nil
 	}
 	return c, string(body), etag, nil
+}
+
+// inherit takes up what the store lacks of the log that a former key signed: the
+// machine is gone with its disk and, so that the key is in nobody's hands, with its
+// key. A store that has as much goes on by itself: a stolen key may have signed
+// anything.
+func (l *Log) inherit(ctx context.Context) error {
+	body, _, err := l.o.Bucket.Get(ctx, ledger.CheckpointKey, "")
+	if fault.Is(err, fault.NotFound) || l.o.Former == nil {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	keys, err := l.o.Former(ctx)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		v, err := ledger.ParseKey(key)
+		if err != nil {
+			return fault.New(fault.Invalid, "open audit log", key, err)
+		}
+		c, err := ledger.Open(string(body), v)
+		if err != nil {
+			continue // another one's
+		}
+		size, err := l.o.Store.AuditSize(ctx)
+		if err != nil || size >= c.Size {
+			return err
+		}
+		if err = l.reconcile(ctx, c); fault.Is(err, fault.Untrusted) {
+			l.o.Logger.Error("log of a former key not taken up", "key", key, "err", err)
+			return nil
+		}
+		return err
+	}
+	return nil
 }
 
 // reconcile makes the store hold what the checkpoint says.

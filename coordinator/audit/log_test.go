@@ -72,6 +72,7 @@ type world struct {
 	key    string
 	n      int
 	wrote  []byte // the newest directive
+	former []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -89,7 +90,8 @@ func (w *world) fresh() *sqlite.Store {
 }
 
 func (w *world) open() (*audit.Log, error) {
-	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Signer: w.signer, Key: w.key, Logger: slog.New(slog.DiscardHandler)})
+	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Signer: w.signer, Key: w.key, Logger: slog.New(slog.DiscardHandler),
+		Former: func(context.Context) ([]string, error) { return w.former, nil }})
 }
 
 // decide adds some entries, the last of which is a directive's.
@@ -345,3 +347,25 @@ func TestOtherLogsAreJudged(t *testing.T) {
 }
 
 var _ store.AuditLog = (*sqlite.Store)(nil)
+
+// The coordinator's machine is gone with its disk, and so the audit key is another
+// one: the log goes on from what the former key signed.
+func TestALostStoreGoesOnUnderAnotherKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := must(w.open())(t)
+	w.decide()
+	must(w.prove(l))(t)
+	former := w.key
+	private, public, err := ledger.NewKey("plant")
+	w.signer, w.key = must(note.NewSigner(must(private, err)(t)))(t), public
+	w.store = w.fresh()
+	w.former = []string{former}
+	l = must(w.open())(t)
+	must(w.prove(l))(t) // the directive in force, which the new policy has to be proven for
+	w.decide()
+	must(w.prove(l))(t)
+	if n := w.check(); n != 6 {
+		t.Errorf("the log has %d entries, want 6", n)
+	}
+}

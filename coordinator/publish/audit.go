@@ -19,6 +19,12 @@ type Audit struct {
 // AuditKey is the public key of the audit log that the policy lists, or "".
 func (p *Publisher) AuditKey() string { return p.repository().AuditKey() }
 
+// FormerAuditKeys are the public keys of the audit log that policies listed
+// before, newest first.
+func (p *Publisher) FormerAuditKeys(ctx context.Context) ([]string, error) {
+	return p.repository().FormerAuditKeys(ctx)
+}
+
 // Audited gives the publisher its audit log.
 func (p *Publisher) Audited(a Audit) {
 	p.writing.Lock()

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -19,6 +22,36 @@ func (r *Repository) AuditKey() string {
 }
 
 func (r *Repository) auditKey() string { return string(r.policy.targets[trust.PathAuditKey]) }
+
+// FormerAuditKeys are the public keys of the audit log that policies listed before
+// the one in force, newest first.
+func (r *Repository) FormerAuditKeys(ctx context.Context) ([]string, error) {
+	r.mu.Lock()
+	was := &Repository{get: r.get, roots: r.roots, root: r.root}
+	version, now := r.policy.meta.Signed.Version, r.auditKey()
+	r.mu.Unlock()
+	var keys []string
+	for v := version - 1; v >= 1; v-- {
+		raw, err := was.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
+		if fault.Is(err, fault.NotFound) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		m, err := metadata.Targets().FromBytes(raw)
+		if err != nil || was.signedByAnyRoot(metadata.TARGETS, m) != nil || m.Signed.Targets[trust.PathAuditKey] == nil {
+			continue // it lists none, or was never the policy
+		}
+		body, err := was.fetchTarget(ctx, trust.PathAuditKey, m.Signed.Targets[trust.PathAuditKey])
+		if err != nil {
+			return nil, err
+		}
+		if key := string(body); key != now && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
 
 // Unproven are the directives in force that no proof is known for: after the
 // policy took up another audit key, or one for the first time.
