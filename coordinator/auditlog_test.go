@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sigstore/sigstore/pkg/signature"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/modelfleet/modelfleet/coordinator"
@@ -19,6 +21,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
 // What lies in the bucket is enough to check the log and to reach every verdict
@@ -147,4 +150,34 @@ func TestTheAuditKeyIsThePolicys(t *testing.T) {
 	if err := coordinator.Run(t.Context(), w.opts); !fault.Is(err, fault.NotFound) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no key: %v", err)
 	}
+}
+
+// The machine is gone with its disk, and with the audit key: a new one goes on with
+// what the bucket holds, under the key that the policy lists now.
+func TestALostMachineGoesOnUnderAnotherAuditKey(t *testing.T) {
+	var keeper []signature.Signer
+	w := newWorld(t, func(o *repository.InitOptions) { keeper = o.Root })
+	w.start()
+	ds := w.join(1)
+	rel := w.admit("1.0.0")
+	w.roll(ds, "1.0.0", map[fleet.Digest]behaviour{rel.Variants[0].Root: {requests: 1}})
+	ok(t, w.stop())
+
+	private, public, err := ledger.NewKey(fleetName)
+	ok(t, err)
+	ok(t, os.WriteFile(filepath.Join(w.opts.Fleet, "keys", "audit.key"), []byte(private+"\n"), 0o600))
+	policy, _, err := w.bucket.Get(t.Context(), trust.MetadataKey("targets", 1), "")
+	ok(t, err)
+	w.put(must(repository.NextPolicy(policy, repository.PolicyChange{AuditKey: public}, time.Now(), repository.Lifetimes{}, keeper...))(t)...)
+	for _, f := range must(filepath.Glob(filepath.Join(w.opts.Data, "coordinator.db*")))(t) {
+		ok(t, os.Remove(f))
+	}
+	w.start()
+	d := ds[0]
+	d.client = d.dial()
+	ok(t, d.pull(nil))
+	if key := d.state.Audit.Key; strings.TrimSpace(key) != public {
+		t.Errorf("the member believes a log of key %s, want %s", key, public)
+	}
+	w.checkAudit("rollout.verdict")
 }
