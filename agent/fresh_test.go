@@ -3,10 +3,12 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
 )
 
@@ -302,6 +305,49 @@ func TestDistrustEndsWithAGoodPack(t *testing.T) {
 	expect("the newest there is", telemetry.Stale, false)
 	w.hears(f.Direct())
 	expect("the next", telemetry.Fresh, false)
+}
+
+// One timestamp vouches for one state of things: a pack in which a publisher's word
+// gave way to another's is refused, and one that lacks only what expired is not.
+func TestAPackOfTheSameTimestampMayNotLoseAPublisher(t *testing.T) {
+	t.Parallel()
+	other := trusttest.Key(t)
+	f := trusttest.New(t, func(o *repository.InitOptions) {
+		o.Teams = append(o.Teams, repository.Team{Name: "audio", Keys: trusttest.Keys(other)})
+	})
+	d, err := f.Repo.Draft(t.Context(), "audio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Next(repository.Change{Floors: map[fleet.ModelName]uint64{"voice": 1}}, f.Now, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Bucket.Put(s.Write); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Repo.Admit(t.Context(), "audio", f.Now); err != nil {
+		t.Fatal(err)
+	}
+	w := newWard(t, f, func() time.Time { return f.Now }, memory{})
+	good := f.Direct(f.Release("detector", "1.0.0"))
+	w.hears(good)
+	p, err := trust.DecodePack(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Publishers = map[string]json.RawMessage{trust.RoleOf("audio"): s.Write.Body}
+	bad, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := *w.trusted.Load()
+	if w.hears(bad); !strings.Contains(w.refused, "holds less") || w.trusted.Load().Teams[trusttest.Team].Version == 0 {
+		t.Errorf("it is believed: %q", w.refused)
+	}
+	if later := (trust.Trusted{At: known.Teams[trusttest.Team].Expires}); lost(known, later) {
+		t.Error("a role that expired is missed")
+	}
 }
 
 // The time is asked for at the start, each hour in which nobody said it, and soon,

@@ -61,7 +61,7 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 		t.Freshness = trust.Stale
 		return verdict{err: l.stale(t, digest, from)}, nil
 	}
-	if known := l.trusted.Load(); !news && known != nil && len(t.Teams) < len(known.Teams) {
+	if known := l.trusted.Load(); !news && known != nil && lost(*known, t) {
 		// One timestamp vouches for one state of things: whoever brought this pack
 		// took a publisher's word out of it.
 		err := trust.Violated(trust.RuleFormat, "judge pack", string(l.facts.Group), errors.New("it holds less than the pack of the same timestamp that was believed"))
@@ -87,6 +87,17 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 	l.o.Logger.Info("directive believed", "sequence", t.Directive.Sequence, "from", from, "refused", len(t.Refused))
 	l.announce(gossip.Pack{Group: l.facts.Group, Version: packVersion(t), Body: pack})
 	return verdict{version: packVersion(t)}, l.assign(ctx, t)
+}
+
+// lost reports whether a pack lacks a publisher's role that one of the same
+// timestamp held and that is still in force.
+func lost(known, t trust.Trusted) bool {
+	for team, role := range known.Teams {
+		if _, ok := t.Teams[team]; !ok && role.Expires.After(t.At) {
+			return true
+		}
+	}
+	return false
 }
 
 // packVersion orders the packs of a group: each has a newer timestamp.
