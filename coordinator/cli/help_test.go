@@ -84,7 +84,7 @@ func TestEveryCommandHasAnExampleThatCallsIt(t *testing.T) {
 func TestExamplesParse(t *testing.T) {
 	root := newDesk().root()
 	leaves(root, func(leaf *cobra.Command) {
-		for line := range strings.SplitSeq(leaf.Example, "\n") {
+		for line := range strings.SplitSeq(strings.ReplaceAll(leaf.Example, "\\\n", " "), "\n") {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), "  #")
 			for _, stop := range []string{" | ", " && ", " > ", `"$(`} {
 				line, _, _ = strings.Cut(line, stop)
