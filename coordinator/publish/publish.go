@@ -287,10 +287,12 @@ func (p *Publisher) Admit(ctx context.Context, team fleet.Team, now time.Time, r
 		return a, err
 	}
 	if err := p.vouch(ctx, &a); err != nil {
-		return a, errors.Join(err, p.open(ctx)) // forgets what was admitted
+		a.Undo()
+		return a, err
 	}
 	if err := record(a); err != nil {
-		return a, errors.Join(err, p.open(ctx))
+		a.Undo()
+		return a, err
 	}
 	p.before = append(p.before, a.Writes...)
 	return a, nil

@@ -91,6 +91,7 @@ type world struct {
 	pin    fleet.Digest
 	keeper *signer.Signer // of root and policy
 	policy []byte
+	vision *signer.Signer // the publisher
 }
 
 func newWorld(t *testing.T) *world {
@@ -99,10 +100,10 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { w.bucket.Close() })
 	key := func() *signer.Signer { return must(signer.Ephemeral())(t) }
 	coord, stamp := key(), key()
-	w.keeper = key()
+	w.keeper, w.vision = key(), key()
 	g := must(repository.Init(repository.InitOptions{
 		Fleet: "plant", Now: time.Now(), Root: []signature.Signer{w.keeper}, Coordinator: coord.Public(), Timestamp: []crypto.PublicKey{stamp.Public()},
-		Teams: []repository.Team{{Name: "vision", Keys: []crypto.PublicKey{key().Public()}}},
+		Teams: []repository.Team{{Name: "vision", Keys: []crypto.PublicKey{w.vision.Public()}}},
 	}))(t)
 	for _, x := range g.Writes {
 		must(w.bucket.Store.Create(t.Context(), x.Key, registry.BodyOf(x.Body)))(t)
@@ -387,5 +388,38 @@ func TestAPolicyIsToldOfBeforeMembersKnow(t *testing.T) {
 	must(p.Publish(t.Context(), directive(2), now))(t)
 	if told != 1 || w.member() != 2 {
 		t.Errorf("told %d times, directive %d", told, w.member())
+	}
+}
+
+// An admission that is not on record is undone, whatever the bucket does: it must
+// not be published with the next renewal.
+func TestAnAdmissionThatIsNotRecordedIsUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := must(w.open())(t)
+	now := time.Now()
+	must(p.Publish(t.Context(), directive(1), now))(t)
+	get := func(ctx context.Context, key string) ([]byte, error) {
+		b, _, err := w.bucket.Get(ctx, key, "")
+		return b, err
+	}
+	repo := must(repository.Open(t.Context(), get, repository.Options{Root: w.root}))(t)
+	s := must(must(repo.Draft(t.Context(), "vision"))(t).Next(repository.Change{Floors: map[fleet.ModelName]uint64{"detector": 7}}, now, w.vision))(t)
+	must(w.bucket.Store.Create(t.Context(), s.Write.Key, registry.BodyOf(s.Write.Body)))(t)
+	_, err := p.Admit(t.Context(), "vision", now, func(repository.Admission) error {
+		_, etag, err := w.bucket.Get(t.Context(), trust.MetadataKey("timestamp", 0), "")
+		if err == nil {
+			_, err = w.bucket.Store.Swap(t.Context(), trust.MetadataKey("timestamp", 0), []byte("junk"), etag) // nothing can be read anew
+		}
+		return errors.Join(errCrash, err)
+	})
+	if !errors.Is(err, errCrash) {
+		t.Fatal(err)
+	}
+	if done, _, err := p.Refresh(t.Context(), now.Add(time.Minute)); err != nil || done {
+		t.Errorf("published %v, %v", done, err)
+	}
+	if a := must(p.Admit(t.Context(), "vision", now, func(repository.Admission) error { return nil }))(t); a.Floors["detector"] != 7 {
+		t.Errorf("admitted then: %+v", a)
 	}
 }

@@ -88,7 +88,7 @@ func unpublished(ctx context.Context, store registry.Reader, w repository.Write)
 		return err
 	case !bytes.Equal(there, w.Body):
 		return fault.New(fault.Conflict, opPublish, w.Key, trust.Violated(trust.RuleVersion, "", "", fmt.Errorf("another one of this version was published meanwhile"))).
-			WithHint("this draft is stale: propose the change anew, and have it signed again")
+			WithHint("if `modelfleet key status` shows this version, the draft is stale: propose the change anew, and have it signed again. If not, the keepers did not sign what lies there: remove it from the bucket, and find who put it there")
 	}
 	return nil
 }

@@ -30,6 +30,15 @@ type Admission struct {
 	// Writes are TUF's copies of the new bundles, for clients other than ours.
 	// Do them before the next Sign's.
 	Writes []Write
+
+	undo func()
+}
+
+// Undo takes the admission back; it must be done before anything else is.
+func (a Admission) Undo() {
+	if a.undo != nil {
+		a.undo()
+	}
 }
 
 const admitOp = "admit release"
@@ -79,15 +88,22 @@ func (r *Repository) Admit(ctx context.Context, name fleet.Team, now time.Time) 
 	if err := r.ownsModels(name, fresh.role); err != nil {
 		return Admission{}, trust.Violated(trust.RuleOwner, admitOp, role, err)
 	}
-	was, had := r.teams[name]
-	r.teams[name] = fresh
-	if err := r.packable(); err != nil {
-		if r.teams[name] = was; !had {
+	was, had, dirty := r.teams[name], r.teams[name].raw != nil, r.dirty
+	undo := func() {
+		if r.teams[name], r.dirty = was, dirty; !had {
 			delete(r.teams, name)
 		}
+	}
+	r.teams[name], r.dirty = fresh, true
+	if err := r.packable(); err != nil {
+		undo()
 		return Admission{}, trust.Violated(trust.RuleSize, admitOp, role, err).WithHint("have the teams delist releases that nobody runs any more")
 	}
-	r.dirty = true
+	a.undo = func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		undo()
+	}
 	a.Version = fresh.role.Version
 	return a, nil
 }
