@@ -107,8 +107,8 @@ func (l *loop) auditView() *local.Audit {
 }
 
 // watch asks the coordinator for the proofs that are missing and tells it of a
-// split view, until ctx ends. A coordinator that lies proves nothing, so the heads
-// stay open, and people see it.
+// split view, until ctx ends. A coordinator that does not answer leaves the heads
+// open, and people see it; one whose proof fails is taken for a split view.
 func (a *agent) watch(ctx context.Context) {
 	w, told := a.loop.witness, map[string]bool{}
 	for {
