@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	seekEvery = time.Minute      // the least pause between two searches
-	seekMost  = 10 * time.Minute // the pause when searches bring nothing
+	seekAgain = 5 * time.Second  // the pause after a search that brought a good pack
+	seekEvery = time.Minute      // after one that brought nothing; it doubles ...
+	seekMost  = 10 * time.Minute // ... up to this
 )
 
 // lacking reports whether the device should look for a pack elsewhere: it refused
@@ -37,14 +38,14 @@ func (a *agent) seekPacks(ctx context.Context) {
 		r, err := a.me.Client().Pack(ctx, group, "", 0)
 		return r.Pack, err
 	}
-	pause := seekEvery
+	pause := seekAgain
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.loop.seek:
 		}
-		pause = min(2*pause, seekMost)
+		pause = min(max(2*pause, seekEvery), seekMost)
 		for _, from := range []struct {
 			name string
 			get  func() ([]byte, error)
@@ -56,7 +57,7 @@ func (a *agent) seekPacks(ctx context.Context) {
 			}
 			// A refusal is logged and reported by the loop.
 			if _, err := a.loop.offerPack(ctx, pack, from.name); err == nil {
-				pause = seekEvery
+				pause = seekAgain
 			}
 		}
 		select {
