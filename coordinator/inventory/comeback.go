@@ -139,7 +139,7 @@ func (v *Inventory) comeback(ctx context.Context, r api.ComebackRequest, pub *ec
 	switch {
 	case removed:
 		why = "its device CA was removed from the policy"
-	case before: // the answer was lost, and counted
+	case before && now.Before(m.Expires): // the answer was lost, and counted
 	case m.Comebacks >= MaxComebacks:
 		return Enrolled{}, fault.Newf(fault.Denied, op, string(m.Facts.ID), "it came back %d times, an operator has to allow more", m.Comebacks).
 			WithHint("see that it is the real one, then `modelfleet members allow-comeback %s`", m.Facts.ID)

@@ -105,8 +105,12 @@ func (v *Inventory) enrol(ctx context.Context, r api.EnrolRequest, from string, 
 		return out, nil, fault.Newf(fault.Conflict, "enrol", string(m.Facts.ID), "the member id is taken").
 			WithHint("give the member another id, or revoke the one that has it")
 	}
+	if again && had.Readmit { // an operator said which holder of the key is the real one: a token says nothing of that
+		return out, nil, fault.Newf(fault.Conflict, "enrol", string(m.Facts.ID), "its identity was unlocked, and waits for the real member to come back by its key").
+			WithHint("an agent that has its identity folder does so by itself; if that is lost, revoke this id and enrol the member under another")
+	}
 	if t.Approve && !(again && had.Token == t.ID && !had.Confirmed) { // as when the answer was lost
-		if waits, err := v.wait(ctx, r, m, from, now); waits != nil || err != nil {
+		if waits, err := v.wait(ctx, r, &m, from, now); waits != nil || err != nil {
 			return out, waits, err
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/iam"
+	"github.com/modelfleet/modelfleet/coordinator/iam/iamtest"
 	"github.com/modelfleet/modelfleet/coordinator/inventory"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -191,26 +193,39 @@ func TestRefusalsAreCountedNotWrittenDownOneByOne(t *testing.T) {
 	}
 }
 
+// The function signs, STS checks the signature, the token's pattern decides, and the
+// proof is worth nothing for another key.
 func TestAFunctionJoinsByItsRole(t *testing.T) {
 	h := open(t, 1, nil)
-	var proved string
+	role := iamtest.Credentials{KeyID: "AKIA1", Secret: "s", Session: "x", ARN: "arn:aws:sts::123456789012:assumed-role/scorer/scorer-prod"}
+	other := iamtest.Credentials{KeyID: "AKIA2", Secret: "t", ARN: "arn:aws:sts::123456789012:assumed-role/admin/me"}
+	sts := iamtest.New(t, role, other)
 	h.Inventory = must(inventory.New(t.Context(), inventory.Options{
-		Store: h.store, CA: h.ca, Logger: quiet(), Role: func(_ context.Context, _ api.SignedRequest, fingerprint string) (string, error) {
-			proved = fingerprint
-			return "arn:aws:sts::123456789012:assumed-role/scorer/scorer-prod", nil
-		},
+		Store: h.store, CA: h.ca, Logger: quiet(), Role: iam.Verifier{Audience: "root", Client: sts.Client()}.Role,
 	}))(t)
 	h.token(t, api.Token{Uses: 9, Kind: fleet.Function, IAM: []string{"arn:aws:sts::123456789012:assumed-role/scorer/*"}})
 	key := must(signer.Ephemeral())(t)
-	r := api.EnrolRequest{TokenID: "u", Secret: "other", Member: "f", Kind: fleet.Function, CSR: request(t, key)}
-	if _, _, err := h.Enrol(t.Context(), r, "", now); !fault.Is(err, fault.Denied) {
-		t.Errorf("without a proof: %v, want Denied", err)
+	prove := func(c iamtest.Credentials, audience string, key *signer.Signer) *api.SignedRequest {
+		r := identity.Credentials{KeyID: c.KeyID, Secret: c.Secret, Session: c.Session, Region: "eu-west-1"}.
+			Prove(audience, must(identity.Fingerprint(key.ECDSA()))(t), time.Now())
+		return &r
 	}
-	r.IAM = &api.SignedRequest{}
-	if _, _, err := h.Enrol(t.Context(), r, "", now); err != nil {
-		t.Fatal(err)
-	}
-	if want := must(identity.Fingerprint(key.ECDSA()))(t); proved != want {
-		t.Errorf("proved for key %s, want %s", proved, want)
+	for name, proof := range map[string]*api.SignedRequest{
+		"none":                 nil,
+		"of another role":      prove(other, "root", key),
+		"for another key":      prove(role, "root", must(signer.Ephemeral())(t)),
+		"for another fleet":    prove(role, "elsewhere", key),
+		"with a wrong secret":  prove(iamtest.Credentials{KeyID: "AKIA1", Secret: "guess", Session: "x"}, "root", key),
+		"of nobody known":      prove(iamtest.Credentials{KeyID: "AKIA9", Secret: "s"}, "root", key),
+		"and the right answer": prove(role, "root", key),
+	} {
+		_, _, err := h.Enrol(t.Context(), api.EnrolRequest{TokenID: "u", Secret: "other", Member: "f", Kind: fleet.Function, CSR: request(t, key), IAM: proof}, "", now)
+		if name == "and the right answer" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if !fault.Is(err, fault.Denied) {
+			t.Errorf("proof %s: %v, want Denied", name, err)
+		}
 	}
 }

@@ -19,14 +19,20 @@ const askAgain = 5 * time.Second
 
 // wait says whether a member has to wait for approval, and has it wait when it asks
 // for the first time. Waiting takes a use of the token, so that who holds one
-// cannot fill the list. The caller holds enrolling.
-func (v *Inventory) wait(ctx context.Context, r api.EnrolRequest, m store.Member, from string, now time.Time) (*api.Pending, error) {
+// cannot fill the list. One that was approved joins as what the operator was shown,
+// whatever it says now. The caller holds enrolling.
+func (v *Inventory) wait(ctx context.Context, r api.EnrolRequest, m *store.Member, from string, now time.Time) (*api.Pending, error) {
 	const op = "enrol"
 	id := m.Facts.ID
 	p, known := v.pendingOf(id)
 	if known && bytes.Equal(p.PublicKey, m.PublicKey) && p.Token == m.Token {
 		switch p.State {
 		case api.Approved:
+			if m.Hardware != p.Hardware {
+				return nil, fault.Newf(fault.Conflict, op, string(id), "another machine was approved than the one that asks now").
+					WithHint("take the approval back, `modelfleet members deny %s`, and have it ask with a new join token", id)
+			}
+			m.Facts.Labels = p.Labels
 			return nil, nil
 		case api.Refused:
 			return nil, fault.Newf(fault.Denied, op, string(id), "%s denied it: %s", p.By, p.Reason).
@@ -101,7 +107,8 @@ func (v *Inventory) Pending() []api.PendingMember {
 	return out
 }
 
-// Answer approves a member that waits, or denies it. The fingerprint names the key
+// Answer approves a member that waits, or denies it, also after an approval that it
+// has not made use of. The fingerprint names the key
 // that is meant, so that a device that took the id meanwhile is not let in.
 func (v *Inventory) Answer(ctx context.Context, id fleet.MemberID, by string, yes bool, r api.ApprovalRequest, now time.Time) error {
 	op, state, action := "approve member", api.Approved, audit.MemberApproved
@@ -120,7 +127,7 @@ func (v *Inventory) Answer(ctx context.Context, id fleet.MemberID, by string, ye
 			WithHint("compare with what the device prints, and look again: modelfleet members pending")
 	case p.State == state:
 		return nil
-	case p.State != api.Waiting:
+	case p.State == api.Refused:
 		return fault.Newf(fault.Conflict, op, string(id), "%s has %s it", p.By, p.State).
 			WithHint("it may ask again with a new join token")
 	}
