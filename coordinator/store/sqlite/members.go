@@ -35,7 +35,11 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 				return fault.Newf(fault.Conflict, op, id, "the member id is taken").
 					WithHint("give the member another id, or revoke the one that has it")
 			}
-			if had.Token != m.Token || had.Confirmed { // its own serves again while the answer may have been lost
+			free, err := repeats(ctx, tx, had, m, now)
+			if err != nil {
+				return err
+			}
+			if !free {
 				if err := spend(ctx, tx, m, now); err != nil {
 					return err
 				}
@@ -61,6 +65,24 @@ func (s *Store) Enrol(ctx context.Context, m store.Member, now time.Time, note a
 		}
 		return putMember(ctx, tx, m)
 	})
+}
+
+// lostFor is how long after its enrolment a member may ask again by a token that is
+// over: one that waited for approval joins however late.
+const lostFor = 24 * time.Hour
+
+// repeats reports whether a member asks again by its own token, whose answer may
+// have been lost: that costs no use.
+func repeats(ctx context.Context, tx *sql.Tx, had, m store.Member, now time.Time) (bool, error) {
+	if had.Token != m.Token || had.Confirmed {
+		return false, nil
+	}
+	if now.Before(had.Facts.Enrolled.Add(lostFor)) {
+		return true, nil
+	}
+	var good bool
+	err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM token WHERE id = ? AND expires > ?)", m.Token, now.UnixNano()).Scan(&good)
+	return good, err
 }
 
 // spend takes one use of the token that a member joins by, unless it waited for
