@@ -9,10 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/signature"
+
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
@@ -183,7 +186,33 @@ func TestADelistedReleaseEndsItsRollout(t *testing.T) {
 			t.Errorf("%s is not shown as revoked", r.Release.Ref())
 		}
 	}
+	for version, rule := range map[fleet.Version]trust.Rule{"1.0.0": trust.RuleFloor, "2.0.0": trust.RuleListed} {
+		_, err := w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: version, Spec: spec})
+		if !fault.Is(err, fault.Untrusted) || !strings.Contains(err.Error(), string(rule)) || fault.Hint(err) == "" {
+			t.Errorf("a rollout of %s: %v, want it refused by rule %s", version, err, rule)
+		}
+	}
 	// Out of it by a rollout of another release.
 	third := run("3.0.0", spec)
 	w.eventually("3.0.0 is stable", func() bool { beat(t, ds, nil); return state(third).State == "Succeeded" })
+}
+
+// What a team signed with keys that the policy no longer names nobody lists, until
+// the team signs it anew.
+func TestNoRolloutOfWhatOnlyFormerKeysListed(t *testing.T) {
+	t.Parallel()
+	var keeper []signature.Signer
+	w := newWorld(t, func(o *repository.InitOptions) { keeper = o.Root })
+	w.opts.Reload = 20 * time.Millisecond
+	w.start()
+	w.join(1)
+	w.admit("1.0.0")
+	policy := must(w.get(t.Context(), trust.MetadataKey("targets", 1)))(t)
+	next := repository.PolicyChange{Teams: []repository.Team{{Name: team, Keys: []crypto.PublicKey{must(signer.Ephemeral())(t).Public()}}}}
+	w.put(must(repository.NextPolicy(policy, next, time.Now(), repository.Lifetimes{}, keeper...))(t)...)
+	spec := []byte(`{"stages":[{"name":"all","percent":100,"soak":"1h"}],"population":{"selector":"kind=nothing"}}`) // never begins
+	w.eventually("a rollout is refused by rule listed", func() bool {
+		_, err := w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: spec})
+		return fault.Is(err, fault.Untrusted) && strings.Contains(err.Error(), string(trust.RuleListed)) && fault.Hint(err) != ""
+	})
 }

@@ -2,7 +2,10 @@ package desk
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 
+	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
@@ -32,4 +35,29 @@ func (d *Desk) revokedFor(rel fleet.Release, gone bool) string {
 		return v.Err.Error() // without what was being done
 	}
 	return err.Error()
+}
+
+// mayRun refuses, by the rule that members refuse it by, a release that was
+// admitted and that no member may run now.
+func (d *Desk) mayRun(op string, rel store.Release) error {
+	ref := rel.Ref()
+	if rel.Revoked {
+		return trust.Violated(trust.RuleListed, op, ref, errors.New("its publisher took it back"))
+	}
+	if err := d.o.Publisher.Revokes(rel.Release); err != nil {
+		return trust.Violated(trust.RuleRevoked, op, ref, err)
+	}
+	entries, err := d.o.Publisher.Listed()
+	if err != nil {
+		return err
+	}
+	for _, v := range rel.Variants {
+		if !slices.ContainsFunc(entries, func(e trust.Entry) bool {
+			return e.Release.Team == rel.Team && e.Release.Ref() == ref && slices.ContainsFunc(e.Release.Variants, func(w fleet.Variant) bool { return w.Bundle == v.Bundle })
+		}) {
+			// Another role of the team, by the keys that the policy names now.
+			return trust.Violated(trust.RuleListed, op, ref, fmt.Errorf("team %s does not list it", rel.Team))
+		}
+	}
+	return nil
 }

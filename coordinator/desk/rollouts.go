@@ -148,11 +148,7 @@ func (d *Desk) admitted(ctx context.Context, op, ref string) (store.Release, err
 		return store.Release{}, fault.Newf(fault.NotFound, op, ref, "no such release was admitted").
 			WithHint("publish it, or admit it with `modelfleet releases admit TEAM`; `modelfleet releases list` shows what there is")
 	}
-	if rs[i].Revoked {
-		return store.Release{}, fault.Newf(fault.Denied, op, ref, "its publisher took it back").
-			WithHint("publish a new version")
-	}
-	return rs[i], nil
+	return rs[i], d.mayRun(op, rs[i])
 }
 
 // someone refuses a rollout that no member can take part in.
