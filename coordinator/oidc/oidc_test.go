@@ -34,6 +34,7 @@ func config(t *testing.T, i *oidctest.Issuer) oidc.Config {
 		Issuer: i.URL, ClientID: oidctest.ClientID, ClientSecretFile: secret,
 		Roles: []oidc.Grant{
 			{Email: "root@example.com", Role: api.Admin},
+			{Email: "boss@example.com", Role: api.Admin},
 			{Subject: "s-42", Role: api.Approver},
 			{Group: "eu", Role: api.Operator, Scope: api.Scope{Members: eu, Models: []string{"vision/*"}}},
 			{Group: "ml", Role: api.Viewer},
@@ -98,6 +99,7 @@ func TestTheFirstMatchingLineIsAPersonsRole(t *testing.T) {
 		"by email":       {oidctest.Person("r", "Root@example.com"), api.Admin, "", "Root@example.com"},
 		"by subject":     {map[string]any{"sub": "s-42"}, api.Approver, "", "s-42@" + strings.TrimPrefix(w.issuer.URL, "http://")},
 		"a single group": {map[string]any{"sub": "x", "groups": "ml"}, api.Viewer, "", "x@" + strings.TrimPrefix(w.issuer.URL, "http://")},
+		"a subject that looks like another's address": {map[string]any{"sub": "ana@example.com", "groups": "ml"}, api.Viewer, "", "ana@example.com@" + strings.TrimPrefix(w.issuer.URL, "http://")},
 	} {
 		w.issuer.Set(func(i *oidctest.Issuer) { i.Claims = c.claims })
 		p, err := w.signIn()
@@ -113,10 +115,11 @@ func TestWhoHasNoRoleIsToldWhatTheIssuerSaid(t *testing.T) {
 		claims map[string]any
 		hint   string
 	}{
-		"other groups":       {oidctest.Person("e", "eve@example.com", "sales", "hr"), "sales, hr"},
-		"no groups":          {map[string]any{"sub": "e"}, `no claim "groups"`},
-		"too many groups":    {map[string]any{"sub": "e", "_claim_names": map[string]string{"groups": "src1"}, "_claim_sources": map[string]any{"src1": map[string]string{"endpoint": "https://graph.example"}}}, "more groups than"},
-		"an unverified name": {map[string]any{"sub": "e", "email": "root@example.com", "email_verified": false}, "verify it"},
+		"other groups":                       {oidctest.Person("e", "eve@example.com", "sales", "hr"), "sales, hr"},
+		"no groups":                          {map[string]any{"sub": "e"}, `no claim "groups"`},
+		"too many groups":                    {map[string]any{"sub": "e", "_claim_names": map[string]string{"groups": "src1"}, "_claim_sources": map[string]any{"src1": map[string]string{"endpoint": "https://graph.example"}}}, "more groups than"},
+		"a letter that folds to the admin's": {oidctest.Person("e", "bo\u017fs@example.com"), "no claim"},
+		"an unverified name":                 {map[string]any{"sub": "e", "email": "root@example.com", "email_verified": false}, "verify it"},
 	} {
 		w.issuer.Set(func(i *oidctest.Issuer) { i.Claims = c.claims })
 		if _, err := w.signIn(); !fault.Is(err, fault.Denied) || !strings.Contains(fault.Hint(err), c.hint) {

@@ -80,6 +80,18 @@ func (c claims) email() string {
 	return c.Email
 }
 
+// sameAddress compares two addresses without regard to the case of plain letters. In
+// other alphabets some letters fold to plain ones: those are other addresses.
+func sameAddress(a, b string) bool {
+	plain := func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}
+	return strings.Map(plain, a) == strings.Map(plain, b)
+}
+
 // grant finds the first grant that matches a person.
 func (i *Issuer) grant(id *oidc.IDToken, c claims) (store.Person, error) {
 	const op = "sign in"
@@ -96,7 +108,7 @@ func (i *Issuer) grant(id *oidc.IDToken, c claims) (store.Person, error) {
 		return store.Person{}, fault.New(fault.Untrusted, "check ID token", i.c.GroupsClaim, err)
 	}
 	for _, g := range i.c.Roles {
-		if g.Group != "" && slices.Contains(groups, g.Group) || g.Email != "" && strings.EqualFold(g.Email, c.email()) || g.Subject != "" && g.Subject == id.Subject {
+		if g.Group != "" && slices.Contains(groups, g.Group) || g.Email != "" && sameAddress(g.Email, c.email()) || g.Subject != "" && g.Subject == id.Subject {
 			return store.Person{Identity: i.c.Issuer + "#" + id.Subject, Name: name, Role: g.Role, Scope: g.Scope, Why: g.String(), Session: i.c.Session.D()}, nil
 		}
 	}
@@ -124,8 +136,8 @@ func (i *Issuer) name(id *oidc.IDToken, c claims, all map[string]json.RawMessage
 		return "", fault.Newf(fault.Denied, "sign in", c.Email, "the issuer has not verified this address").
 			WithHint("have the issuer verify it, or set nameClaim to another claim")
 	}
-	name = cmp.Or(name, id.Subject)
-	if !strings.Contains(name, "@") {
+	if !strings.Contains(name, "@") { // a subject with one is nobody's address, so it gets another
+		name = cmp.Or(name, id.Subject)
 		name += "@" + i.Host()
 	}
 	if len(name) > 128 || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }) {
