@@ -20,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/oidc/oidctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 // issuedWorld is a coordinator whose people sign in at an issuer.
@@ -230,6 +231,17 @@ func TestOperatorTokensEndAndAreRotated(t *testing.T) {
 		if o.Name == "vi" && (o.Used.IsZero() || o.By != "admin" || o.Text != "") {
 			t.Errorf("vi is listed as %+v", o)
 		}
+	}
+	// Nobody but an admin makes a token live longer than it was given to live.
+	temp := client(must(w.admin.CreateOperator(t.Context(), api.OperatorRequest{Name: "temp", Role: api.Operator, TTL: fleet.Duration(time.Hour)}))(t).Text)
+	if _, err := temp.RotateOperator(t.Context(), "temp", api.RotateRequest{TTL: fleet.Duration(24 * time.Hour)}); !fault.Is(err, fault.Denied) {
+		t.Errorf("a token of an hour made itself one of a day: %v, want Denied", err)
+	}
+	if o := must(temp.RotateOperator(t.Context(), "temp", api.RotateRequest{}))(t); o.Expires.IsZero() || time.Until(o.Expires) > time.Hour {
+		t.Errorf("a token of an hour made itself one until %s", o.Expires)
+	}
+	if o := must(w.admin.RotateOperator(t.Context(), "temp", api.RotateRequest{TTL: fleet.Duration(24 * time.Hour)}))(t); time.Until(o.Expires) < 23*time.Hour {
+		t.Errorf("an admin made it last until %s", o.Expires)
 	}
 	w.checkAudit("operator.rotated")
 }

@@ -167,7 +167,7 @@ holds the new one. Others' tokens are an admin's to rotate.`,
 			return d.give(conf, op, file)
 		}),
 	}
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the new token is good; by default until it is deleted")
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the new token is good; by default until it is deleted, or until the old one would end where you are no admin")
 	cmd.Flags().StringVar(&file, "save", "", "write a context `file` with the token in it")
 	return cmd
 }

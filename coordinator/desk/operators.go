@@ -164,7 +164,8 @@ func newSecret(prefix string) (text string, hash fleet.Digest, err error) {
 }
 
 // RotateOperator gives an operator a new token; the old one, and every session
-// begun with it, is over at once. Everyone may rotate their own.
+// begun with it, is over at once. Everyone may rotate their own, without making it
+// last longer.
 func (d *Desk) RotateOperator(ctx context.Context, by api.OperatorToken, name string, r api.RotateRequest) (api.OperatorToken, error) {
 	const op = "rotate operator token"
 	if name != by.Name || by.Session {
@@ -185,7 +186,7 @@ func (d *Desk) RotateOperator(ctx context.Context, by api.OperatorToken, name st
 		if text, o.TokenHash, err = newSecret(operatorPrefix); err != nil {
 			return api.OperatorToken{}, err
 		}
-		if o.Expires, err = expiry(op, name, r.TTL.D(), now); err != nil {
+		if o.Expires, err = renewed(by, o, r.TTL.D(), now); err != nil {
 			return api.OperatorToken{}, err
 		}
 		if name != by.Name { // who gives out the new text has seen it
@@ -201,6 +202,23 @@ func (d *Desk) RotateOperator(ctx context.Context, by api.OperatorToken, name st
 		return out, nil
 	}
 	return api.OperatorToken{}, noOperator(op, name)
+}
+
+// renewed is when a rotated token ends. Only an admin makes it later than it was.
+func renewed(by api.OperatorToken, o store.Operator, ttl time.Duration, now time.Time) (time.Time, error) {
+	const op = "rotate operator token"
+	expires, err := expiry(op, o.Name, ttl, now)
+	if err != nil || o.Expires.IsZero() || rank(by.Role) >= rank(api.Admin) {
+		return expires, err
+	}
+	if ttl == 0 {
+		return o.Expires, nil
+	}
+	if expires.After(o.Expires) {
+		return expires, fault.Newf(fault.Denied, op, o.Name, "the token ends at %s, and only an admin makes that later", o.Expires.Format(time.RFC3339)).
+			WithHint("leave out the life to keep that end, or have an admin do it: `modelfleet operator rotate %s`", o.Name)
+	}
+	return expires, nil
 }
 
 func noOperator(op, name string) error {
