@@ -87,8 +87,11 @@ func TestTheCoordinatorIsNobodysProxy(t *testing.T) {
 		"another fleet's":     with(good, identity.HeaderAudience, "other"),
 		"another key's":       with(good, identity.HeaderKey, "other"),
 		"the key not signed":  unsigned,
-		"no signature":        with(good, "authorization", "Basic eDp5"),
-		"no headers":          {URL: good.URL, Body: good.Body},
+		"two lists of headers": with(good, "authorization", strings.Replace(good.Headers["authorization"], ", SignedHeaders=",
+			", SignedHeaders=host;"+identity.HeaderAudience+";"+identity.HeaderKey+", SignedHeaders=", 1)),
+		"a part more":  with(good, "authorization", good.Headers["authorization"]+", Signature=00"),
+		"no signature": with(good, "authorization", "Basic eDp5"),
+		"no headers":   {URL: good.URL, Body: good.Body},
 	} {
 		if _, err := v.Role(t.Context(), r, key); !fault.Is(err, fault.Denied) {
 			t.Errorf("%s: %v, want Denied", name, err)
