@@ -123,6 +123,9 @@ func (c *CA) Replace(a Authorities) error {
 // Authorities lists the device CAs, newest first.
 func (c *CA) Authorities() []Authority { return c.now.Load().listing }
 
+// Lifetime is that of the certificates which are made now.
+func (c *CA) Lifetime() time.Duration { return c.now.Load().life }
+
 // Certificate is that of the CA which issues, in DER; nil when there is none.
 func (c *CA) Certificate() []byte {
 	if issuer := c.now.Load().issuer; issuer != nil {

@@ -124,3 +124,30 @@ func TestAComebackThatIsNeverUsedCounts(t *testing.T) {
 		t.Errorf("it came back %d times, at most %d are allowed", n, inventory.MaxComebacks)
 	}
 }
+
+// A member that was taken over cannot fill the audit log, in which each certificate
+// is an entry for good.
+func TestAMemberDoesNotFillTheAuditLog(t *testing.T) {
+	h := open(t, 1, nil)
+	key := must(signer.Ephemeral())(t)
+	id := h.identity(t, must(h.enrol(t, "a", key, nil))(t))
+	csr, in := request(t, key), 0
+	for range 200 {
+		e, err := h.Renew(t.Context(), id, api.RenewRequest{CSR: csr, Generation: id.Generation}, now)
+		if err != nil {
+			if !fault.Is(err, fault.Transient) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		id = h.identity(t, e)
+		must(h.Check(t.Context(), id, now))(t)
+		in++
+	}
+	if in > 30 {
+		t.Errorf("it renewed %d times in a moment", in)
+	}
+	if _, err := h.Renew(t.Context(), id, api.RenewRequest{CSR: csr, Generation: id.Generation}, now.Add(4*24*time.Hour)); err != nil {
+		t.Errorf("when it is time: %v", err)
+	}
+}

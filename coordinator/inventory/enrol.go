@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/coordinator/iam"
@@ -155,6 +157,10 @@ func (v *Inventory) answer(m store.Member, c ca.Issued) Enrolled {
 // an answer that was lost: the generation, and the certificate that the member
 // has, stay what they are, however often that happens.
 func (v *Inventory) issue(m *store.Member, pub *ecdsa.PublicKey, again bool, now time.Time) (ca.Issued, error) {
+	if m.Generation > 0 && !v.pace(m.Facts.ID).AllowN(now, 1) { // a new one costs a use of its token
+		return ca.Issued{}, fault.Newf(fault.Transient, "issue certificate", string(m.Facts.ID), "it was given %d of them in a short time", issueBurst).
+			WithHint("it renews when it is time; if its agent asks in a loop, look at its log, or revoke it")
+	}
 	if !again {
 		m.Generation++
 		m.Previous = m.Certificate
@@ -166,6 +172,23 @@ func (v *Inventory) issue(m *store.Member, pub *ecdsa.PublicKey, again bool, now
 	m.Certificate, m.Issuer, m.Expires = fleet.DigestOf(issued.DER), fleet.DigestOf(issued.Issuer), issued.Expires
 	m.Confirmed, m.Readmit = false, false
 	return issued, nil
+}
+
+// How many certificates a member is given: each is an entry of the audit log, which
+// forgets nothing. In a certificate's life it needs one or two.
+const (
+	issueBurst   = 20
+	issuesInLife = 100
+)
+
+// pace is a member's own. The caller holds enrolling.
+func (v *Inventory) pace(id fleet.MemberID) *rate.Limiter {
+	l := v.paces[id]
+	if l == nil {
+		l = rate.NewLimiter(rate.Every(v.ca.Lifetime()/issuesInLife), issueBurst)
+		v.paces[id] = l
+	}
+	return l
 }
 
 // checkToken compares the secret. Uses and expiry are the store's to check, in

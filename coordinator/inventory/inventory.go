@@ -28,6 +28,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/ca"
 	"github.com/modelfleet/modelfleet/coordinator/refusal"
@@ -73,7 +75,8 @@ type Inventory struct {
 	secret   [32]byte // of the challenges; a restart makes those that are out void
 	refusals refusal.Log
 
-	enrolling sync.Mutex // one enrolment or renewal at a time, so that memory and store agree
+	enrolling sync.Mutex                       // one enrolment or renewal at a time, so that memory and store agree
+	paces     map[fleet.MemberID]*rate.Limiter // of certificates; guarded by enrolling
 
 	mu      sync.RWMutex // guards the following
 	members map[fleet.MemberID]store.Member
@@ -101,7 +104,7 @@ func New(ctx context.Context, o Options) (*Inventory, error) {
 		o: o, store: o.Store, ca: o.CA, log: o.Logger, grace: cmp.Or(o.CellGrace, CellGrace),
 		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, named: map[telemetry.Prefix]fleet.MemberID{},
 		pending: map[fleet.MemberID]store.Pending{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
-		changed: func(store.Member) {},
+		changed: func(store.Member) {}, paces: map[fleet.MemberID]*rate.Limiter{},
 	}
 	if _, err := rand.Read(v.secret[:]); err != nil {
 		return nil, fault.New(fault.Internal, "make secret", "", err)
