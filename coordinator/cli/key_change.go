@@ -311,7 +311,7 @@ func (o *keyChange) deviceCA(ctx context.Context, home folder.Folder, listed []b
 		if others == 0 {
 			return plan, "", fault.Newf(fault.Conflict, op, o.role, "the policy lists one device CA: there is none to take out").WithHint("begin with: modelfleet key rotate device-ca")
 		}
-		if err := o.renewed(ctx); err != nil {
+		if err := o.renewed(ctx, newest); err != nil {
 			return plan, "", err
 		}
 		return ceremony.Plan{Policy: &repository.PolicyChange{DeviceCA: newest}}, "", nil
@@ -344,8 +344,7 @@ func (o *keyChange) deviceCA(ctx context.Context, home folder.Folder, listed []b
 }
 
 // renewed refuses to take out a device CA that members still depend on.
-func (o *keyChange) renewed(ctx context.Context) error {
-	const op = "propose change of keys"
+func (o *keyChange) renewed(ctx context.Context, newest []byte) error {
 	client, err := o.client()
 	if err != nil {
 		o.Say("no coordinator is known here: it was not checked that all members have renewed")
@@ -353,13 +352,7 @@ func (o *keyChange) renewed(ctx context.Context) error {
 	}
 	info, err := client.Fleet(ctx)
 	if err != nil {
-		return fault.New(fault.KindOf(err), op, o.role, err).WithHint("the coordinator knows whether all members have renewed")
+		return fault.New(fault.KindOf(err), "propose change of keys", o.role, err).WithHint("the coordinator knows whether all members have renewed")
 	}
-	for _, ca := range info.DeviceCAs {
-		if !ca.Issues && ca.Members > 0 {
-			return fault.Newf(fault.Conflict, op, o.role, "%d members still have a certificate of CA %s", ca.Members, ca.Fingerprint[:min(12, len(ca.Fingerprint))]).
-				WithHint("certificates live 7 days: wait until they have renewed; or --now if it was stolen")
-		}
-	}
-	return nil
+	return folder.MayFinish(newest, info.DeviceCAs)
 }

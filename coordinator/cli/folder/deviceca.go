@@ -7,7 +7,9 @@ import (
 	"encoding/pem"
 	"time"
 
+	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/identity"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -54,6 +56,31 @@ func NewestCA(listed []byte) (newest []byte, others int, err error) {
 		}
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: last.Raw}), len(all) - 1, nil
+}
+
+// MayFinish says why the policy may not go over to the newest device CA alone yet,
+// going by what the coordinator knows of each.
+func MayFinish(newest []byte, known []api.DeviceCAInfo) error {
+	const op = "take out device CA"
+	block, _ := pem.Decode(newest)
+	if block == nil {
+		return fault.Newf(fault.Invalid, op, trust.PathDeviceCA, "it is not PEM")
+	}
+	keep, issues := fleet.DigestOf(block.Bytes), false
+	for _, ca := range known {
+		issues = issues || ca.Issues && ca.Fingerprint == keep
+	}
+	if !issues {
+		return fault.Newf(fault.Conflict, op, keep.Short(), "the coordinator does not issue certificates with the CA that would be left: nobody could renew").
+			WithHint("copy its key into keys/ of the coordinator's fleet folder, as device-ca*.pem, and wait until its log says that it issues")
+	}
+	for _, ca := range known {
+		if ca.Fingerprint != keep && ca.Members > 0 {
+			return fault.Newf(fault.Conflict, op, keep.Short(), "%d members still have a certificate of CA %s", ca.Members, ca.Fingerprint.Short()).
+				WithHint("certificates live 7 days: wait until they have renewed; or --now if it was stolen")
+		}
+	}
+	return nil
 }
 
 // IsCA reports whether a certificate of the key is listed.
