@@ -78,6 +78,16 @@ func (h *house) taken(ctx context.Context, versions map[string]int64) error {
 		fmt.Sprintf("root %d, policy %d", versions["root"], versions["targets"]), versions))
 }
 
+// tampered records that somebody else changed the bucket, and calls a person.
+func (h *house) tampered(ctx context.Context, t publish.Tampered) error {
+	now := time.Now().UTC()
+	if err := h.store.Append(ctx, note(now, audit.BucketTampered, t.Key, t.String(), t)); err != nil {
+		return err
+	}
+	h.events.Publish(api.Event{At: now, Kind: "alarm", Subject: t.Key, Text: "the bucket was tampered with: " + t.String() + "; it is put right, find who writes there"})
+	return nil
+}
+
 // compareRow looks whether a member's row speaks of the log that this coordinator
 // keeps. msg is the row as it was signed: the evidence.
 func (h *house) compareRow(id fleet.MemberID, row telemetry.Row, msg []byte) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,4 +181,36 @@ func TestALostMachineGoesOnUnderAnotherAuditKey(t *testing.T) {
 		t.Errorf("the member believes a log of key %s, want %s", key, public)
 	}
 	w.checkAudit("rollout.verdict")
+}
+
+// Junk that somebody put over the timestamp is noticed without a publication: a
+// person is called, it is on record and counted, and it is put right.
+func TestJunkInTheBucketCallsAPerson(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.opts.Reload = 50 * time.Millisecond
+	w.start()
+	alarms := w.alarms()
+	key := trust.MetadataKey("timestamp", 0)
+	var was []byte
+	w.eventually("there is a timestamp", func() bool {
+		var err error
+		was, err = w.get(t.Context(), key)
+		return err == nil
+	})
+	_, etag, err := w.bucket.Get(t.Context(), key, "")
+	ok(t, err)
+	must(w.bucket.Swap(t.Context(), key, []byte("junk"), etag))(t)
+	w.eventually("it is put right", func() bool { return string(must(w.get(t.Context(), key))(t)) == string(was) })
+	w.eventually("a person is called", func() bool {
+		return strings.Contains(alarms(), key+": the bucket was tampered with: somebody else put 4 bytes there")
+	})
+	resp := w.plain("GET", "/metrics", "", "Authorization", "Bearer "+must(api.LoadContext(filepath.Join(w.opts.Data, "admin.context.json")))(t).Token)
+	defer resp.Body.Close()
+	if body := must(io.ReadAll(resp.Body))(t); !strings.Contains(string(body), "modelfleet_coordinator_bucket_tampered_total 1\n") {
+		t.Errorf("not counted: status %d", resp.StatusCode)
+	}
+	if !slices.ContainsFunc(must(w.admin.Audit(t.Context(), 0, 0))(t), func(e api.AuditEntry) bool { return e.Action == "bucket.tampered" && e.Subject == key }) {
+		t.Error("it is not on record")
+	}
 }

@@ -113,7 +113,8 @@ func (h *house) furnish(ctx context.Context) (err error) {
 func (h *house) openTrust(ctx context.Context) (err error) {
 	h.publisher, err = publish.Open(ctx, publish.Options{
 		Bucket: h.bucket, Store: h.store, Root: h.m.root, Coordinator: h.m.key, Timestamp: h.m.stamp(), Await: h.o.Await,
-		Lifetimes: h.o.Lifetimes, Reload: h.o.Reload, Devices: h.devicesListed, Logger: h.log, Announce: h.announce, Keys: h.nextKey,
+		Lifetimes: h.o.Lifetimes, Reload: h.o.Reload, Devices: h.devicesListed, Tampered: h.tampered,
+		Logger: h.log, Announce: h.announce, Keys: h.nextKey,
 	})
 	if err != nil {
 		return err

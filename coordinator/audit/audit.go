@@ -57,8 +57,9 @@ const (
 	RolloutVerdict    = "rollout.verdict"
 	DirectiveIssued   = ledger.DirectiveIssued
 	PackPublished     = "pack.published"
-	PolicyTaken       = "policy.taken" // a new root or policy was taken up
-	SplitFound        = "audit.split"  // somebody was shown another history
+	PolicyTaken       = "policy.taken"    // a new root or policy was taken up
+	BucketTampered    = "bucket.tampered" // somebody else changed what lies there
+	SplitFound        = "audit.split"     // somebody was shown another history
 )
 
 // Note is an entry before it has its place in the log.

@@ -110,6 +110,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 		send(desc("pack_expires_seconds", "Unix time at which the trust pack becomes stale."), prometheus.GaugeValue, float64(p.Expires.Unix()))
 		send(desc("pack_size_bytes", "Size of the trust pack."), prometheus.GaugeValue, float64(len(p.Body)))
 	}
+	send(desc("bucket_tampered_total", "Objects that somebody else changed in the bucket, and that were put right."), prometheus.CounterValue, float64(c.o.Publisher.Mended()))
 	ready := 1.0
 	if c.o.Ready() != nil {
 		ready = 0

@@ -61,6 +61,9 @@ type Options struct {
 	// Devices is told, before members can know, which device CAs another policy
 	// lists; nil: nobody. It must not call the publisher.
 	Devices func(ctx context.Context, certificates []byte)
+	// Tampered is told of each object that somebody else changed, before it is put
+	// right; nil: nobody. It must not call the publisher.
+	Tampered func(ctx context.Context, t Tampered) error
 	// Announce is told of each new pack, once it is in the bucket; nil: nobody.
 	Announce func(g fleet.Group, p Pack)
 }
@@ -93,9 +96,13 @@ type Publisher struct {
 	before  []repository.Write // to be written before the next signature
 	untold  bool               // another root or policy is in force, and not everybody knows
 
-	reloaded time.Time // when new roots and policies were last looked for
-	awaiting time.Time // since when a snapshot waits for its timestamp; zero: none does
-	lapsed   string    // see [repository.Publication]
+	reloaded time.Time         // when new roots and policies were last looked for
+	awaiting time.Time         // since when a snapshot waits for its timestamp; zero: none does
+	lapsed   string            // see [repository.Publication]
+	watched  time.Time         // when the bucket was last compared
+	etags    map[string]string // of what lay there as it should, by key
+
+	mended atomic.Uint64
 
 	newest atomic.Pointer[repository.Repository] // repo, for who must not wait
 
@@ -123,7 +130,7 @@ type pending struct {
 // Open finishes a publication that a crash interrupted, and opens the
 // repository.
 func Open(ctx context.Context, o Options) (*Publisher, error) {
-	p := &Publisher{o: o, packs: map[fleet.Group]Pack{}, woken: make(chan struct{})}
+	p := &Publisher{o: o, packs: map[fleet.Group]Pack{}, woken: make(chan struct{}), etags: map[string]string{}}
 	raw, err := o.Store.Publication(ctx)
 	if err != nil {
 		return nil, err
@@ -264,6 +271,7 @@ func (p *Publisher) Refresh(ctx context.Context, now time.Time) (done bool, refu
 			return false, nil, errors.Join(bad, err)
 		}
 	}
+	bad = errors.Join(bad, p.watch(ctx, now))
 	pub, due, err := p.repo.Refresh(now)
 	if err != nil || !due {
 		return false, nil, errors.Join(bad, err, p.overdue(now))
@@ -397,13 +405,16 @@ func (p *Publisher) put(ctx context.Context, w repository.Write) error {
 		had, etag, err := p.o.Bucket.Get(ctx, w.Key, "")
 		switch {
 		case fault.Is(err, fault.NotFound):
-			etag = ""
+			had, etag = nil, ""
 		case err != nil:
 			return err
 		case slices.Equal(had, w.Body):
 			return nil
 		case p.repo.Newer(had, w.Body):
 			return &overtaken{key: w.Key, timestamp: repository.TimestampIn(had)}
+		}
+		if err := p.suspect(ctx, w.Key, had); err != nil {
+			return err
 		}
 		_, err = p.o.Bucket.Swap(ctx, w.Key, w.Body, etag)
 		if !fault.Is(err, fault.Conflict) || try == maxYields {
@@ -425,6 +436,7 @@ func (p *Publisher) show(q *pending) {
 	close(p.woken)
 	p.woken = make(chan struct{})
 	p.mu.Unlock()
+	clear(p.etags)
 	if p.o.Announce == nil {
 		return
 	}
