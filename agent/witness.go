@@ -28,6 +28,7 @@ type witness struct {
 type headProof struct {
 	head trust.Head // the one that the proof leads to, or comes from
 	open trust.Head
+	root tlog.Hash // of the smaller one, as the coordinator says
 	path []tlog.Hash
 }
 
@@ -57,7 +58,9 @@ func (l *loop) compare(signed string) {
 // proven takes over a proof, unless the log went on meanwhile.
 func (l *loop) proven(p headProof) {
 	if now := l.mem.Trust.Audit; p.head == now.Head {
-		l.audited(now.Prove(p.open, p.path))
+		if next, err := now.Prove(p.open, p.root, p.path); err == nil {
+			l.audited(next)
+		}
 	}
 }
 
@@ -108,7 +111,7 @@ func (l *loop) auditView() *local.Audit {
 
 // watch asks the coordinator for the proofs that are missing and tells it of a
 // split view, until ctx ends. A coordinator that does not answer leaves the heads
-// open, and people see it; one whose proof fails is taken for a split view.
+// open, and people see it; so does one whose proof shows nothing.
 func (a *agent) watch(ctx context.Context) {
 	w, told := a.loop.witness, map[string]bool{}
 	for {
@@ -126,12 +129,15 @@ func (a *agent) watch(ctx context.Context) {
 			continue
 		}
 		for _, open := range known.Open {
-			a.askProof(ctx, told, known.Head, open)
+			a.askProof(ctx, told, *known, open)
 		}
 	}
 }
 
-func (a *agent) askProof(ctx context.Context, told map[string]bool, head, open trust.Head) {
+// askProof asks for the proof of an open head, and says so when what comes is none:
+// whoever answers as the coordinator may err or lie, and is asked again.
+func (a *agent) askProof(ctx context.Context, told map[string]bool, known trust.AuditState, open trust.Head) {
+	head := known.Head
 	from, to := min(open.Size, head.Size), max(open.Size, head.Size)
 	r, err := a.me.Client().AuditConsistency(ctx, from, to)
 	switch {
@@ -140,8 +146,13 @@ func (a *agent) askProof(ctx context.Context, told map[string]bool, head, open t
 	case err != nil:
 		a.o.Logger.Debug("no proof of consistency", "from", from, "to", to, "err", err)
 	default:
+		if _, err := known.Prove(open, r.Root, r.Path); err != nil {
+			a.o.Logger.Warn("proof of consistency shows nothing", "from", from, "to", to, "err", err)
+			a.tell(ctx, told, head.Note, open.Note)
+			return
+		}
 		select {
-		case a.loop.witness.proofs <- headProof{head: head, open: open, path: r.Path}:
+		case a.loop.witness.proofs <- headProof{head: head, open: open, root: r.Root, path: r.Path}:
 		case <-ctx.Done():
 		}
 	}
@@ -157,7 +168,7 @@ func (a *agent) tell(ctx context.Context, told map[string]bool, notes ...string)
 		return
 	}
 	if err := a.me.Client().AuditWitness(ctx, api.AuditWitness{Notes: notes}); err != nil {
-		a.o.Logger.Warn("split view not reported", "err", err)
+		a.o.Logger.Warn("checkpoints not reported", "err", err)
 		return
 	}
 	told[key] = true

@@ -72,7 +72,7 @@ func (c *Coordinator) consistency(r *http.Request, _ fleet.MemberID) (any, error
 	if err != nil || to != c.f.Audit.Size() {
 		return nil, fault.Newf(fault.Invalid, "prove consistency", "to", "the log has %d entries", c.f.Audit.Size())
 	}
-	return api.AuditConsistency{From: from, To: to, Path: c.f.Audit.Consistency(from)}, nil
+	return api.AuditConsistency{From: from, To: to, Root: c.f.Audit.RootOf(from), Path: c.f.Audit.Consistency(from)}, nil
 }
 
 // Neighbour is a member of the cell that says it was shown a checkpoint. It joins

@@ -350,20 +350,23 @@ func (l *Log) Checkpoint() (c ledger.Checkpoint, note string) {
 func (l *Log) Key() string { return l.o.Key }
 
 // Consistency proves that the log of from entries is the beginning of the log of to.
-func (l *Log) Consistency(ctx context.Context, from, to uint64) ([]tlog.Hash, error) {
+func (l *Log) Consistency(ctx context.Context, from, to uint64) (root tlog.Hash, path []tlog.Hash, err error) {
 	const op = "prove consistency"
 	size, err := l.o.Store.AuditSize(ctx)
 	if err != nil {
-		return nil, err
+		return root, nil, err
 	}
 	if from > to || to > size {
-		return nil, fault.Newf(fault.Invalid, op, "", "from %d to %d in a log of %d entries", from, to, size)
+		return root, nil, fault.Newf(fault.Invalid, op, "", "from %d to %d in a log of %d entries", from, to, size)
 	}
-	path, err := ledger.ProveConsistency(from, to, l.o.Store.AuditHashes(ctx))
+	hashes := l.o.Store.AuditHashes(ctx)
+	if root, err = ledger.RootOf(from, hashes); err == nil {
+		path, err = ledger.ProveConsistency(from, to, hashes)
+	}
 	if err != nil {
-		return nil, fault.New(fault.Internal, op, "", err)
+		return root, nil, fault.New(fault.Internal, op, "", err)
 	}
-	return path, nil
+	return root, path, nil
 }
 
 // Entry proves an entry, counted from 0, by the newest checkpoint. aside is the

@@ -99,9 +99,9 @@ func (s *server) consistency(w http.ResponseWriter, r *http.Request) error {
 		}
 		sizes[i] = n
 	}
-	path, err := s.Audit.Log.Consistency(r.Context(), sizes[0], sizes[1])
+	root, path, err := s.Audit.Log.Consistency(r.Context(), sizes[0], sizes[1])
 	if err != nil {
 		return err
 	}
-	return answer(w, api.AuditConsistency{From: sizes[0], To: sizes[1], Path: path})
+	return answer(w, api.AuditConsistency{From: sizes[0], To: sizes[1], Root: root, Path: path})
 }

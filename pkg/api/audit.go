@@ -37,11 +37,12 @@ type AuditProof struct {
 	Aside []byte       `json:"aside,omitempty"` // the detail that lies aside
 }
 
-// AuditConsistency proves that the log of From entries is the beginning of the
-// log of To. GET /v1/audit/consistency?from=N&to=M.
+// AuditConsistency proves that the log of From entries, with root hash Root, is
+// the beginning of the log of To. GET /v1/audit/consistency?from=N&to=M.
 type AuditConsistency struct {
 	From uint64      `json:"from"`
 	To   uint64      `json:"to"`
+	Root tlog.Hash   `json:"root"`
 	Path []tlog.Hash `json:"path"`
 }
 

@@ -41,6 +41,11 @@ const (
 type SplitView struct {
 	Mine   string `json:"mine"`   // the signed checkpoint that was known
 	Theirs string `json:"theirs"` // the one that contradicts it
+
+	// Between checkpoints of two sizes: the smaller log's size had the root hash
+	// Older in the larger log, as Path proves.
+	Older tlog.Hash   `json:"older,omitzero"`
+	Path  []tlog.Hash `json:"path,omitempty"`
 }
 
 // Error says what was found.
@@ -63,7 +68,7 @@ type Log struct {
 
 // Equal reports whether nothing changed.
 func (c AuditState) Equal(o AuditState) bool {
-	split := (c.Split == nil) == (o.Split == nil) && (c.Split == nil || *c.Split == *o.Split)
+	split := (c.Split == nil) == (o.Split == nil) && (c.Split == nil || c.Split.Mine == o.Split.Mine && c.Split.Theirs == o.Split.Theirs)
 	return split && c.Key == o.Key && c.Head == o.Head && slices.Equal(c.Past, o.Past) && slices.Equal(c.Open, o.Open)
 }
 
@@ -232,22 +237,30 @@ func (c AuditState) Witness(signed string) (AuditState, error) {
 	return c, nil
 }
 
-// Prove closes an open head by a proof that it is of one log with Head. A proof
-// that fails, given by the log's keeper, makes the state a split one.
-func (c AuditState) Prove(open Head, path []tlog.Hash) AuditState {
+// Prove closes an open head by a proof that it is of one log with Head. root is
+// what the log of the smaller size has for its root hash, as whoever gave the path
+// says. The state becomes a split one when the path proves that root for the larger
+// log, and the smaller checkpoint was signed with another: the log's key signed
+// both. Any other path proves nothing of the log: the head stays open, and the
+// error says so.
+func (c AuditState) Prove(open Head, root tlog.Hash, path []tlog.Hash) (AuditState, error) {
 	older, newer := open, c.Head
 	if older.Size > newer.Size {
 		older, newer = newer, older
 	}
 	if err := ledger.Consistent(older.checkpoint(), newer.checkpoint(), path); err != nil {
-		return c.split(&SplitView{Mine: c.Head.Note, Theirs: open.Note})
+		other := ledger.Checkpoint{Size: older.Size, Root: root}
+		if !other.Conflicts(older.checkpoint()) || ledger.Consistent(other, newer.checkpoint(), path) != nil {
+			return c, Violated(RuleAudit, "prove checkpoint", "", err)
+		}
+		return c.split(&SplitView{Mine: c.Head.Note, Theirs: open.Note, Older: root, Path: path}), nil
 	}
 	c.Open = slices.DeleteFunc(slices.Clone(c.Open), func(h Head) bool { return h == open })
 	if open.Size < c.Head.Size {
 		c.Past = append([]Head{open}, c.Past...)
 		c.Past = c.Past[:min(len(c.Past), maxPast)]
 	}
-	return c
+	return c, nil
 }
 
 // Refused takes note of a [SplitView] for which [Verify] refused a pack.

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust"
@@ -113,11 +115,8 @@ func TestHeadsFollowEachOther(t *testing.T) {
 		t.Fatalf("after packs were missed: %+v", late.Audit)
 	}
 	open := late.Audit.Open[0]
-	if proven := late.Audit.Prove(open, f.Audit.Consistency(open.Size)); len(proven.Open) != 0 || proven.Split != nil || proven.Past[0] != open {
-		t.Errorf("a good proof: %+v", proven)
-	}
-	if bad := late.Audit.Prove(open, f.Audit.Consistency(open.Size+1)); bad.Split == nil {
-		t.Errorf("a proof of something else: %+v", bad)
+	if proven, err := late.Audit.Prove(open, open.Root, f.Audit.Consistency(open.Size)); err != nil || len(proven.Open) != 0 || proven.Split != nil || proven.Past[0] != open {
+		t.Errorf("a good proof: %+v, %v", proven, err)
 	}
 	wantRule(t, f, first, reproof(t, newest, func(p *ledger.Proof) {
 		p.Since = append(p.Since, ledger.Since{Size: first.Audit.Head.Size, Path: p.Path})
@@ -211,7 +210,64 @@ func TestNeighboursCheckpointsAreCompared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if proven := got.Prove(got.Open[0], longer.Consistency(st.Audit.Head.Size)); proven.Split != nil || len(proven.Open) != 0 || proven.Head != st.Audit.Head {
+	if proven, err := got.Prove(got.Open[0], st.Audit.Head.Root, longer.Consistency(st.Audit.Head.Size)); err != nil || proven.Split != nil || len(proven.Open) != 0 || proven.Head != st.Audit.Head {
 		t.Errorf("a neighbour that is ahead: %+v", proven)
+	}
+}
+
+// Whoever answers as the coordinator may give a wrong path. That is no evidence:
+// only a path that proves another history for a signed checkpoint is.
+func TestAWrongPathIsNoSplitView(t *testing.T) {
+	t.Parallel()
+	for _, entries := range []int{20, 31} { // with the directive 21, and 32: a whole subtree, whose root no path holds
+		f := trusttest.NewAudited(t)
+		f.Audit.Add(entries, "t1")
+		_, st := accept(t, f, f.State(), direct(f))
+		honest := f.Audit.Fork()
+		fork := f.Audit.Fork()
+		honest.Add(4, "t2")
+		fork.Add(9, "t3")
+
+		// The neighbour was shown a log that goes on from ours.
+		got, err := st.Audit.Witness(honest.Checkpoint())
+		if err != nil || len(got.Open) != 1 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		size, root := st.Audit.Head.Size, st.Audit.Head.Root
+		good := honest.Consistency(size)
+		broken := append([]tlog.Hash{{1}}, good[1:]...)
+		for name, c := range map[string]struct {
+			root tlog.Hash
+			path []tlog.Hash
+		}{
+			"none":               {root, nil},
+			"a broken one":       {root, broken},
+			"of another size":    {root, honest.Consistency(size - 1)},
+			"of another log":     {root, fork.Consistency(size)},
+			"with another root":  {tlog.Hash{2}, broken},
+			"good, with no root": {tlog.Hash{}, broken},
+		} {
+			if after, err := got.Prove(got.Open[0], c.root, c.path); trust.RuleOf(err) != trust.RuleAudit || !after.Equal(got) {
+				t.Errorf("after %d entries, path %s: %+v, %v", entries, name, after, err)
+			}
+		}
+
+		// The neighbour was shown another history.
+		theirs := trusttest.NewLog(t, "test")
+		*theirs = *f.Audit.Fork()
+		theirs.Rewrite(0, "t4")
+		of := theirs.Root()
+		theirs.Add(5, "t5")
+		if got, err = st.Audit.Witness(theirs.Checkpoint()); err != nil || len(got.Open) != 1 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		after, err := got.Prove(got.Open[0], of, theirs.Consistency(size))
+		if err != nil || after.Split == nil {
+			t.Fatalf("after %d entries, two histories: %+v, %v", entries, after, err)
+		}
+		c := ledger.Checkpoint{Size: got.Open[0].Size, Root: got.Open[0].Root}
+		if s := after.Split; s.Older == root || ledger.Consistent(ledger.Checkpoint{Size: size, Root: s.Older}, c, s.Path) != nil {
+			t.Errorf("the evidence proves nothing: %+v", s)
+		}
 	}
 }

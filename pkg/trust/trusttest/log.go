@@ -85,14 +85,31 @@ func (l *Log) tree() *ledger.Tree {
 	return tree
 }
 
-// Checkpoint is the signed checkpoint of the log as it is now.
-func (l *Log) Checkpoint() string {
+// Rewrite puts another entry in the place of one: the log is another history.
+func (l *Log) Rewrite(index int, subject string) {
 	l.t.Helper()
-	root, err := l.tree().Root(l.Size())
+	n := len(l.leaves)
+	l.Add(1, subject)
+	l.leaves[index], l.leaves = l.leaves[n], l.leaves[:n]
+}
+
+// Root is the root hash of the log as it is now.
+func (l *Log) Root() tlog.Hash { return l.RootOf(l.Size()) }
+
+// RootOf is the root hash of the first size entries.
+func (l *Log) RootOf(size uint64) tlog.Hash {
+	l.t.Helper()
+	root, err := l.tree().Root(size)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	text, err := ledger.Checkpoint{Origin: l.signer.Name(), Size: l.Size(), Root: root}.Sign(l.signer)
+	return root
+}
+
+// Checkpoint is the signed checkpoint of the log as it is now.
+func (l *Log) Checkpoint() string {
+	l.t.Helper()
+	text, err := ledger.Checkpoint{Origin: l.signer.Name(), Size: l.Size(), Root: l.Root()}.Sign(l.signer)
 	if err != nil {
 		l.t.Fatal(err)
 	}
