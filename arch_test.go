@@ -81,7 +81,7 @@ func TestImportsRunOneWay(t *testing.T) {
 				t.Errorf("%s imports %s: pkg imports nothing of ours above it", from, to)
 			case !under(to, "pkg", room):
 				t.Errorf("%s imports %s: rooms never import each other, and nobody imports infra", from, to)
-			case under(from, "pkg/fleet", "pkg/fault", "pkg/oms") && to != "pkg/fault":
+			case under(from, "pkg/fleet", "pkg/fault", "pkg/oms", "pkg/strict") && to != "pkg/fault" && to != "pkg/strict":
 				t.Errorf("%s imports %s: the vocabulary stands alone", from, to)
 			case under(from, "coordinator/cli") && under(to, "coordinator") && !under(to, "coordinator/cli", "coordinator/health", "coordinator/analysis"):
 				t.Errorf("%s imports %s: the operator's commands speak to the coordinator over its API, and share what only decides", from, to)
@@ -91,15 +91,15 @@ func TestImportsRunOneWay(t *testing.T) {
 }
 
 // pure lists the packages that decide: functions of (state, facts, now).
-var pure = []string{"agent/update", "coordinator/rollout", "coordinator/analysis", "coordinator/analysis/evalue", "pkg/fleet", "pkg/fault"}
+var pure = []string{"agent/update", "coordinator/rollout", "coordinator/analysis", "coordinator/analysis/evalue", "pkg/fleet", "pkg/fault", "pkg/strict"}
 
 // A pure package does no I/O, reads no clock, draws no random number and starts
 // no goroutine.
 func TestPurePackagesOnlyDecide(t *testing.T) {
 	t.Parallel()
-	allowed := []string{"bytes", "cmp", "context", "crypto/sha256", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt",
-		"io", "iter", "maps", "math", "math/bits", "net/http", "regexp", "slices", "sort", "strconv", "strings", "time",
-		module + "pkg/fleet", module + "pkg/fault"}
+	allowed := []string{"bytes", "cmp", "context", "crypto/sha256", "encoding", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt",
+		"io", "iter", "maps", "math", "math/bits", "net/http", "reflect", "regexp", "slices", "sort", "strconv", "strings", "time",
+		module + "pkg/fleet", module + "pkg/fault", module + "pkg/strict"}
 	for _, p := range list(t) {
 		if !slices.Contains(pure, p.rel()) {
 			continue

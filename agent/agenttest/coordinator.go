@@ -19,6 +19,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -178,7 +179,7 @@ func read(r *http.Request, v any) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "read request", "", err)
 	}
-	return fleet.DecodeStrict(data, v)
+	return strict.Decode(data, v)
 }
 
 func (c *Coordinator) enrol(r *http.Request, _ fleet.MemberID) (any, error) {

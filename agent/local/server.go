@@ -18,6 +18,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/guard"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 const (
@@ -271,7 +272,7 @@ func body(r *http.Request, v any) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "read request", r.URL.Path, err)
 	}
-	if err := fleet.DecodeStrict(data, v); err != nil {
+	if err := strict.Decode(data, v); err != nil {
 		return fault.New(fault.Invalid, "read request", r.URL.Path, err)
 	}
 	return nil

@@ -29,7 +29,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
-	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
@@ -202,7 +202,7 @@ func read[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	if len(body) == 0 {
 		return v, nil
 	}
-	if err := fleet.DecodeStrict(body, &v); err != nil {
+	if err := strict.Decode(body, &v); err != nil {
 		return v, fault.New(fault.Invalid, "read request", r.URL.Path, err)
 	}
 	return v, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 // Config says which issuer to ask and what its people may do. It is a JSON file,
@@ -62,7 +63,7 @@ func LoadConfig(path string) (Config, error) {
 		err = fault.Newf(fault.Invalid, "read file", path, "it is larger than %d bytes", maxConfig)
 	}
 	if err == nil {
-		err = fleet.DecodeStrict(b, &c)
+		err = strict.Decode(b, &c)
 	}
 	if err == nil {
 		c, err = c.complete()

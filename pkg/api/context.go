@@ -6,6 +6,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 // Context is what an operator's commands need to reach a coordinator: a file of
@@ -29,7 +30,7 @@ func LoadContext(path string) (Context, error) {
 		return c, fault.New(kind, "read context", path, err).
 			WithHint("the coordinator writes the first one into its data folder as admin.context.json")
 	}
-	if err := fleet.DecodeStrict(b, &c); err != nil {
+	if err := strict.Decode(b, &c); err != nil {
 		return c, fault.New(fault.Invalid, "read context", path, err)
 	}
 	return c, nil
@@ -81,7 +82,7 @@ func LoadFleetFile(path string) (FleetFile, error) {
 		}
 		return f, fault.New(kind, "read fleet file", path, err).WithHint("make a fleet with `modelfleet init`")
 	}
-	if err := fleet.DecodeStrict(b, &f); err != nil {
+	if err := strict.Decode(b, &f); err != nil {
 		return f, fault.New(fault.Invalid, "read fleet file", path, err)
 	}
 	if f.Name == "" || f.Bucket == "" || f.Root.IsZero() {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 func TestNamesAreSafePathElements(t *testing.T) {
@@ -213,7 +214,7 @@ func TestDirectiveJSONIsStable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var back fleet.Directive
-	if err := fleet.DecodeStrict(data, &back); err != nil {
+	if err := strict.Decode(data, &back); err != nil {
 		t.Fatal(err)
 	}
 	again, err := json.Marshal(back)

@@ -1,15 +1,13 @@
 package fleet
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 // Spec is how a rollout should go: who takes part, in which stages, and what
@@ -131,25 +129,12 @@ const (
 // checks it. Commands turn YAML into this JSON first.
 func ParseSpec(data []byte) (Spec, error) {
 	var s Spec
-	if err := DecodeStrict(data, &s); err != nil {
+	if err := strict.Decode(data, &s); err != nil {
 		return Spec{}, fault.New(fault.Invalid, "read rollout spec", "", err).
 			WithHint("see `modelfleet rollout start --help` for a whole example")
 	}
 	s = s.withDefaults()
 	return s, s.Validate()
-}
-
-// DecodeStrict decodes one JSON value: unknown names and trailing bytes are errors.
-func DecodeStrict(data []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bytes after the end of the JSON value")
-	}
-	return nil
 }
 
 func (s Spec) withDefaults() Spec {

@@ -2,15 +2,17 @@ package oms
 
 import (
 	"bytes"
-	"encoding/json"
 	"strings"
 	"unicode"
+
+	"github.com/modelfleet/modelfleet/pkg/strict"
 )
 
 // DecodeStrict reads one JSON value into v, as strictly as this package reads
 // its own. It refuses what encoding/json lets pass and two readers may
-// understand differently: duplicate keys, keys that differ by case only, text
-// that is not Unicode, unknown fields, and anything after the value.
+// understand differently: duplicate keys, keys that differ by case only, keys that
+// are not written as the field's name is, text that is not Unicode, unknown
+// fields, and anything after the value.
 func DecodeStrict(data []byte, v any) error {
 	r := &reader{data: data}
 	if err := r.skip(); err != nil {
@@ -19,9 +21,7 @@ func DecodeStrict(data []byte, v any) error {
 	if err := r.end(); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	return dec.Decode(v)
+	return strict.Decode(data, v)
 }
 
 // keys finds a key that stands twice in an object. encoding/json matches keys

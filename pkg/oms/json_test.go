@@ -23,7 +23,7 @@ func TestStrictJSONHasOneReading(t *testing.T) {
 	}
 	for _, bad := range []string{
 		`{"task":"a","task":"b"}`, `{"task":"a","Task":"b"}`, `{"task":"a","ta\u017fk":"b"}`, `{"task":"a","tas\u212a":"b"}`,
-		`{"next":{"task":"a","TASK":"b"}}`, `{"task":"a","more":1}`, `{"task":"a"}{}`, `{"task":"a"} x`, ``, `{`,
+		`{"TASK":"a"}`, `{"next":{"Task":"a"}}`, `{"next":{"task":"a","TASK":"b"}}`, `{"task":"a","more":1}`, `{"task":"a"}{}`, `{"task":"a"} x`, ``, `{`,
 	} {
 		if err := oms.DecodeStrict([]byte(bad), &v); err == nil {
 			t.Errorf("%s was read", bad)

@@ -14,6 +14,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
+	"github.com/modelfleet/modelfleet/pkg/strict"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -143,7 +144,7 @@ func (f Folder) pending() (w waiting, err error) {
 	if err != nil {
 		return w, fault.New(fault.NotFound, "read unfinished fleet", path, err).WithHint("make a fleet with: modelfleet init")
 	}
-	if err := fleet.DecodeStrict(data, &w); err != nil {
+	if err := strict.Decode(data, &w); err != nil {
 		return w, fault.New(fault.Invalid, "read unfinished fleet", path, err).WithHint("remove the folder, and begin again: nothing is in the bucket yet")
 	}
 	w.Ceremony, err = ceremony.Parse(path, w.Raw)
