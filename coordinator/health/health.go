@@ -81,6 +81,7 @@ func Findings(f Facts, now time.Time) []api.Finding {
 		}
 		if online(s.Role) {
 			out = append(out, overdue(s, now)...)
+			out = append(out, ahead(s, now)...)
 		} else {
 			out = append(out, expiring(Subject(s.Role), s.Expires, s.Life, now, renewal(s.Role))...)
 		}
@@ -252,6 +253,20 @@ func overdue(s repository.Standing, now time.Time) []api.Finding {
 		f.What = fmt.Sprintf("was not signed anew when it was due; members hold what they have in %s", span(left))
 	}
 	return []api.Finding{f}
+}
+
+// ahead finds a timestamp that was signed by a clock ahead of this one: members that
+// saw it take everything signed at the right time for stale.
+func ahead(s repository.Standing, now time.Time) []api.Finding {
+	by := s.Issued.Sub(now)
+	if by <= repository.ClockSlack {
+		return nil
+	}
+	return []api.Finding{{
+		Severity: api.Bad, Code: CodeClock, Subject: s.Role,
+		What:   fmt.Sprintf("was signed at %s, %s ahead of this machine's clock: members that saw it go by that time", s.Issued.UTC().Format(time.RFC3339), span(by)),
+		Remedy: "mend the clock that is wrong; if the one that signed was ahead: `modelfleet key rotate timestamp`",
+	}}
 }
 
 // certificates warns of the device CA: as long as one certificate is good for

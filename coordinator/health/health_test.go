@@ -45,6 +45,8 @@ func TestFindings(t *testing.T) {
 					fmt.Sscan(v, &s.Threshold)
 				case "expires":
 					s.Expires = now.Add(span(t, v))
+				case "issued": // ahead of now
+					s.Issued = now.Add(span(t, v))
 				case "life":
 					s.Life = span(t, v)
 				default:

@@ -207,6 +207,9 @@ func (r *Repository) signSnapshot(next *signed, now time.Time) ([]Write, error) 
 // signTimestamp says that the snapshot is the newest, and when that was said.
 // Unless it is zero, until is the latest it may be valid.
 func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, error) {
+	if err := r.clockWentBack(next.timestampMeta, now); err != nil {
+		return Write{}, err
+	}
 	m := metadata.Timestamp(expiry(now, r.opts.Lifetimes.Timestamp))
 	if !until.IsZero() && m.Signed.Expires.After(until) {
 		m.Signed.Expires = until
@@ -231,6 +234,25 @@ func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, e
 // was taken out, and with other keys versions begin anew.
 func (r *Repository) ranAhead(m *metadata.Metadata[metadata.TimestampType]) bool {
 	return m.Signed.Version >= maxVersion && r.root.VerifyDelegate(metadata.TIMESTAMP, m) != nil
+}
+
+// ClockSlack is how far the clocks of those who sign timestamps may be apart.
+const ClockSlack = 5 * time.Minute
+
+// clockWentBack refuses a time before that of the last timestamp: members never let
+// their time fall behind one they verified, and would take what is signed for stale.
+// With another key of the role time begins anew, for them as well.
+func (r *Repository) clockWentBack(last *metadata.Metadata[metadata.TimestampType], now time.Time) error {
+	if last == nil || r.root.VerifyDelegate(metadata.TIMESTAMP, last) != nil {
+		return nil
+	}
+	issued := issuedOf(last)
+	if issued.Sub(now) <= ClockSlack {
+		return nil
+	}
+	return fault.Newf(fault.Transient, stampOp, "", "the clock says %s, and version %d was signed at %s, which is later",
+		now.UTC().Format(time.RFC3339), last.Signed.Version, issued.UTC().Format(time.RFC3339)).
+		WithHint("mend this machine's clock; if it is right, the clock was ahead when that was signed: `modelfleet key rotate timestamp` begins anew")
 }
 
 // maxVersion is where JSON's readers begin to lose whole numbers.
