@@ -23,7 +23,7 @@ type Admission struct {
 	Delisted []fleet.Release
 	Floors   map[fleet.ModelName]uint64 // raised
 	Reason   string                     // of the newest version, as the publisher signed it
-	Ignored  []error                    // versions in the bucket that the team's keys did not sign
+	Ignored  []error                    // versions in the bucket that the team's keys did not sign: the first few and the last
 	// Vouched says who signed what was added without a key, by ref. It is the
 	// coordinator's to find out, where the policy asks for it.
 	Vouched map[string]string
@@ -41,6 +41,9 @@ func (a Admission) Undo() {
 	}
 }
 
+// maxIgnored caps the versions that an admission names as ignored.
+const maxIgnored = 8
+
 const admitOp = "admit release"
 
 // Admit takes up the newest version of a publisher's role that its keys signed,
@@ -57,18 +60,18 @@ func (r *Repository) Admit(ctx context.Context, name fleet.Team, now time.Time) 
 		return Admission{}, fault.Newf(fault.NotFound, admitOp, role, "the policy knows no team %s", name).
 			WithHint("use one of the teams %v, or have the keeper of the policy add it", r.Teams())
 	}
-	found, err := r.probe(ctx, role, r.nextVersion(name))
-	if err != nil {
-		return Admission{}, err
-	}
 	a := Admission{Team: name, Version: old.role.Version}
 	var pick *candidate
-	for i, c := range found {
-		if c.err != nil {
-			a.Ignored = append(a.Ignored, trust.Violated(trust.RulePublisher, admitOp, fmt.Sprintf("%s version %d", role, c.version), c.err))
+	err := r.probe(ctx, role, r.nextVersion(name), func(c candidate) {
+		if c.err == nil {
+			pick = &c
 		} else {
-			pick = &found[i]
+			a.Ignored = append(a.Ignored[:min(len(a.Ignored), maxIgnored-1)], trust.Violated(trust.RulePublisher, admitOp, fmt.Sprintf("%s version %d", role, c.version), c.err).
+				WithHint("find who put %s into the bucket; publish, which passes over it, and only then remove it", trust.MetadataKey(role, c.version)))
 		}
+	})
+	if err != nil {
+		return Admission{}, err
 	}
 	if pick == nil {
 		if len(a.Ignored) > 0 {

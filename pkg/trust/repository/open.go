@@ -198,11 +198,7 @@ func (r *Repository) readPolicy(ctx context.Context) error {
 
 func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 	var last error
-	newest := from + maxProbe
-	if r.opts.heartbeat() { // it speaks of what the snapshot names, whatever came since
-		newest = from + 1
-	}
-	for v := from; v < newest; v++ {
+	for v := from; v == from || !r.opts.heartbeat(); v++ { // a heartbeat speaks of what the snapshot names, whatever came since
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
 		if fault.Is(err, fault.NotFound) {
 			break
@@ -243,9 +239,6 @@ func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 	}
 	return nil
 }
-
-// maxProbe is how many versions past the known one are looked at.
-const maxProbe = 256
 
 // readFleet reads the fleet role and its directives. One that the policy's keys
 // do not verify (the coordinator's key was just replaced) is left out, and the

@@ -75,22 +75,16 @@ func (r *Repository) Draft(ctx context.Context, name fleet.Team) (Draft, error) 
 		}
 		d.Role, d.base = admitted.role, m
 	}
-	found, err := r.probe(ctx, role, d.Version)
-	if err != nil {
-		return Draft{}, err
-	}
-	for _, c := range found {
+	err := r.probe(ctx, role, d.Version, func(c candidate) {
 		d.Version = c.version + 1
 		if c.meta == nil {
-			continue
+			return
 		}
-		tr, err := trust.ReadTeamRole(c.meta)
-		if err != nil {
-			continue // the coordinator refuses it too; the next version repairs it
+		if tr, err := trust.ReadTeamRole(c.meta); err == nil { // else the coordinator refuses it too; the next version repairs it
+			d.base, d.Role = c.meta, tr
 		}
-		d.base, d.Role = c.meta, tr
-	}
-	return d, nil
+	})
+	return d, err
 }
 
 // candidate is a version of a role in the bucket that was not admitted yet.
@@ -101,26 +95,26 @@ type candidate struct {
 	err     error                                    // why its signatures are not good
 }
 
-// probe reads the versions of a role from one on, until one is absent.
-func (r *Repository) probe(ctx context.Context, role string, from int64) ([]candidate, error) {
+// probe visits the versions of a role from one on, until one is absent. However
+// many somebody put there, they are passed over one by one: a version is never
+// written twice, so the next one comes after all of them.
+func (r *Repository) probe(ctx context.Context, role string, from int64, visit func(candidate)) error {
 	r.mu.Lock()
 	pol := r.policy
 	r.mu.Unlock()
-	var out []candidate
-	for v := from; v < from+maxProbe; v++ {
+	for v := from; ; v++ {
 		raw, err := r.fetch(ctx, trust.MetadataKey(role, v))
 		if fault.Is(err, fault.NotFound) {
-			return out, nil
+			return nil
 		} else if err != nil {
-			return nil, err
+			return err
 		}
 		c := candidate{version: v, raw: raw}
 		if c.meta, c.err = pol.authentic(role, v, raw); c.err != nil {
 			c.meta = nil
 		}
-		out = append(out, c)
+		visit(c)
 	}
-	return out, nil
 }
 
 // maxRole caps a publisher's role: packs of limited size carry those of all teams.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
@@ -142,4 +143,46 @@ func TestARoleLeavesRoomInThePack(t *testing.T) {
 	}
 	_, err = d.Next(repository.Change{Reason: strings.Repeat("because ", 1<<17)}, f.Now, f.Publisher)
 	rule(t, err, trust.RuleSize)
+}
+
+// Whoever may write to the bucket puts junk where a team's, or the policy's, next
+// versions belong, more of it than anybody counts: the team publishes past it, and
+// so do the keepers of the policy.
+func TestJunkInPlaceOfTheNextVersionsStopsNobody(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	first := f.Bucket.Newest(t, metadata.TARGETS)
+	f.Direct(f.Release("detector", "1.0.0"))
+	const many = 300
+	for v := range int64(many) {
+		f.Bucket.Overwrite(trust.MetadataKey("pub-vision", 2+v), []byte("junk"))
+		f.Bucket.Overwrite(trust.MetadataKey(metadata.TARGETS, 2+v), []byte("junk"))
+	}
+	a, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+	rule(t, err, trust.RuleFormat)
+	if n := len(a.Ignored); n == 0 || n > 16 || !strings.Contains(fault.Hint(a.Ignored[0]), trust.MetadataKey("pub-vision", 2)) {
+		t.Errorf("%d named, the first: %v", n, a.Ignored[:min(n, 1)])
+	}
+	f.Release("detector", "2.0.0")
+	m, err := metadata.Targets().FromBytes(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Signed.Version = many + 1
+	policy, err := m.ToBytes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes, err := repository.NextPolicy(policy, repository.PolicyChange{}, f.Now, repository.Lifetimes{}, f.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Bucket.Put(writes...); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*repository.Repository{f.Repo, f.Open(f.Genesis.Root)} {
+		if _, err := r.Reload(t.Context()); err != nil || r.Versions()[metadata.TARGETS] != many+2 {
+			t.Errorf("policy %d, %v", r.Versions()[metadata.TARGETS], err)
+		}
+	}
 }
