@@ -23,14 +23,14 @@ func (p *Publisher) keepSeen(ctx context.Context) error {
 
 // checkSeen refuses a bucket that is older than what this coordinator saw there:
 // members would refuse what is signed on top of it, and a publisher that went on
-// from it would take back what was published since. A newer root begins anew, as
-// it does for members when keys that ran ahead are replaced.
+// from it would take back what was published since. A root that gives timestamp or
+// snapshot to other keys begins anew, as it does for members.
 func (p *Publisher) checkSeen() error {
 	have := p.repo.Versions()
 	for _, role := range []string{metadata.ROOT, metadata.TARGETS} {
 		p.untold = p.untold || len(p.seen) > 0 && have[role] != p.seen[role]
 	}
-	if have[metadata.ROOT] > p.seen[metadata.ROOT] {
+	if len(p.seen) > 0 && p.repo.OnlineKeysChanged(p.seen[metadata.ROOT]) {
 		p.seen = have
 		return nil
 	}

@@ -180,3 +180,28 @@ func setHolders(fields *map[string]any, names map[string]string, keys iter.Seq[s
 		delete(*fields, trust.FieldHolders)
 	}
 }
+
+// OnlineKeysChanged reports whether timestamp or snapshot went to other keys since a
+// version of root: then versions begin anew, for members too.
+func (r *Repository) OnlineKeysChanged(since int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, raw := range r.roots {
+		old, err := metadata.Root().FromBytes(raw)
+		if err != nil || old.Signed.Version != since {
+			continue
+		}
+		for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
+			if !sameKeys(old.Signed.Roles[role], r.root.Signed.Roles[role]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameKeys reports whether two roles are of the same keys.
+func sameKeys(a, b *metadata.Role) bool {
+	sorted := func(r *metadata.Role) []string { return slices.Sorted(slices.Values(r.KeyIDs)) }
+	return a != nil && b != nil && slices.Equal(sorted(a), sorted(b))
+}
