@@ -124,6 +124,9 @@ func (h *house) identify(der []byte) (gossip.Identity, error) {
 	if !ok || m.Revoked || m.Locked != "" {
 		return gossip.Identity{}, fault.Newf(fault.Denied, "identify peer", string(id.ID), "its identity is locked, revoked or unknown")
 	}
+	if err := h.inventory.CheckKey(id.ID, pub); err != nil {
+		return gossip.Identity{}, err
+	}
 	return gossip.Identity{Member: id.ID, Key: pub}, nil
 }
 

@@ -37,8 +37,11 @@ func (s *server) member(r *http.Request) (store.Member, ca.Identity, error) {
 		return store.Member{}, ca.Identity{}, fault.Newf(fault.Denied, "authenticate member", "", "no certificate was shown").
 			WithHint("enrol with a join token, and show the certificate you get")
 	}
-	id, _, err := s.CA.Verify(r.TLS.PeerCertificates[0].Raw, s.Now())
+	id, pub, err := s.CA.Verify(r.TLS.PeerCertificates[0].Raw, s.Now())
 	if err != nil {
+		return store.Member{}, id, err
+	}
+	if err := s.Inventory.CheckKey(id.ID, pub); err != nil {
 		return store.Member{}, id, err
 	}
 	m, err := s.Inventory.Check(r.Context(), id, s.Now())

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"fmt"
 	"time"
 
@@ -32,6 +33,20 @@ func usable(op string, m store.Member, known bool) error {
 
 func lockHint(id fleet.MemberID) string {
 	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --reason ...` if it is out of the world, else revoke this id and enrol the real member anew", id)
+}
+
+// CheckKey refuses a certificate for another key than the member enrolled with. The
+// coordinator gives out none: somebody else has the device CA's key.
+func (v *Inventory) CheckKey(id fleet.MemberID, pub *ecdsa.PublicKey) error {
+	_, enrolled, ok := v.memberKey(id)
+	if !ok || enrolled.Equal(pub) { // who is not known is Check's to refuse
+		return nil
+	}
+	err := fault.Newf(fault.Denied, "authenticate member", string(id), "its certificate is for another key than it enrolled with").
+		WithHint("the coordinator gave out no such certificate: the device CA's key was stolen; modelfleet key rotate device-ca --now")
+	v.log.Error("certificate of a stolen device CA", "device", id, "err", err)
+	v.o.Alarm(id, err.Error())
+	return err
 }
 
 // Check says whether the holder of a certificate may still act as the member it
