@@ -1,14 +1,21 @@
 package coordinator_test
 
 import (
+	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/modelfleet/modelfleet/coordinator/httpapi"
 	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/signer"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // try is a request for one call: in is about what lies in the scope region=eu and
@@ -36,7 +43,7 @@ func tries(in, out api.RolloutInfo, eu, us api.Token) map[string]try {
 		"POST /v1/members/{id}/unlock":         {in: "/v1/members/eu-1/unlock", out: "/v1/members/us-1/unlock"},
 		"POST /v1/members/{id}/allow-comeback": {in: "/v1/members/eu-1/allow-comeback", out: "/v1/members/us-1/allow-comeback"},
 		"GET /v1/pending":                      {in: "/v1/pending"},
-		"POST /v1/pending/{id}/approve":        {in: "/v1/pending/nobody/approve", role: api.Operator}, // package desk tests the scope
+		"POST /v1/pending/{id}/approve":        {in: "/v1/pending/nobody/approve", role: api.Operator}, // TestWhoWaitsIsAnsweredInItsScope tries the scope
 		"POST /v1/pending/{id}/deny":           {in: "/v1/pending/nobody/deny", role: api.Operator},
 		"GET /v1/releases":                     {in: "/v1/releases"},
 		"POST /v1/releases":                    {in: "/v1/releases", inBody: `{"team": "vision"}`, out: "/v1/releases", outBody: `{"team": "speech"}`},
@@ -156,5 +163,71 @@ func TestRolloutsOfAPartSayWhichPart(t *testing.T) {
 	must(c.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: spec}))(t)
 	if f := must(c.Fleet(t.Context()))(t); f.Members != 1 {
 		t.Errorf("eve's part of the fleet has %d members", f.Members)
+	}
+}
+
+// Who waits for approval is shown to, and let in or kept out by, operators in whose
+// scope its labels lie, and nobody else with a scope.
+func TestWhoWaitsIsAnsweredInItsScope(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	waits := func(id fleet.MemberID, region string) {
+		t.Helper()
+		tok := must(w.admin.CreateToken(t.Context(), api.TokenRequest{Approve: true, Labels: fleet.Labels{"region": region}}))(t)
+		join := must(trust.ParseJoinToken(tok.Text))(t)
+		anon := must(api.NewClient(api.Options{URL: join.URL, Pin: join.TLS.String()}))(t)
+		defer anon.Close()
+		r := must(anon.Enrol(t.Context(), api.EnrolRequest{
+			TokenID: join.ID, Secret: join.SecretText(), Member: id, Kind: fleet.Device, Labels: fleet.Labels{"class": "x"},
+			CSR: csr(t, must(signer.Ephemeral())(t)), Agent: "1.0.0", Platform: "linux/amd64",
+		}))(t)
+		if len(r.Certificate) > 0 {
+			t.Fatalf("%s was let in without approval", id)
+		}
+	}
+	waits("eu-1", "eu")
+	waits("eu-2", "eu")
+	waits("us-1", "us")
+	as := func(region string) *api.Client {
+		o := must(w.admin.CreateOperator(t.Context(), api.OperatorRequest{
+			Name: "of-" + region, Role: api.Operator, Scope: api.Scope{Members: must(fleet.ParseSelector("region=" + region))(t)},
+		}))(t)
+		c := must(api.NewClient(api.Options{URL: w.addr.URL, Pin: w.addr.Pin, Token: o.Text}))(t)
+		t.Cleanup(c.Close)
+		return c
+	}
+	eu, us := as("eu"), as("us")
+	names := func(c *api.Client) (out []fleet.MemberID) {
+		for _, p := range must(c.Pending(t.Context()))(t) {
+			if p.State == api.Waiting {
+				out = append(out, p.Member)
+			}
+		}
+		return out
+	}
+	if diff := cmp.Diff([]fleet.MemberID{"us-1"}, names(us)); diff != "" {
+		t.Errorf("who waits in us (-want +got):\n%s", diff)
+	}
+	for name, call := range map[string]func(context.Context, fleet.MemberID, api.ApprovalRequest) error{"approve": us.ApproveMember, "deny": us.DenyMember} {
+		if err := call(t.Context(), "eu-1", api.ApprovalRequest{}); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "outside the scope of of-us (region=us)") {
+			t.Errorf("%s outside the scope: %v", name, err)
+		}
+	}
+	if diff := cmp.Diff([]fleet.MemberID{"eu-1", "eu-2"}, names(eu)); diff != "" {
+		t.Errorf("who waits in eu (-want +got):\n%s", diff)
+	}
+	waiting := must(eu.Pending(t.Context()))(t)
+	key := map[fleet.MemberID]string{}
+	for _, p := range waiting {
+		key[p.Member] = p.Fingerprint
+	}
+	ok(t, eu.ApproveMember(t.Context(), "eu-1", api.ApprovalRequest{Fingerprint: key["eu-1"]}))
+	ok(t, eu.DenyMember(t.Context(), "eu-2", api.ApprovalRequest{Fingerprint: key["eu-2"], Reason: "not ours"}))
+	if got := names(eu); slices.Contains(got, "eu-2") {
+		t.Errorf("who was denied waits still: %v", got)
+	}
+	if diff := cmp.Diff([]fleet.MemberID{"us-1"}, names(us)); diff != "" {
+		t.Errorf("who waits in us (-want +got):\n%s", diff)
 	}
 }

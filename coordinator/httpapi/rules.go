@@ -26,6 +26,7 @@ type Reach string
 const (
 	Whole    Reach = "whole"    // who has a scope is refused
 	Filtered Reach = "filtered" // the answer has what lies in the scope
+	Shared   Reach = "shared"   // it is about what the whole fleet rests on: everybody sees all of it
 	Checked  Reach = "checked"  // the desk refuses what lies outside
 	Own      Reach = "own"      // it is about the caller alone
 )
@@ -56,7 +57,7 @@ func Rules() map[string]Rule {
 		"GET /v1/cell":               {Who: Members},
 
 		"GET /v1/fleet":                        {People, api.Viewer, Filtered},
-		"GET /v1/health":                       {People, api.Viewer, Filtered}, // the keys are the whole fleet's
+		"GET /v1/health":                       {People, api.Viewer, Shared}, // keys, certificates and roles, of all teams
 		"GET /v1/members":                      {People, api.Viewer, Filtered},
 		"GET /v1/members/{id}":                 {People, api.Viewer, Checked},
 		"GET /v1/members/{id}/explain":         {People, api.Viewer, Checked},
