@@ -169,7 +169,7 @@ func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
 // does not stop a fleet; but what only a rollout brought here goes when that
 // rollout is gone.
 func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
-	l.reasons = map[fleet.ModelName]string{}
+	l.reasons, l.unbacked = map[fleet.ModelName]string{}, map[fleet.ModelName]string{}
 	if err := l.revoke(ctx, t); err != nil {
 		return err
 	}
@@ -184,6 +184,9 @@ func (l *loop) assign(ctx context.Context, t trust.Trusted) error {
 	}
 	for _, r := range t.Refused {
 		l.reasons[r.Model] = fmt.Sprintf("%s refused: %v", r.Release, r.Err)
+		if r.Held {
+			l.unbacked[r.Model] = l.reasons[r.Model]
+		}
 	}
 	for _, p := range t.Directive.Models {
 		a := p.Assign(l.facts)

@@ -75,9 +75,10 @@ type loop struct {
 	waiting  packOffer           // the newest pack that could not be written
 	refusals uint64
 	reasons  map[fleet.ModelName]string
-	retry    []event   // whose state could not be written
-	stuck    time.Time // until when nothing is written, since the last write failed
-	starting bool      // effects are put into pending, in their order
+	unbacked map[fleet.ModelName]string // why what the directive names is not taken up
+	retry    []event                    // whose state could not be written
+	stuck    time.Time                  // until when nothing is written, since the last write failed
+	starting bool                       // effects are put into pending, in their order
 	pending  []update.Effect
 }
 

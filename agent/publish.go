@@ -68,7 +68,7 @@ func (l *loop) freshness() telemetry.Freshness {
 
 func (l *loop) view(st update.State) local.Model {
 	v := local.Model{
-		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model],
+		Name: st.Model, Phase: st.Phase, Since: st.Since, Why: st.Why, Want: st.Want.Ref, Reason: l.reasons[st.Model], Held: l.unbacked[st.Model],
 		Arm: st.Terms.Arm.String(), Rollout: st.Terms.Rollout,
 		Failure: st.Failure.Class, FailureCode: st.Failure.Code, FailureText: st.Failure.Text,
 		Failing: st.Failure.Since, Damaged: st.Running.Damaged, Revoked: revoked(st),

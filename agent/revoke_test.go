@@ -128,6 +128,24 @@ func TestAKeptReleaseServesUntilThereIsAnother(t *testing.T) {
 	}
 }
 
+// What is held because nobody backs what the directive names says so, as long as
+// it is so, and goes on serving what it has.
+func TestAHeldModelSaysWhyItIsHeld(t *testing.T) {
+	t.Parallel()
+	d, v1, v2 := both(t)
+	v3 := d.fleet.Publish("3.0.0", weights("three"))
+	d.fleet.Change(repository.Change{Delist: []string{v3.Ref()}})
+	d.fleet.Direct(&v3, nil, 0) // somebody decides for it all the same
+	m := d.until("it says why it is held", func(m local.Model) bool { return strings.Contains(m.Held, v3.Ref()+" refused: ") })
+	if m.Serving == nil || m.Serving.Ref != v2.Ref() || m.Reason != m.Held || !strings.Contains(m.Held, "does not list") {
+		t.Errorf("serving %+v, held %q, reason %q", m.Serving, m.Held, m.Reason)
+	}
+	d.fleet.Direct(&v1, nil, 0)
+	d.until("it is held no longer", func(m local.Model) bool {
+		return m.Serving != nil && m.Serving.Ref == v1.Ref() && m.Held == "" && !strings.Contains(m.Reason, "refused")
+	})
+}
+
 // A rollout of another release goes on although the stable one was taken back:
 // who is exposed gets it, and nobody is stuck.
 func TestARolloutHelpsOutOfADelistedStable(t *testing.T) {

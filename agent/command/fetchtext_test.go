@@ -19,3 +19,12 @@ func TestAFetchInWords(t *testing.T) {
 		}
 	}
 }
+
+// A model that is held back says why next to it.
+func TestAHeldModelInWords(t *testing.T) {
+	t.Parallel()
+	why := "detector@3.0.0 refused: rule listed: role publisher-vision version 4 does not list it"
+	if got := asides(local.Model{Held: why}); len(got) != 1 || got[0] != "keeps what it has: "+why {
+		t.Errorf("got %q", got)
+	}
+}

@@ -93,6 +93,9 @@ func asides(m local.Model) []string {
 	if !m.Failing.IsZero() && m.Failure != fleet.ReleaseFailure && m.Phase <= fleet.Failed {
 		lines = append(lines, fmt.Sprintf("%s since %s", m.FailureCode, m.Failing.UTC().Format("2006-01-02 15:04:05Z")))
 	}
+	if m.Held != "" {
+		lines = append(lines, "keeps what it has: "+m.Held)
+	}
 	if m.Revoked != "" {
 		lines = append(lines, m.Revoked)
 	}

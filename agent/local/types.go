@@ -59,6 +59,7 @@ type Model struct {
 	Trouble     string             `json:"trouble,omitempty"`     // what goes wrong while the fetch is tried again and again
 	Failing     time.Time          `json:"failing,omitzero"`      // since when it fails so, however often it tried again
 	Damaged     bool               `json:"damaged,omitempty"`     // the disk damaged files of Serving; they are being put right
+	Held        string             `json:"held,omitempty"`        // why it keeps what it has, though the directive names another release
 	Revoked     string             `json:"revoked,omitempty"`     // why a release was taken back that is served on, or that nothing took the place of
 	Counts                         // what applications observed of Serving since the agent started
 }
