@@ -151,16 +151,16 @@ func TestOtherKeysSilenceRevokesNothing(t *testing.T) {
 	t.Parallel()
 	f := trusttest.New(t, nil)
 	v1 := f.Release("detector", "1")
-	got, st := see(t, f, f.Direct(v1), f.State(), f.Now)
+	_, st := see(t, f, f.Direct(v1), f.State(), f.Now)
 	other := st
 	other.Teams = map[fleet.Team]trust.TeamState{trusttest.Team: {Keys: fleet.DigestOf([]byte("older keys")), Seen: st.Teams[trusttest.Team].Seen}}
 	f.Publish(repository.Change{Delist: []string{"detector@1"}})
 	v2 := f.Release("detector", "2")
 	pack := f.Direct(v2)
-	if got, _ = see(t, f, pack, other, f.Now); got.Revokes(had(v1)) != nil {
+	if got, _ := see(t, f, pack, other, f.Now); got.Revokes(had(v1)) != nil {
 		t.Errorf("of keys that were changed: %v", got.Revokes(had(v1)))
 	}
-	if got, _ = see(t, f, pack, st, f.Now); got.Revokes(had(v1)) == nil {
+	if got, _ := see(t, f, pack, st, f.Now); got.Revokes(had(v1)) == nil {
 		t.Error("of the same keys: nothing")
 	}
 }
