@@ -126,7 +126,7 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
 		witness: newWitness(), gossiped: a.gossipCheckpoint, packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
-		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), seek: make(chan struct{}, 1), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
+		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), seek: make(chan struct{}, 1), back: make(chan struct{}, 1), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
 	}
 	a.loop = l
 	a.adopt(slots)
@@ -284,7 +284,10 @@ func (a *agent) gossipAddr() string {
 	return ""
 }
 
-func (a *agent) renewed(id identity.Identity) {
+func (a *agent) renewed(id identity.Identity, back bool) {
+	if back {
+		nudge(a.loop.back)
+	}
 	p := a.pool.Load()
 	if p == nil {
 		return

@@ -53,6 +53,7 @@ type loop struct {
 	times  chan time.Time // what a coordinator says, unsigned
 	keeper *timekeeper
 	seek   chan struct{} // another source of packs is wanted
+	back   chan struct{} // the member came back by its key
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
@@ -196,6 +197,8 @@ func (l *loop) serve(ctx context.Context) error {
 			if !l.hear(a) {
 				continue
 			}
+		case <-l.back:
+			l.begin(time.Now())
 		case signed := <-l.witness.notes:
 			l.compare(signed)
 		case p := <-l.witness.proofs:

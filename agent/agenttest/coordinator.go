@@ -41,7 +41,8 @@ type Coordinator struct {
 	keys     map[fleet.MemberID]*ecdsa.PublicKey
 	rows     []telemetry.Row
 	cell     api.Cell
-	notes    []string // checkpoints that members handed over
+	notes    []string              // checkpoints that members handed over
+	back     map[fleet.Digest]bool // certificates of members that came back; nil: all are good
 }
 
 // Secret is the secret of every join token.
@@ -72,6 +73,7 @@ func (f *Fleet) Serve() *Coordinator {
 	}
 	handle("POST /v1/enrol", false, c.enrol)
 	handle("POST /v1/renew", true, c.renew)
+	handle("POST /v1/comeback", false, c.comeback)
 	handle("POST /v1/cells/{cell}/rows", true, c.takeRows)
 	handle("GET /v1/cell", true, func(_ *http.Request, who fleet.MemberID) (any, error) {
 		if slices.ContainsFunc(c.f.barred, func(r fleet.RevokedMember) bool { return r.ID == who }) {
@@ -165,6 +167,9 @@ func (c *Coordinator) who(r *http.Request, member bool) (fleet.MemberID, error) 
 		return "", fault.Newf(fault.Denied, "identify member", "", "no certificate was shown")
 	}
 	who := fleet.MemberID(r.TLS.PeerCertificates[0].URIs[0].Path[len("/device/"):])
+	if err := c.void(r.TLS.PeerCertificates[0], who); err != nil {
+		return who, err
+	}
 	if c.cut[who] {
 		return who, fault.Newf(fault.Transient, "answer", string(who), "its line is cut")
 	}

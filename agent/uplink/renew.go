@@ -104,6 +104,6 @@ func (u *Uplink) renew(ctx context.Context, r *renewal) {
 		u.o.Logger.Info("certificate renewed", "generation", id.Generation, "certificate", fleet.DigestOf(id.Certificate).Short())
 	}
 	if u.o.OnRenew != nil {
-		u.o.OnRenew(id)
+		u.o.OnRenew(id, back)
 	}
 }

@@ -28,8 +28,8 @@ type Options struct {
 	// Idle reports whether others of the cell bring packs here just now; the
 	// coordinator is then asked only every ten waits. Nil: never.
 	Idle func() bool
-	// OnRenew is told of each renewal.
-	OnRenew func(identity.Identity)
+	// OnRenew is told of each renewal, and whether the member came back by its key.
+	OnRenew func(id identity.Identity, back bool)
 	// Now is how late it is as far as the device can know; default time.Now.
 	Now func() time.Time
 	// Listed is the device CAs of the newest trust pack; nil: none is known. When they

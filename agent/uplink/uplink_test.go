@@ -71,7 +71,7 @@ func TestCertificatesAreRenewedInTimeAndKept(t *testing.T) {
 	renewed := make(chan identity.Identity, 16)
 	stop := open(t, at, uplink.Options{
 		OnPack:  func(context.Context, []byte) error { return nil },
-		OnRenew: func(id identity.Identity) { renewed <- id },
+		OnRenew: func(id identity.Identity, _ bool) { renewed <- id },
 	})
 	select {
 	case id := <-renewed:

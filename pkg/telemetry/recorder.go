@@ -65,6 +65,7 @@ type Recorder struct {
 	seq    uint64
 	acked  uint64
 	member MemberState
+	before Delivery // of earlier epochs
 	models map[fleet.ModelName]*modelRecord
 	closed []Window
 }
@@ -80,6 +81,25 @@ func NewRecorder(o RecorderOptions) (*Recorder, error) {
 	o.Window = cmp.Or(o.Window, 10*time.Second)
 	o.Sketch = max(cmp.Or(o.Sketch, time.Minute).Truncate(time.Second), time.Second)
 	return &Recorder{opts: o, urgent: make(chan struct{}, 1), models: map[fleet.ModelName]*modelRecord{}}, nil
+}
+
+// Begin begins another epoch, as a start of the member does: what was counted so
+// far stays in the rows of the earlier one. The caller persisted it.
+func (r *Recorder) Begin(epoch uint64, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if epoch <= r.opts.Epoch {
+		return
+	}
+	r.opts.Epoch, r.seq, r.acked, r.before = epoch, 0, 0, r.member.Delivery
+	for name, m := range r.models {
+		fresh := &modelRecord{state: m.state}
+		if c := m.current; c != nil {
+			fresh.begin(r.opts.Window, c.SeriesKey, m.state.Edges, now)
+		}
+		r.models[name] = fresh
+	}
+	r.flush()
 }
 
 // Urgent receives when something happened that should be reported at once: a
@@ -211,7 +231,7 @@ func (r *Recorder) Row(now time.Time) Row {
 	r.seq++
 	row := Row{
 		Key: r.opts.Key, Epoch: r.opts.Epoch, Seq: r.seq, Time: max(now.Unix(), 0),
-		Directive: r.member.Directive, Freshness: r.member.Freshness, Refusal: r.member.Refusal & 63, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery, Log: r.member.Log,
+		Directive: r.member.Directive, Freshness: r.member.Freshness, Refusal: r.member.Refusal & 63, RSS: r.member.RSS, Agent: r.opts.Agent, Delivery: r.member.Delivery.Since(r.before), Log: r.member.Log,
 	}
 	for name, m := range r.models {
 		for _, s := range m.series {
