@@ -5,7 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/rollout"
 	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
@@ -43,6 +45,23 @@ func (l *loop) alarm(now time.Time) {
 		}
 	}
 	l.gone = gone
+}
+
+// strand marks the members that cannot go back to what they are to run without the
+// rollout: they refuse it, since its publisher does not list it now. It keeps no
+// rollback from ending.
+func (l *loop) strand(r *run, observed []rollout.Observation) {
+	p, _ := l.dir.Placement(r.rec.Release.Model)
+	refused := map[string]bool{}
+	for _, rel := range l.bases(p.Model) {
+		refused[rel.Ref()] = fault.Is(l.refused("roll back", rel), fault.Untrusted)
+	}
+	for _, f := range r.facts {
+		base := p.Base(f)
+		if i, ok := r.roster.Index(f.ID); ok && i < len(observed) && base != nil {
+			observed[i].Stranded = refused[base.Ref()]
+		}
+	}
 }
 
 // running counts the members that run a release, by what they observed.

@@ -41,7 +41,9 @@ type loop struct {
 	// nothing else may run.
 	keepRevoked []fleet.ModelName
 	// backed says why no member may run a release any more; "" when they may.
-	backed  func(fleet.Release) string
+	backed func(fleet.Release) string
+	// refused says by which rule members refuse a release; nil when they do not.
+	refused func(op string, rel fleet.Release) error
 	wake    <-chan struct{}
 	now     func() time.Time
 	catchup func(context.Context) error // takes up admissions that a lost publication took with it
@@ -61,7 +63,7 @@ func newLoop(h *house) *loop {
 	l := &loop{
 		group: fleet.DefaultGroup, store: h.store, inventory: h.inventory, intake: h.intake, publisher: h.publisher,
 		events: h.events, log: h.log, tick: h.o.Tick, report: h.o.Report, wake: h.wake, now: time.Now,
-		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked, backed: h.desk.Revoked,
+		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked, backed: h.desk.Revoked, refused: h.desk.Refused,
 	}
 	return l
 }

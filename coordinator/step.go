@@ -122,6 +122,9 @@ func (l *loop) decide(ctx context.Context, now time.Time) ([]step, error) {
 		}
 		view.Older, view.Newer = l.peers(i)
 		view.Delisted = l.revoked(r.rec.Release)
+		if r.status.State == rollout.RollingBack {
+			l.strand(r, view.Observed)
+		}
 		s.status, s.actions = rollout.Decide(r.spec, r.status, view, now)
 		s.tally = rollout.Count(s.status, view)
 		steps = append(steps, s)

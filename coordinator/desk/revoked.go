@@ -40,11 +40,17 @@ func (d *Desk) revokedFor(rel fleet.Release, gone bool) string {
 // mayRun refuses, by the rule that members refuse it by, a release that was
 // admitted and that no member may run now.
 func (d *Desk) mayRun(op string, rel store.Release) error {
-	ref := rel.Ref()
 	if rel.Revoked {
-		return trust.Violated(trust.RuleListed, op, ref, errors.New("its publisher took it back"))
+		return trust.Violated(trust.RuleListed, op, rel.Ref(), errors.New("its publisher took it back"))
 	}
-	if err := d.o.Publisher.Revokes(rel.Release); err != nil {
+	return d.Refused(op, rel.Release)
+}
+
+// Refused says by which rule members refuse a release: its publisher lists it no
+// more, or the policy revokes it.
+func (d *Desk) Refused(op string, rel fleet.Release) error {
+	ref := rel.Ref()
+	if err := d.o.Publisher.Revokes(rel); err != nil {
 		return trust.Violated(trust.RuleRevoked, op, ref, err)
 	}
 	entries, err := d.o.Publisher.Listed()

@@ -48,6 +48,10 @@ const GateFailed = "gate-failed"
 // taken back.
 const Delisted = "delisted"
 
+// Stranded is the code of the reason for which a rollback ends with members still
+// on the release: what they would go back to is not listed by its publisher.
+const Stranded = "stranded"
+
 // Number is one figure of a Reason.
 type Number struct {
 	Name  string  `json:"name"`

@@ -30,13 +30,14 @@ func (m *machine) stepBack() bool {
 	if m.st.exposing() {
 		return m.lower(late)
 	}
-	still, silent := 0, 0
+	still, silent, stranded := 0, 0, 0
 	r := m.v.Roster
 	for i := range r.ids {
 		o := m.v.observation(i)
 		if m.st.stand(o).on {
 			still += count(o.Reachable)
 			silent += count(!o.Reachable)
+			stranded += count(o.Reachable && o.Stranded)
 		}
 	}
 	// Why it was rolled back stays the first thing that is said of it.
@@ -45,6 +46,13 @@ func (m *machine) stepBack() bool {
 	case still == 0:
 		m.st.Silent = silent
 		return m.enter(RolledBack, because("returned", why+"; every member that answers runs something else", numbers...))
+	case still == stranded:
+		m.st.Silent = silent
+		then := "members keep this one until that one is listed again, or another is rolled out"
+		if m.v.Delisted != "" {
+			then = "members leave this one as any that was taken back"
+		}
+		return m.enter(RolledBack, because(Stranded, why+"; there is no release to go back to that its publisher lists: "+then, numbers...))
 	case late:
 		m.st.Silent = silent
 		return m.enter(RolledBack, because("deadline", why+"; the deadline of "+m.spec.StageDeadline.String()+" passed with members still on the release", numbers...))
@@ -93,12 +101,12 @@ func (m *machine) lower(late bool) bool {
 	return true
 }
 
-// returning counts the members that were told to go back and have not yet.
+// returning counts the members that were told to go back and have not yet, but can.
 func (m *machine) returning() int {
 	r, n := m.v.Roster, 0
 	for i := range r.ids {
 		o := m.v.observation(i)
-		if o.Reachable && m.st.stand(o).on && !m.st.covers(r, i) {
+		if o.Reachable && !o.Stranded && m.st.stand(o).on && !m.st.covers(r, i) {
 			n++
 		}
 	}

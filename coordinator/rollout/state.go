@@ -91,7 +91,7 @@ var edges = [...]edge[State]{
 	{Paused, RollingBack, "rollback, a gate failed and the pause does not hold, or delisted"},
 	{Paused, Aborted, "abort, or delisted"},
 	{Paused, Superseded, "newer rollout"},
-	{RollingBack, RolledBack, "nobody is exposed and every member that answers runs something else, or the deadline"},
+	{RollingBack, RolledBack, "nobody is exposed and every member that answers runs something else or has nothing listed to go back to, or the deadline"},
 }
 
 // stageEdges are the only moves a stage makes.

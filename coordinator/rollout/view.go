@@ -19,6 +19,9 @@ type Observation struct {
 	Running fleet.Digest `json:"running,omitzero"`
 	// Quarantined: the member refuses the release, from whatever rollout.
 	Quarantined bool `json:"quarantined,omitempty"`
+	// Stranded: what it is to run without the rollout is a release that it refuses,
+	// since its publisher does not list it now. Nothing brings it back.
+	Stranded bool `json:"stranded,omitempty"`
 }
 
 // Outcome is what the gates say. The values are those of coordinator/analysis.
