@@ -160,7 +160,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 func (p *Publisher) open(ctx context.Context) error {
 	repo, err := repository.Open(ctx, p.get, repository.Options{
 		Root: p.o.Root, Coordinator: p.o.Coordinator, Timestamp: p.o.Timestamp,
-		StampedElsewhere: p.o.Timestamp == nil, Lifetimes: p.o.Lifetimes, Keys: p.o.Keys,
+		StampedElsewhere: p.o.Timestamp == nil, Lifetimes: p.o.Lifetimes, Keys: p.o.Keys, Seen: p.seen,
 	})
 	if err != nil {
 		return err

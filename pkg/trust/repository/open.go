@@ -34,7 +34,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 	if o.looksAhead() {
 		steps = append(steps, r.readAhead)
 	}
-	for _, step := range append(steps, r.readPolicy, r.readFleet, r.readTeams, r.readSpent, r.readProofs, r.takeKeys) {
+	for _, step := range append(steps, r.readPolicy, r.recover, r.readFleet, r.readTeams, r.readSpent, r.readProofs, r.takeKeys) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -67,9 +67,31 @@ func (r *Repository) readRoots(ctx context.Context) error {
 		} else if err != nil {
 			return err
 		}
+		m, err := metadata.Root().FromBytes(raw)
+		if err == nil {
+			err = precedes(m, v, r.roots[0])
+		}
+		if err != nil {
+			return trust.Violated(trust.RuleRoot, op, fmt.Sprintf("root %d", v), err).
+				WithHint("put back what the keepers of root signed as %s, and find who changed it", trust.MetadataKey(metadata.ROOT, v))
+		}
 		r.roots = slices.Insert(r.roots, 0, json.RawMessage(raw))
 	}
 	return r.followRoots(ctx)
+}
+
+// precedes checks that a root of that version is signed by itself and led to the next.
+func precedes(m *metadata.Metadata[metadata.RootType], version int64, next []byte) error {
+	if m.Signed.Version != version {
+		return fmt.Errorf("it has version %d, want %d", m.Signed.Version, version)
+	}
+	if err := m.VerifyDelegate(metadata.ROOT, m); err != nil {
+		return fmt.Errorf("by its own keys: %w", err)
+	}
+	if _, err := successor(m, next); err != nil {
+		return fmt.Errorf("root %d does not follow it: %w", version+1, err)
+	}
+	return nil
 }
 
 // followRoots takes up the roots after the newest known one.
@@ -188,8 +210,10 @@ func (r *Repository) signedByAnyRoot(role string, m any) error {
 // snapshot names on.
 func (r *Repository) readPolicy(ctx context.Context) error {
 	from := int64(1)
-	if r.current.snapshotMeta != nil {
-		if info := r.current.snapshotMeta.Signed.Meta["targets.json"]; info != nil {
+	if m := r.current.snapshotMeta; m != nil && !r.vouched() && !r.opts.heartbeat() {
+		from = max(from, r.seen(metadata.TARGETS))
+	} else if m != nil {
+		if info := m.Signed.Meta["targets.json"]; info != nil {
 			from = info.Version
 		}
 	}

@@ -87,6 +87,9 @@ type Options struct {
 	// Known are the versions this caller signed or saw before: a bucket that
 	// shows older ones is refused.
 	Known map[string]int64
+	// Seen are those versions too, to go back to when the snapshot in the bucket is
+	// of keys that root has taken out. Nothing is refused for them.
+	Seen map[string]int64
 }
 
 // Repository is the coordinator's, or a publisher's, view of a fleet's TUF

@@ -134,7 +134,7 @@ func (r *Repository) packAll(pub *Publication, next signed, now time.Time) error
 
 // stamped reports whether the timestamp leads to the snapshot.
 func (c signed) stamped() bool {
-	if c.timestampMeta == nil || c.snapshotMeta == nil {
+	if c.timestampMeta == nil || c.snapshotMeta == nil || len(c.snapshot) == 0 {
 		return false
 	}
 	info := c.timestampMeta.Signed.Meta["snapshot.json"]
@@ -162,9 +162,11 @@ func issuedOf(m *metadata.Metadata[metadata.TimestampType]) time.Time {
 // leads to any. The newest counts whose signature and version are right and which
 // takes nothing back: parts are in the bucket before the snapshot that names them.
 func (r *Repository) readAhead(ctx context.Context) error {
-	from := int64(1)
-	if s := r.current.snapshotMeta; s != nil {
-		from = s.Signed.Version + 1
+	from, old := int64(1), r.current
+	if old.snapshotMeta != nil && r.vouched() {
+		from = old.snapshotMeta.Signed.Version + 1
+	} else {
+		r.current.snapshot, r.current.snapshotMeta = nil, nil // none of root's takes anything of it back
 	}
 	vouched := r.root.VerifyDelegate // what is to be stamped, the newest root must vouch for
 	if !r.opts.looksAhead() {
@@ -173,6 +175,9 @@ func (r *Repository) readAhead(ctx context.Context) error {
 	for v := from; ; v++ {
 		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.SNAPSHOT, v))
 		if fault.Is(err, fault.NotFound) {
+			if r.current.snapshotMeta == nil {
+				r.current = old
+			}
 			return nil
 		} else if err != nil {
 			return err

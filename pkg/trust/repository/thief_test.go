@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -183,6 +185,130 @@ func TestJunkInPlaceOfTheNextVersionsStopsNobody(t *testing.T) {
 	for _, r := range []*repository.Repository{f.Repo, f.Open(f.Genesis.Root)} {
 		if _, err := r.Reload(t.Context()); err != nil || r.Versions()[metadata.TARGETS] != many+2 {
 			t.Errorf("policy %d, %v", r.Versions()[metadata.TARGETS], err)
+		}
+	}
+}
+
+// thieve has a thief of the coordinator's and the timestamp's keys write the last of
+// all snapshots, with what it says of the team, and a timestamp to it.
+func thieve(t *testing.T, f *trusttest.Fleet, vision *metadata.MetaFiles) {
+	t.Helper()
+	get := func(key string) []byte {
+		raw, err := f.Bucket.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	ts, err := metadata.Timestamp().FromBytes(get(trust.MetadataKey(metadata.TIMESTAMP, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sn, err := metadata.Snapshot().FromBytes(f.Bucket.Newest(t, metadata.SNAPSHOT))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sn.Signed.Version = math.MaxInt64
+	sn.Signed.Meta["pub-vision.json"] = vision
+	sn.Signed.Meta["fleet.json"] = &metadata.MetaFiles{Version: math.MaxInt64}
+	sn.Signed.Meta["targets.json"] = &metadata.MetaFiles{Version: 1 << 40}
+	sn.ClearSignatures()
+	if _, err := sn.Sign(f.Coordinator); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := sn.ToBytes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Bucket.Overwrite(trust.MetadataKey(metadata.SNAPSHOT, math.MaxInt64), raw)
+	ts.Signed.Version = math.MaxInt64
+	ts.Signed.Meta["snapshot.json"] = &metadata.MetaFiles{Version: math.MaxInt64}
+	ts.ClearSignatures()
+	if _, err := ts.Sign(f.Timestamp); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = ts.ToBytes(false); err != nil {
+		t.Fatal(err)
+	}
+	f.Bucket.Overwrite(trust.MetadataKey(metadata.TIMESTAMP, 0), raw)
+}
+
+// Both keys of the coordinator are stolen and replaced. It starts again, with what it
+// saw or with nothing but the bucket, and goes on from before the thief.
+func TestAStolenCoordinatorIsGoneOnFromBeforeTheThief(t *testing.T) {
+	t.Parallel()
+	for name, vision := range map[string]*metadata.MetaFiles{
+		"a role that there is none of": {Version: 1 << 40},
+		"an older role":                {Version: 1},
+	} {
+		for _, store := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, store %v", name, store), func(t *testing.T) {
+				t.Parallel()
+				f := trusttest.New(t, nil)
+				f.Release("detector", "1.0.0")
+				r := f.Release("detector", "2.0.0")
+				_, st, err := trust.Verify(f.Direct(r), f.State(), f.Member(), f.Now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen := f.Repo.Versions()
+				thieve(t, f, vision)
+
+				coord, stamp := trusttest.Key(t), trusttest.Key(t)
+				root, ok, err := repository.NextRoot(f.Bucket.Newest(t, metadata.ROOT),
+					repository.RootChange{Snapshot: trusttest.Keys(coord), Timestamp: trusttest.Keys(stamp)}, f.Now, repository.Lifetimes{}, f.Root)
+				if err != nil || !ok {
+					t.Fatal(ok, err)
+				}
+				policy, err := repository.NextPolicy(f.Bucket.Newest(t, metadata.TARGETS), repository.PolicyChange{Coordinator: coord.Public()}, f.Now, repository.Lifetimes{}, f.Root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Bucket.Put(append(policy, repository.Write{Key: trust.MetadataKey(metadata.ROOT, 2), Body: root})...); err != nil {
+					t.Fatal(err)
+				}
+				f.Coordinator, f.Timestamp = coord, stamp
+				o := repository.Options{Root: f.Genesis.Root, Coordinator: coord, Timestamp: stamp}
+				if store {
+					o.Seen = seen
+				}
+				if f.Repo, err = repository.Open(t.Context(), f.Bucket.Get, o); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					got, _, err := trust.Verify(f.Direct(r), st, f.Member(), f.Now)
+					if err != nil || got.Expired != "" || len(got.Refused) > 0 {
+						t.Errorf("%+v, %v", got.Refused, err)
+					}
+				}
+				want := map[string]int64{"root": 2, "targets": 2, "fleet": 3, "snapshot": 3, "timestamp": 2, "pub-vision": 2}
+				if got := f.Repo.Versions(); !maps.Equal(got, want) {
+					t.Errorf("versions %v, want %v", got, want)
+				}
+				f.Repo = f.Open(f.Genesis.Root) // and goes on there
+				if es, err := f.Repo.Releases(); err != nil || len(es) != 2 {
+					t.Errorf("%d releases after the next start, %v", len(es), err)
+				}
+			})
+		}
+	}
+}
+
+// Who may write to the bucket cannot put a root of his own before the pinned one.
+func TestRootsBeforeThePinnedOneAreVerified(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	rotates(t, f)
+	pinned := f.Bucket.Newest(t, metadata.ROOT)
+	if _, err := repository.Open(t.Context(), f.Bucket.Get, repository.Options{Root: pinned}); err != nil {
+		t.Fatal(err)
+	}
+	thief := trusttest.New(t, nil)
+	for name, raw := range map[string][]byte{"junk": []byte("junk"), "a thief's": thief.Genesis.Root, "a later one": pinned} {
+		f.Bucket.Overwrite(trust.MetadataKey(metadata.ROOT, 1), raw)
+		_, err := repository.Open(t.Context(), f.Bucket.Get, repository.Options{Root: pinned})
+		if trust.RuleOf(err) != trust.RuleRoot {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
