@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -317,6 +318,33 @@ func FuzzDirective(f *testing.F) {
 			m.Assign(fl.Member())
 		}
 	})
+}
+
+// A publisher's role is read once, of however many of its models a release is named.
+func TestVerificationReadsEachRoleOnce(t *testing.T) {
+	f := trusttest.New(t, nil)
+	var adds []repository.Addition
+	for i := range 20 {
+		adds = append(adds, f.Addition(fleet.ModelName(fmt.Sprintf("model%02d", i)), "1.0.0"))
+	}
+	added := f.Publish(repository.Change{Add: adds}).Added
+	cost := func(models int) float64 {
+		d := fleet.Directive{Group: fleet.DefaultGroup, Issued: f.Now}
+		for i := range models {
+			d.Models = append(d.Models, fleet.Placement{Model: added[i].Release.Model, Stable: &added[i].Release})
+		}
+		pack := f.Sign(d)
+		return testing.AllocsPerRun(5, func() {
+			if _, _, err := trust.Verify(pack, f.State(), f.Member(), f.Now); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	one, all := cost(1), cost(20)
+	each := (all - one) / 19
+	if each > one/20 {
+		t.Errorf("the pack of one model costs %.0f allocations, each further model %.0f", one, each)
+	}
 }
 
 func BenchmarkVerify(b *testing.B) { benchmarkVerify(b, trusttest.New(b, nil)) }
