@@ -92,12 +92,17 @@ func (r *Repository) Admit(ctx context.Context, name fleet.Team, now time.Time) 
 		return Admission{}, trust.Violated(trust.RuleOwner, admitOp, role, err)
 	}
 	was, had, dirty := r.teams[name], r.teams[name].raw != nil, r.dirty
+	former, owned := r.former[name]
 	undo := func() {
 		if r.teams[name], r.dirty = was, dirty; !had {
 			delete(r.teams, name)
 		}
+		if owned {
+			r.former[name] = former
+		}
 	}
 	r.teams[name], r.dirty = fresh, true
+	delete(r.former, name)
 	if err := r.packable(); err != nil {
 		undo()
 		return Admission{}, trust.Violated(trust.RuleSize, admitOp, role, err).WithHint("have the teams delist releases that nobody runs any more")
@@ -255,13 +260,15 @@ func (a *Admission) compare(old, next trust.TeamRole) error {
 }
 
 // ownsModels refuses a release, or a floor, of a model that another team has a
-// release of.
+// release of, also under keys that were replaced since.
 func (r *Repository) ownsModels(name fleet.Team, next trust.TeamRole) error {
+	owners := maps.Clone(r.former)
 	for other, t := range r.teams {
-		if other == name {
-			continue
-		}
-		for _, e := range t.role.Entries {
+		owners[other] = t.role
+	}
+	delete(owners, name)
+	for _, other := range slices.Sorted(maps.Keys(owners)) {
+		for _, e := range owners[other].Entries {
 			if next.Has(e.Release.Model) {
 				return fmt.Errorf("model %s belongs to team %s", e.Release.Model, other)
 			}

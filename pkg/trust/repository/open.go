@@ -29,7 +29,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 		o.Timestamp = o.Coordinator
 	}
 	o.Lifetimes = o.Lifetimes.orDefault()
-	r := &Repository{get: get, opts: o, teams: map[fleet.Team]team{}}
+	r := &Repository{get: get, opts: o, teams: map[fleet.Team]team{}, former: map[fleet.Team]trust.TeamRole{}}
 	steps := []func(context.Context) error{r.readRoots, r.readSigned}
 	if o.looksAhead() {
 		steps = append(steps, r.readAhead)
@@ -324,8 +324,9 @@ func (r *Repository) readTeams(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if m == nil {
-			continue // its keys were replaced or the team was taken out: it must publish anew
+		if m == nil { // its keys were replaced or the team was taken out: it must publish anew
+			r.remember(fleet.Team(name), raw)
+			continue
 		}
 		tr, err := trust.ReadTeamRole(m)
 		if err != nil {
@@ -336,8 +337,23 @@ func (r *Repository) readTeams(ctx context.Context) error {
 	return nil
 }
 
-// readRole reads a delegated role at the snapshot's version; nil when the
-// snapshot does not list it or the policy's keys did not sign it.
+// remember keeps what a team listed under keys that were replaced. What cannot be
+// read lists nothing; a team that was taken out owns nothing.
+func (r *Repository) remember(name fleet.Team, raw []byte) {
+	if r.policy.delegated(trust.RoleOf(name)) == nil {
+		return
+	}
+	m, err := metadata.Targets().FromBytes(raw)
+	if err != nil {
+		return
+	}
+	if tr, err := trust.ReadTeamRole(m); err == nil {
+		r.former[name] = tr
+	}
+}
+
+// readRole reads a delegated role at the snapshot's version: nothing when the
+// snapshot does not list it, its bytes alone when the policy's keys did not sign it.
 func (r *Repository) readRole(ctx context.Context, role string) (json.RawMessage, *metadata.Metadata[metadata.TargetsType], error) {
 	if r.current.snapshotMeta == nil {
 		return nil, nil, nil
@@ -359,7 +375,7 @@ func (r *Repository) readRole(ctx context.Context, role string) (json.RawMessage
 		return nil, nil, trust.Violated(trust.RuleFormat, op, key, err)
 	}
 	if r.policy.meta.VerifyDelegate(role, m) != nil {
-		return nil, nil, nil
+		return raw, nil, nil
 	}
 	return raw, m, nil
 }
@@ -414,8 +430,14 @@ func (r *Repository) Reload(ctx context.Context) (bool, error) {
 	defer r.mu.Unlock()
 	r.opts.Coordinator, r.opts.Timestamp = next.opts.Coordinator, next.opts.Timestamp
 	r.roots, r.root, r.policy, r.dirty = next.roots, next.root, next.policy, true
+	maps.DeleteFunc(r.former, func(name fleet.Team, _ trust.TeamRole) bool {
+		return r.policy.delegated(trust.RoleOf(name)) == nil
+	})
 	maps.DeleteFunc(r.teams, func(name fleet.Team, t team) bool {
 		_, err := r.policy.authentic(trust.RoleOf(name), t.role.Version, t.raw)
+		if err != nil {
+			r.remember(name, t.raw)
+		}
 		return err != nil
 	})
 	return true, nil

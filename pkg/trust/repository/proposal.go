@@ -48,6 +48,8 @@ type Review struct {
 	Missing  int      // signatures it still needs
 	Added    []trust.Entry
 	Delisted []fleet.Release
+	Carried  []fleet.Release // listed under former keys, or too few: this signs them anew
+	Lost     []Lost          // listed by former keys, and not by this version
 	Floors   map[fleet.ModelName]uint64 // raised
 	Entries  map[string]trust.Entry     // the variants it adds, by bundle path
 
@@ -84,7 +86,12 @@ func (r *Repository) Review(ctx context.Context, name fleet.Team, key string, ra
 		return v, wrap(err, reviewOp, key)
 	}
 	v.Added, v.Delisted, v.Floors = a.Added, a.Delisted, a.Floors
-	v.Entries = maps.Clone(next.role.Entries)
+	v.Entries, v.Lost = maps.Clone(next.role.Entries), d.Lost
+	for _, c := range d.Carried {
+		if !slices.ContainsFunc(v.Delisted, func(r fleet.Release) bool { return r.Ref() == c.Ref() }) {
+			v.Carried = append(v.Carried, c)
+		}
+	}
 	maps.DeleteFunc(v.Entries, func(path string, _ trust.Entry) bool { _, old := d.Role.Entries[path]; return old })
 	return v, nil
 }

@@ -25,6 +25,10 @@ type Draft struct {
 	Team    fleet.Team
 	Role    trust.TeamRole // the newest version the team's keys signed; zero before the first
 	Version int64          // of the next one: above everything in the bucket, whoever put it there
+	// Carried is what the role lists when it was signed by former keys, or fewer than
+	// are needed now: no member runs it until the next version is signed.
+	Carried []fleet.Release
+	Lost    []Lost // what that version listed and the next cannot
 	base    *metadata.Metadata[metadata.TargetsType]
 	policy  *metadata.Metadata[metadata.TargetsType]
 	life    Lifetimes
@@ -84,6 +88,9 @@ func (r *Repository) Draft(ctx context.Context, name fleet.Team) (Draft, error) 
 			d.base, d.Role = c.meta, tr
 		}
 	})
+	if err == nil && d.base == nil && d.Version > 1 {
+		err = r.former(ctx, &d)
+	}
 	return d, err
 }
 
@@ -245,6 +252,11 @@ func (d Draft) NextCounter(model fleet.ModelName) uint64 {
 	for _, e := range d.Role.Entries {
 		if e.Release.Model == model {
 			top = max(top, e.Release.Counter)
+		}
+	}
+	for _, l := range d.Lost {
+		if l.Release.Model == model {
+			top = max(top, l.Release.Counter)
 		}
 	}
 	return max(top, d.Role.Floors[model]-min(1, d.Role.Floors[model])) + 1

@@ -100,11 +100,14 @@ type Repository struct {
 	get  Get
 	opts Options
 
-	mu      sync.Mutex // guards everything below
-	roots   []json.RawMessage
-	root    *metadata.Metadata[metadata.RootType]
-	policy  policy
-	teams   map[fleet.Team]team
+	mu     sync.Mutex // guards everything below
+	roots  []json.RawMessage
+	root   *metadata.Metadata[metadata.RootType]
+	policy policy
+	teams  map[fleet.Team]team
+	// former is what teams listed under keys that were replaced, until they publish
+	// anew: it does not run, and nobody else may take the models meanwhile.
+	former  map[fleet.Team]trust.TeamRole
 	current signed
 	dirty   bool // teams or policy changed since the snapshot was signed
 	// spent are versions of fleet and snapshot that lie in the bucket although no

@@ -328,6 +328,46 @@ func TestAModelHasOneOwner(t *testing.T) {
 	}
 	_, err = f.Repo.Admit(t.Context(), "audio", f.Now)
 	rule(t, err, trust.RuleOwner)
+
+	// The owner's key is replaced: it lists nothing until it publishes anew.
+	f.Direct()
+	f.Publisher = trusttest.Key(t)
+	writes, err := repository.NextPolicy(f.Bucket.Newest(t, "targets"), repository.PolicyChange{
+		Teams: []repository.Team{{Name: trusttest.Team, Keys: trusttest.Keys(f.Publisher)}}}, f.Now, repository.Lifetimes{}, f.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Bucket.Put(writes...); err != nil {
+		t.Fatal(err)
+	}
+	again := f.Open(f.Genesis.Root)
+	if _, err := f.Repo.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, repo := range map[string]*repository.Repository{"running": f.Repo, "started again": again} {
+		_, err = repo.Admit(t.Context(), "audio", f.Now)
+		t.Log(name)
+		rule(t, err, trust.RuleOwner)
+	}
+	f.Release("detector", "2.0.0")
+	if _, err := f.Repo.Admit(t.Context(), "audio", f.Now); trust.RuleOf(err) != trust.RuleOwner {
+		t.Errorf("after the owner published anew: %v", err)
+	}
+
+	// The owner is taken out: its models are free.
+	writes, err = repository.NextPolicy(f.Bucket.Newest(t, "targets"), repository.PolicyChange{Remove: []fleet.Team{trusttest.Team}}, f.Now, repository.Lifetimes{}, f.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Bucket.Put(writes...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Repo.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Repo.Admit(t.Context(), "audio", f.Now); err != nil {
+		t.Errorf("after the owner was taken out: %v", err)
+	}
 }
 
 // Publishing is safe to repeat and refuses what admission would refuse.
