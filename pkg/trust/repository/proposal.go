@@ -48,8 +48,8 @@ type Review struct {
 	Missing  int      // signatures it still needs
 	Added    []trust.Entry
 	Delisted []fleet.Release
-	Carried  []fleet.Release // listed under former keys, or too few: this signs them anew
-	Lost     []Lost          // listed by former keys, and not by this version
+	Carried  []fleet.Release            // listed under former keys, or too few: this signs them anew
+	Lost     []Lost                     // listed by former keys, and not by this version
 	Floors   map[fleet.ModelName]uint64 // raised
 	Entries  map[string]trust.Entry     // the variants it adds, by bundle path
 

@@ -89,7 +89,7 @@ func (r *Repository) Draft(ctx context.Context, name fleet.Team) (Draft, error) 
 		}
 	})
 	if err == nil && d.base == nil && d.Version > 1 {
-		err = r.former(ctx, &d)
+		err = r.carryOver(ctx, &d)
 	}
 	return d, err
 }

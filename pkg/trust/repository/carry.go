@@ -1,0 +1,139 @@
+package repository
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/trust"
+)
+
+// Lost is a release that a team listed under former keys and that the present ones
+// cannot carry over.
+type Lost struct {
+	Release fleet.Release
+	Why     error
+}
+
+// maxPast caps how many snapshots are looked through for what was admitted last.
+const maxPast = 1024
+
+// carryOver starts a draft from what the coordinator admitted of the team last, under
+// keys or a threshold that the policy names no more: else everything published
+// would be forgotten. Only the releases whose bundles the present keys signed come
+// along, and floors only if one of those keys signed the role: a stolen key that
+// was taken out is to leave nothing behind. What comes along counts once the
+// present keys have signed it.
+func (r *Repository) carryOver(ctx context.Context, d *Draft) error {
+	m, err := r.lastAdmitted(ctx, d.Team)
+	if m == nil || err != nil {
+		return err
+	}
+	tr, err := trust.ReadTeamRole(m)
+	if err != nil {
+		return nil // the coordinator admitted no such role
+	}
+	keys, err := r.Keys(d.Team)
+	if err != nil {
+		return err
+	}
+	lost := map[string]Lost{}
+	for _, path := range slices.Sorted(maps.Keys(tr.Entries)) {
+		e := tr.Entries[path]
+		body, err := r.fetch(ctx, path)
+		if err == nil {
+			_, err = (trust.Backing{Entry: e, Keys: keys}).VerifyBundle(body)
+		} else if !fault.Is(err, fault.NotFound) {
+			return err
+		}
+		if err != nil {
+			lost[e.Release.Ref()] = Lost{Release: e.Release, Why: err}
+		}
+	}
+	for path, e := range tr.Entries {
+		if _, gone := lost[e.Release.Ref()]; gone {
+			delete(tr.Entries, path)
+			delete(m.Signed.Targets, path)
+		}
+	}
+	pol := policy{meta: d.policy}
+	signs := func(id string) bool { return pol.signedBy(id, m) == nil }
+	if dr := pol.delegated(trust.RoleOf(d.Team)); !slices.ContainsFunc(dr.KeyIDs, signs) {
+		tr.Floors = map[fleet.ModelName]uint64{}
+		delete(m.Signed.UnrecognizedFields, trust.FieldFloor)
+	}
+	for _, ref := range slices.Sorted(maps.Keys(lost)) {
+		d.Lost = append(d.Lost, lost[ref])
+	}
+	d.base, d.Role = m, tr
+	entries, err := merge(tr)
+	for _, e := range entries {
+		d.Carried = append(d.Carried, e.Release)
+	}
+	return err
+}
+
+// lastAdmitted is the team's role in the newest snapshot that lists one, verified by
+// the policy that was in force then; nil when there is none.
+func (r *Repository) lastAdmitted(ctx context.Context, name fleet.Team) (*metadata.Metadata[metadata.TargetsType], error) {
+	r.mu.Lock()
+	sn := r.current.snapshotMeta
+	r.mu.Unlock()
+	if sn == nil {
+		return nil, nil
+	}
+	role := trust.RoleOf(name)
+	for v, past := sn.Signed.Version, 0; v >= 1 && past < maxPast; v, past = v-1, past+1 {
+		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.SNAPSHOT, v))
+		if fault.Is(err, fault.NotFound) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		s, err := metadata.Snapshot().FromBytes(raw)
+		if err != nil || r.signedByAnyRoot(metadata.SNAPSHOT, s) != nil {
+			continue // the coordinator never signed it
+		}
+		if info, by := s.Signed.Meta[role+".json"], s.Signed.Meta["targets.json"]; info != nil && by != nil {
+			return r.admittedBy(ctx, role, info, by.Version)
+		}
+	}
+	return nil, nil
+}
+
+// admittedBy reads the version of a role that a snapshot lists, and verifies it by
+// that version of the policy.
+func (r *Repository) admittedBy(ctx context.Context, role string, info *metadata.MetaFiles, policyVersion int64) (*metadata.Metadata[metadata.TargetsType], error) {
+	key := trust.MetadataKey(metadata.TARGETS, policyVersion)
+	raw, err := r.fetch(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	pol, err := metadata.Targets().FromBytes(raw)
+	if err == nil {
+		err = r.signedByAnyRoot(metadata.TARGETS, pol)
+	}
+	if err == nil && pol.Signed.Delegations == nil {
+		err = fmt.Errorf("it delegates nothing")
+	}
+	if err != nil {
+		return nil, trust.Violated(trust.RulePolicy, "read former policy", key, err)
+	}
+	key = trust.MetadataKey(role, info.Version)
+	if raw, err = r.fetch(ctx, key); err != nil {
+		return nil, err
+	}
+	if err = info.VerifyLengthHashes(raw); err != nil {
+		return nil, trust.Violated(trust.RuleSnapshot, "read former role", key, err)
+	}
+	m, err := (policy{meta: pol}).authentic(role, info.Version, raw)
+	if err != nil {
+		return nil, trust.Violated(trust.RulePublisher, "read former role", key, err)
+	}
+	return m, nil
+}
