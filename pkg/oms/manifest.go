@@ -69,7 +69,7 @@ func (r *Resource) set(h HashType, sum []byte) {
 // lists (blake2b, blake3) hands it in. The root digest is SHA-256 in any case.
 type HashType struct {
 	Name string
-	New  func() hash.Hash
+	New  func() hash.Hash `json:"-"`
 }
 
 // sha is the hash type that needs not be handed in.
