@@ -120,6 +120,7 @@ func (o *publish) finish(ctx context.Context, out publisher.Outcome) error {
 	default:
 		o.Say("%s was published before, just so", ref)
 	}
+	o.carries(out.Placed)
 	if o.json() {
 		if err := o.JSON(out); err != nil {
 			return err

@@ -160,6 +160,7 @@ func (o *team) run(ctx context.Context, what string, make func(publisher.Options
 	default:
 		o.proposed(what, p)
 	}
+	o.carries(p)
 	if o.json() {
 		if err := o.JSON(p); err != nil {
 			return err

@@ -28,6 +28,8 @@ type proposal struct {
 	Missing  int                        `json:"missing,omitempty"`
 	Added    []added                    `json:"added,omitempty"`
 	Delisted []string                   `json:"delisted,omitempty"`
+	Carried  []string                   `json:"carried,omitempty"` // listed under former keys, or too few: signed anew
+	Lost     []lost                     `json:"lost,omitempty"`
 	Floors   map[fleet.ModelName]uint64 `json:"floors,omitempty"`
 }
 
@@ -35,6 +37,12 @@ type proposal struct {
 type added struct {
 	Release fleet.Release      `json:"release"`
 	Metrics map[string]float64 `json:"metrics,omitempty"`
+}
+
+// lost is a release that former keys of the team listed and this version does not.
+type lost struct {
+	Release string `json:"release"`
+	Why     string `json:"why"`
 }
 
 func show(p publisher.Proposal) proposal {
@@ -52,6 +60,12 @@ func show(p publisher.Proposal) proposal {
 	for _, r := range p.Delisted {
 		out.Delisted = append(out.Delisted, r.Ref())
 	}
+	for _, r := range p.Carried {
+		out.Carried = append(out.Carried, r.Ref())
+	}
+	for _, l := range p.Lost {
+		out.Lost = append(out.Lost, lost{l.Release.Ref(), publisher.Cause(l.Why)})
+	}
 	return out
 }
 
@@ -68,6 +82,12 @@ func (p proposal) changes() []string {
 		}
 		out = append(out, line)
 	}
+	for _, ref := range p.Carried {
+		out = append(out, "signs "+ref+" anew: until then no member may run it, as it is of former keys or too few")
+	}
+	for _, l := range p.Lost {
+		out = append(out, fallsOff(l))
+	}
 	for _, ref := range p.Delisted {
 		out = append(out, "takes back "+ref+": no member may run it any more")
 	}
@@ -78,6 +98,23 @@ func (p proposal) changes() []string {
 		out = append(out, "changes nothing but the expiry")
 	}
 	return out
+}
+
+func fallsOff(l lost) string {
+	return l.Release + " falls off: it is not listed by this version (" + l.Why + ")"
+}
+
+// carries says what became of what a team published under former keys.
+func (d *desk) carries(p publisher.Placed) {
+	for _, r := range p.Carried {
+		d.Say("  %s is signed anew: it was of former keys, or too few", r.Ref())
+	}
+	for _, l := range p.Lost {
+		d.Say("  %s", console.Clean(fallsOff(lost{l.Release.Ref(), publisher.Cause(l.Why)})))
+	}
+	if len(p.Lost) > 0 {
+		d.Say("  what fell off is published again under another version, by a key that the team has")
+	}
 }
 
 func (d *desk) releasesProposals() *cobra.Command {

@@ -82,6 +82,8 @@ type Outcome struct {
 	Role      string        `json:"role,omitempty"`
 	// Proposal says who else must sign before the release counts.
 	Proposal *Placed `json:"proposal,omitempty"`
+	// Placed is the version of the role; zero when it was listed before.
+	Placed Placed `json:"-"`
 }
 
 // Upload is what was sent.
@@ -304,6 +306,7 @@ func (o Options) list(ctx context.Context, out Outcome, a repository.Addition) (
 		return o.listed(out, draft), nil
 	}
 	out.Release, out.Published, out.Role = placed.signed.Added[0].Release, placed.Done(), placed.Key
+	out.Placed = placed
 	if placed.Missing > 0 {
 		out.Proposal = &placed
 	}

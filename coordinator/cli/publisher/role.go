@@ -22,7 +22,20 @@ type Placed struct {
 	Before  bool     `json:"before,omitempty"`
 	Signers []string `json:"signers,omitempty"`
 
+	// Carried and Lost is what was listed under former keys, or too few: what this
+	// version signs anew, and what falls off.
+	Carried []fleet.Release   `json:"-"`
+	Lost    []repository.Lost `json:"-"`
+
 	signed repository.Signed
+}
+
+// Cause is why a release falls off, without the operation.
+func Cause(err error) string {
+	if v, ok := errors.AsType[*trust.Violation](err); ok {
+		return v.Err.Error()
+	}
+	return err.Error()
 }
 
 // Done reports whether the role is complete in the bucket.
@@ -58,7 +71,12 @@ func Change(ctx context.Context, o Options, team fleet.Team, make func(repositor
 		if len(c.Add) > 0 && len(signed.Added) == 0 {
 			return Placed{Team: team}, nil // listed before
 		}
-		p := Placed{Team: team, Key: signed.Write.Key, Missing: signed.Missing, signed: signed}
+		p := Placed{Team: team, Key: signed.Write.Key, Missing: signed.Missing, Lost: draft.Lost, signed: signed}
+		for _, r := range draft.Carried {
+			if !slices.Contains(c.Delist, r.Ref()) {
+				p.Carried = append(p.Carried, r)
+			}
+		}
 		if p.Missing > 0 {
 			if p.Key, p.Signers, err = o.proposed(ctx, team, signed.Write); err != nil || p.Key != signed.Write.Key {
 				p.Before = true

@@ -2,7 +2,6 @@ package repository
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -19,9 +18,6 @@ type Lost struct {
 	Release fleet.Release
 	Why     error
 }
-
-// maxPast caps how many snapshots are looked through for what was admitted last.
-const maxPast = 1024
 
 // carryOver starts a draft from what the coordinator admitted of the team last, under
 // keys or a threshold that the policy names no more: else everything published
@@ -78,62 +74,41 @@ func (r *Repository) carryOver(ctx context.Context, d *Draft) error {
 	return err
 }
 
-// lastAdmitted is the team's role in the newest snapshot that lists one, verified by
-// the policy that was in force then; nil when there is none.
+// lastAdmitted is the team's role that the snapshot lists (it goes on listing one
+// whose keys were replaced), verified by the newest policy that gave it to the keys
+// that signed it; nil when there is none.
 func (r *Repository) lastAdmitted(ctx context.Context, name fleet.Team) (*metadata.Metadata[metadata.TargetsType], error) {
+	const op = "read former role"
 	r.mu.Lock()
-	sn := r.current.snapshotMeta
+	sn, newest := r.current.snapshotMeta, r.policy.meta.Signed.Version
 	r.mu.Unlock()
-	if sn == nil {
+	role := trust.RoleOf(name)
+	if sn == nil || sn.Signed.Meta[role+".json"] == nil {
 		return nil, nil
 	}
-	role := trust.RoleOf(name)
-	for v, past := sn.Signed.Version, 0; v >= 1 && past < maxPast; v, past = v-1, past+1 {
-		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.SNAPSHOT, v))
+	info := sn.Signed.Meta[role+".json"]
+	key := trust.MetadataKey(role, info.Version)
+	raw, err := r.fetch(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := info.VerifyLengthHashes(raw); err != nil {
+		return nil, trust.Violated(trust.RuleSnapshot, op, key, err)
+	}
+	for v := newest; v >= 1; v-- {
+		body, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
 		if fault.Is(err, fault.NotFound) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		s, err := metadata.Snapshot().FromBytes(raw)
-		if err != nil || r.signedByAnyRoot(metadata.SNAPSHOT, s) != nil {
-			continue // the coordinator never signed it
+		pol, err := metadata.Targets().FromBytes(body)
+		if err != nil || pol.Signed.Delegations == nil || r.signedByAnyRoot(metadata.TARGETS, pol) != nil {
+			continue // root's keys never signed it
 		}
-		if info, by := s.Signed.Meta[role+".json"], s.Signed.Meta["targets.json"]; info != nil && by != nil {
-			return r.admittedBy(ctx, role, info, by.Version)
+		if m, err := (policy{meta: pol}).authentic(role, info.Version, raw); err == nil {
+			return m, nil
 		}
 	}
 	return nil, nil
-}
-
-// admittedBy reads the version of a role that a snapshot lists, and verifies it by
-// that version of the policy.
-func (r *Repository) admittedBy(ctx context.Context, role string, info *metadata.MetaFiles, policyVersion int64) (*metadata.Metadata[metadata.TargetsType], error) {
-	key := trust.MetadataKey(metadata.TARGETS, policyVersion)
-	raw, err := r.fetch(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	pol, err := metadata.Targets().FromBytes(raw)
-	if err == nil {
-		err = r.signedByAnyRoot(metadata.TARGETS, pol)
-	}
-	if err == nil && pol.Signed.Delegations == nil {
-		err = fmt.Errorf("it delegates nothing")
-	}
-	if err != nil {
-		return nil, trust.Violated(trust.RulePolicy, "read former policy", key, err)
-	}
-	key = trust.MetadataKey(role, info.Version)
-	if raw, err = r.fetch(ctx, key); err != nil {
-		return nil, err
-	}
-	if err = info.VerifyLengthHashes(raw); err != nil {
-		return nil, trust.Violated(trust.RuleSnapshot, "read former role", key, err)
-	}
-	m, err := (policy{meta: pol}).authentic(role, info.Version, raw)
-	if err != nil {
-		return nil, trust.Violated(trust.RulePublisher, "read former role", key, err)
-	}
-	return m, nil
 }

@@ -612,8 +612,8 @@ func TestReloadTakesUpPolicies(t *testing.T) {
 		t.Errorf("releases of the replaced key: %v, %v", es, err)
 	}
 	f.Publisher = heir
-	if r = f.Release("detector", "1.0.0"); r.Counter != 1 {
-		t.Errorf("counter %d", r.Counter)
+	if r = f.Release("detector", "1.0.0"); r.Counter != 2 {
+		t.Errorf("counter %d, want one above what the replaced key listed", r.Counter)
 	}
 	got, _, err := trust.Verify(f.Direct(r), f.State(), f.Member(), f.Now)
 	if err != nil || len(got.Refused) > 0 || got.Versions["pub-vision"] != 3 {
