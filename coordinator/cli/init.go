@@ -226,7 +226,7 @@ func (d *desk) team(ctx context.Context, text string) (folder.Team, error) {
 // made says what was made, and what comes next.
 func (o *desk) made(made folder.Made) error {
 	if o.json() {
-		out := map[string]any{"fleet": made.FleetFile, "dir": made.Dir, "keysMade": list(made.Keys), "objectsMade": made.Objects, "complete": made.Ceremony == nil}
+		out := map[string]any{"fleet": made.FleetFile, "dir": made.Dir, "keysMade": list(made.Keys), "objectsMade": made.Objects, "complete": made.Ceremony == nil, "signaturesTaken": list(made.Taken)}
 		if made.Ceremony != nil {
 			out["ceremony"], out["missing"] = made.File, made.Ceremony.Parties()
 		}
@@ -234,6 +234,9 @@ func (o *desk) made(made folder.Made) error {
 	}
 	if len(made.Keys) > 0 {
 		o.Say("keys made in %s: %s", filepath.Join(made.Dir, "keys"), strings.Join(made.Keys, ", "))
+	}
+	for _, taken := range made.Taken {
+		o.Say("used too, though in none of the files given: the signature of %s", taken)
 	}
 	if made.Ceremony != nil {
 		o.Say("fleet %s: root and policy wait for signatures; nothing is in the bucket yet", made.Name)

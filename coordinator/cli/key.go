@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -150,11 +151,12 @@ func (d *desk) show(ctx context.Context, name string) error {
 		return err
 	}
 	if d.json() {
-		return d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "parts": c.Describe(), "parties": c.Parties(), "complete": c.Complete() == nil})
+		err = d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "parts": c.Describe(), "parties": c.Parties(), "complete": c.Complete() == nil})
+	} else {
+		d.describe(c)
+		d.signatures(c)
 	}
-	d.describe(c)
-	d.signatures(c)
-	return nil
+	return errors.Join(c.Sound(), err)
 }
 
 func readCeremony(path string) (*ceremony.Ceremony, error) {
@@ -222,8 +224,16 @@ func days(left time.Duration) string {
 // signatures says who has signed, and who is missing.
 func (d *desk) signatures(c *ceremony.Ceremony) {
 	for _, p := range c.Parties() {
-		d.plain("%s needs %d signatures, %s; it has %d%s", p.File, p.Threshold, p.Why, p.Have(), signedBy(p))
+		d.plain("%s needs %s, %s; it has %d%s", p.File, counted(p.Threshold, "signature"), p.Why, p.Have(), signedBy(p))
 	}
+}
+
+// counted is "1 signature", "2 signatures".
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func signedBy(p ceremony.Party) string {

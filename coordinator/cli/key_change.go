@@ -13,6 +13,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
 	"github.com/modelfleet/modelfleet/pkg/trust"
+	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -192,6 +193,7 @@ func (o *keyChange) settle(ctx context.Context, home folder.Folder, c *ceremony.
 	if o.out != "" {
 		path = o.out
 	}
+	c.Call(path)
 	o.describe(c)
 	keys := o.keys
 	if len(keys) == 0 && rootHere(home) {
@@ -200,13 +202,13 @@ func (o *keyChange) settle(ctx context.Context, home folder.Folder, c *ceremony.
 	for _, ref := range keys {
 		if !o.yes {
 			if !o.Person {
-				return fault.Newf(fault.Denied, "sign ceremony", c.Name(), "nobody is here to look at it").WithHint("run it on a terminal, or say --yes")
+				return fault.Newf(fault.Denied, "sign ceremony", path, "nobody is here to look at it").WithHint("run it on a terminal, or say --yes")
 			}
 			if yes, err := o.Confirm("Sign this with " + ref + "?"); err != nil || !yes {
-				return fault.New(fault.Canceled, "sign ceremony", c.Name(), err).WithHint("nothing was signed")
+				return fault.New(fault.Canceled, "sign ceremony", path, err).WithHint("nothing was signed")
 			}
 		}
-		key, err := keyref.Open(ctx, ref, o.desk.keys())
+		key, err := o.signingKey(ctx, ref)
 		if err != nil {
 			return err
 		}
@@ -237,14 +239,7 @@ func (o *keyChange) plan(ctx context.Context, home folder.Folder, before ceremon
 		if o.verb != ceremony.Rotate {
 			return plan, "", fault.Newf(fault.Invalid, "propose change of keys", o.role, "it has one key, which can only be replaced").WithHint("modelfleet key rotate audit")
 		}
-		public, path, err := home.NextAuditKey(string(targets[trust.PathAuditKey]))
-		if err != nil {
-			return plan, "", err
-		}
-		if !o.rehearse {
-			o.Say("the audit log's next key is %s: start the coordinator with -audit-key %s once this is published", path, path)
-		}
-		return ceremony.Plan{Policy: &repository.PolicyChange{AuditKey: public}}, "", nil
+		return o.audit(home, string(targets[trust.PathAuditKey]))
 	}
 	change := ceremony.Change{Verb: o.verb, Role: o.role, Old: o.old, Threshold: o.threshold}
 	if change.New, err = o.holdings(ctx, o.come); err != nil {
@@ -270,6 +265,17 @@ func (o *keyChange) plan(ctx context.Context, home folder.Folder, before ceremon
 	}
 	plan, err = before.Plan(change)
 	return plan, prefer, err
+}
+
+// audit is the policy's next key of the audit log. listed is the one it lists now.
+func (o *keyChange) audit(home folder.Folder, listed string) (plan ceremony.Plan, prefer string, err error) {
+	var public, path string
+	if o.rehearse {
+		_, public, err = ledger.NewKey(home.Name)
+	} else if public, path, err = home.NextAuditKey(listed); err == nil {
+		o.Say("the audit log's next key is %s; the coordinator needs it once this is published", path)
+	}
+	return ceremony.Plan{Policy: &repository.PolicyChange{AuditKey: public}}, "", err
 }
 
 // next makes the key that follows, or finds the one that an unfinished ceremony

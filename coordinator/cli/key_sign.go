@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,6 +10,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
 )
 
@@ -47,6 +49,9 @@ func (o *keySign) run(ctx context.Context, path string) error {
 	if o.key == "" {
 		return fault.Newf(fault.Invalid, "sign ceremony", path, "--key is not given").WithHint("modelfleet key sign %s --key FILE.pem", path)
 	}
+	if err := c.Sound(); err != nil {
+		return err
+	}
 	o.describe(c)
 	if !o.yes {
 		if !o.Person {
@@ -56,7 +61,7 @@ func (o *keySign) run(ctx context.Context, path string) error {
 			return fault.New(fault.Canceled, "sign ceremony", path, err).WithHint("nothing was signed")
 		}
 	}
-	key, err := keyref.Open(ctx, o.key, o.keys())
+	key, err := o.signingKey(ctx, o.key)
 	if err != nil {
 		return err
 	}
@@ -81,6 +86,17 @@ func (o *keySign) run(ctx context.Context, path string) error {
 	}
 	o.passOn(c, to, "DIR")
 	return nil
+}
+
+// signingKey opens a custodian's key; the public half of one is told apart.
+func (d *desk) signingKey(ctx context.Context, ref string) (*signer.Signer, error) {
+	if data, err := os.ReadFile(ref); err == nil {
+		if _, err := signer.ParsePublic(data); err == nil {
+			return nil, fault.Newf(fault.Invalid, "load key", ref, "this is a public key, which signs nothing").
+				WithHint("name its secret half, which `modelfleet key create` made beside it: %s.pem", strings.TrimSuffix(ref, ".pub"))
+		}
+	}
+	return keyref.Open(ctx, ref, d.keys())
 }
 
 // keyPublish is `key publish`.
@@ -121,6 +137,9 @@ func (o *keyPublish) run(ctx context.Context, paths []string) error {
 		if err != nil {
 			return err
 		}
+		if err := c.Sound(); err != nil {
+			return err
+		}
 		if whole == nil {
 			whole = c
 		} else if err := whole.Merge(path, c); err != nil {
@@ -151,10 +170,15 @@ func (d *desk) publishCeremony(ctx context.Context, home folder.Folder, c *cerem
 		return d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "objectsMade": created})
 	}
 	if created == 0 {
-		d.Say("%s is published already, just so", c.Name())
+		d.Say("%s is published already, just so", c.File())
 		return nil
 	}
 	d.Say("published %s: %d objects put into %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), created, home.Bucket)
+	if key := home.AuditKeyFile(c); key != "" {
+		d.Say("the audit log has another key now, which a running coordinator does not take up: members refuse")
+		d.Say("its proofs until it has %s and is restarted with  -audit-key %s", key, key)
+		return nil
+	}
 	d.Say("a running coordinator takes it up within a minute, and members with its next directive")
 	return nil
 }

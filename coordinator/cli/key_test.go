@@ -54,10 +54,36 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	saysAll(t, said, "Sign this?", "nothing was signed")
 	said = person(t, 0, "yes\n", "key", "sign", file, "--key", "root-ben.pem")
 	saysAll(t, said, "signed root and policy", "root needs 2 signatures")
+	saysAll(t, person(t, 2, "yes\n", "key", "sign", file, "--key", "root-ana.pub"), "this is a public key", "root-ana.pem")
+	// A signature that was changed on its way is named, and nothing goes on with it.
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(whole, []byte(`"sig":"`)) + 30
+	bad := bytes.Clone(whole)
+	bad[at] = map[bool]byte{true: '1', false: '0'}[bad[at] == '0']
+	if err := os.WriteFile("bad.json", bad, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"show", "bad.json"}, {"sign", "bad.json", "--key", "root-ana.pem", "--yes"}, {"publish", "bad.json", "--dir", "orchard"}} {
+		saysAll(t, person(t, 6, "", append([]string{"key"}, args...)...), "bad.json", "the signature of ben", "does not fit the root")
+	}
+	if err := os.WriteFile("unsigned.json", whole, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	said = person(t, 0, "yes\napples\n", "key", "sign", file, "--key", "root-ana.pem")
 	saysAll(t, said, "Passphrase of root-ana.pem:", "enough have signed")
+	said = person(t, 0, "", "key", "publish", "unsigned.json", "--dir", "orchard")
+	saysAll(t, said, "used too, though in none of the files given: the signature of ana", "on root, from orchard/", "fleet orchard: root", "objects put into dir:")
 	said = person(t, 0, "orchard\ndir:bucket\nvision\nnone\n", "init", "--dir", "orchard")
-	saysAll(t, said, "fleet orchard: root", "objects put into dir:")
+	saysAll(t, said, "fleet orchard is there already, whole")
+	saysAll(t, person(t, 0, "", "key", "publish", "unsigned.json", "--dir", "orchard"), "there already, whole")
+	if err := os.Mkdir("bucket-2", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	person(t, 0, "", "init", "--dir", "other", "--name", "orchard", "--team", "vision", "--bucket", "dir:bucket-2", "--root-key", "root-ana.pub", "--root-key", "root-ben.pub", "--threshold", "1")
+	saysAll(t, person(t, 4, "", "key", "publish", "other/orchard-root-1-policy-1.ceremony.json", "--dir", "orchard"), "did not begin with this")
 
 	// The policy may ask for a pipeline's word.
 	if err := os.WriteFile("trusted_root.json", []byte("{}\n"), 0o644); err != nil {
@@ -68,7 +94,17 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	said = person(t, 0, "", append(keyless, "--trusted-root", "trusted_root.json", "--out", "k.json")...)
 	saysAll(t, said, "trust/keyless.json: {", "https://example/release.yml", "policy needs 2 signatures")
 	person(t, 3, "", "key", "keyless", "--dir", "orchard", "--team", "vision", "--remove")
+	// A rehearsal leaves nothing behind.
+	person(t, 0, "", "key", "rotate", "audit", "--dir", "orchard", "--rehearse")
+	if _, err := os.Stat("orchard/keys/audit-2.key"); err == nil {
+		t.Error("a rehearsal left a key behind")
+	}
 	saysAll(t, person(t, 0, "", "key", "rotate", "audit", "--dir", "orchard", "--out", "a.json"), "audit-2.key", "trust/audit.vkey")
+	saysAll(t, person(t, 6, "", "key", "publish", "a.json", "--dir", "orchard"), "a.json", "modelfleet key sign a.json")
+	person(t, 0, "", "key", "sign", "a.json", "--key", "root-ben.pem", "--yes")
+	person(t, 0, "apples\n", "key", "sign", "a.json", "--key", "root-ana.pem", "--yes")
+	saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "restarted with  -audit-key orchard/keys/audit-2.key")
+	saysAll(t, person(t, 0, "", "key", "renew", "--dir", "orchard", "--rehearse"), "policy-3")
 	saysAll(t, person(t, 6, "yes\n", "key", "sign", "trusted_root.json", "--key", "root-ben.pem"), "hint: ")
 	saysAll(t, person(t, 3, "", "key", "show", "none.json"), "hint: ")
 }

@@ -137,7 +137,10 @@ func (o *carry) take(ctx context.Context, path string) error {
 		return fault.Newf(fault.Invalid, "import pack", path, "it is not said to where").WithHint("say --to FOLDER, the one that the site's agents have as their -source")
 	}
 	opts, _, err := o.options()
-	if err != nil {
+	if o.root == "" && fault.Is(err, fault.NotFound) {
+		return fault.Newf(fault.Invalid, "import pack", path, "there is no fleet folder here that says which root to pin").
+			WithHint("give it with --root: the digest that is \"rootDigest\" in the fleet's fleet.json, brought by another way than the medium; or name a folder that has that file with --dir")
+	} else if err != nil {
 		return err
 	}
 	from, closing, err := openMedium(path)

@@ -16,6 +16,7 @@ package ceremony
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/json"
@@ -54,6 +55,7 @@ type Ceremony struct {
 	Targets map[string][]byte `json:"targets,omitempty"` // files that the policy lists anew
 
 	before, next parsed
+	file         string // where it was read from, or is to be written
 }
 
 // parsed is Metadata as it is read; nil where there is none.
@@ -104,7 +106,7 @@ func Parse(name string, raw []byte) (*Ceremony, error) {
 	if len(raw) > MaxBytes {
 		return nil, trust.Violated(trust.RuleSize, opRead, name, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)).WithHint(again)
 	}
-	var c Ceremony
+	c := Ceremony{file: name}
 	err := oms.DecodeStrict(raw, &c)
 	switch {
 	case err == nil && c.Schema != Schema:
@@ -237,6 +239,12 @@ func (c *Ceremony) Name() string {
 	return name + ".ceremony.json"
 }
 
+// Call says which file the ceremony is in, for messages.
+func (c *Ceremony) Call(path string) { c.file = path }
+
+// File is the file that the ceremony is in, or would be.
+func (c *Ceremony) File() string { return cmp.Or(c.file, c.Name()) }
+
 // Words is a short name for what is signed, whoever signed it so far: people who
 // see the same words on two machines sign the same.
 func (c *Ceremony) Words() string {
@@ -247,6 +255,13 @@ func (c *Ceremony) Words() string {
 	}
 	text := strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil)))
 	return strings.Join([]string{text[:4], text[4:8], text[8:12], text[12:16]}, "-")
+}
+
+// Is reports whether root and policy are those that the ceremony asks to sign,
+// whoever signed them.
+func (c *Ceremony) Is(m Metadata) bool {
+	p, err := m.parse()
+	return err == nil && bytes.Equal(unsigned(c.next.root), unsigned(p.root)) && bytes.Equal(unsigned(c.next.policy), unsigned(p.policy))
 }
 
 // unsigned is m without its signatures, always the same bytes; nil for nil.

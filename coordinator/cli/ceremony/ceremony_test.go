@@ -165,9 +165,9 @@ func TestTwoOfThreeBeginAFleet(t *testing.T) {
 	t.Parallel()
 	p := newPeople(t)
 	c := p.travel(p.begin())
-	says(t, words(c), "root 1", "root itself: 2 of ana (", "the policy: 2 of ana", "the coordinator's snapshots: 1 of ", "policy 1", "releases of team vision: 1 of ", "trust/device-ca.pem: 1 certificates")
+	says(t, words(c), "root 1", "root itself: 2 of ana (", "the policy: 2 of ana", "the coordinator's snapshots: 1 of ", "policy 1", "releases of team vision: 1 of ", "trust/device-ca.pem: 1 certificate:")
 	_, err := c.Writes()
-	refused(t, err, trust.RuleRoot, "root: 2 more of ana", "policy: 2 more of ana", "orchard-root-1-policy-1.ceremony.json")
+	refused(t, err, trust.RuleRoot, "root: 2 more of ana", "policy: 2 more of ana", "x.json")
 	c = p.sign(c, p.cy)
 	_, err = c.Writes()
 	refused(t, err, trust.RuleRoot, "1 more of ana", "ben")
@@ -221,6 +221,10 @@ func TestCopiesSignedApart(t *testing.T) {
 	broken, err := ceremony.Parse("broken.json", raw)
 	if err != nil {
 		t.Fatal(err)
+	}
+	refused(t, broken.Sound(), trust.RuleRoot, "broken.json", "the signature of ben", "does not fit the root")
+	if err := b.Sound(); err != nil {
+		t.Error(err)
 	}
 	d := p.sign(c, p.cy)
 	if err := d.Merge("broken.json", broken); err != nil {
@@ -314,6 +318,41 @@ func TestEveryChangeIsRehearsed(t *testing.T) {
 			}
 			says(t, words(made), c.says...)
 		})
+	}
+}
+
+// A fleet whose root and policy were changed before is rehearsed on like a new one.
+func TestALaterChangeIsRehearsed(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	first := p.fleet()
+	before := first
+	for v := 2; v <= 3; v++ {
+		c := p.sign(p.change(before, ceremony.Change{Verb: ceremony.Renew}), p.ana, p.ben)
+		p.publish(c)
+		before = c.Next
+	}
+	_, targets := p.open(first.Root).Policy()
+	for _, ch := range []ceremony.Change{
+		{Verb: ceremony.Renew}, {Verb: ceremony.Renew, Role: "policy"},
+		{Verb: ceremony.Rotate, Role: "root", Old: "cy", New: new1("dee", trusttest.Key(t))},
+		{Verb: ceremony.Add, Role: "pub-audio", New: new1("al", trusttest.Key(t))},
+		{Verb: ceremony.Remove, Role: "pub-vision"},
+	} {
+		plan, err := before.Plan(ch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen, err := ceremony.Rehearse(t.Context(), before, targets, plan, trusttest.Start())
+		if err != nil || len(seen) != 3 || !strings.Contains(seen[0], "policy-4") {
+			t.Errorf("%v: %v, %v", ch, seen, err)
+		}
+	}
+	// Of one that could not begin nothing is said about the change.
+	broken := ceremony.Metadata{Root: before.Root, Policy: []byte("{}")}
+	_, err := ceremony.Rehearse(t.Context(), broken, targets, ceremony.Plan{}, trusttest.Start())
+	if err == nil || strings.Contains(fault.Hint(err), "would have happened") {
+		t.Errorf("a rehearsal on nothing: %v, hint %q", err, fault.Hint(err))
 	}
 }
 

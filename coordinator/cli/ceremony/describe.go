@@ -184,14 +184,18 @@ func content(path string, body []byte) string {
 	sum := fleet.DigestOf(body)
 	switch path {
 	case trust.PathDeviceCA:
-		n := 0
-		for rest := body; ; n++ {
+		var prints []string // as the coordinator and its log call them
+		for rest := body; ; {
 			var block *pem.Block
 			if block, rest = pem.Decode(rest); block == nil {
 				break
 			}
+			prints = append(prints, fleet.DigestOf(block.Bytes).Short())
 		}
-		return fmt.Sprintf("%d certificates, %x", n, sum[:6])
+		if len(prints) == 1 {
+			return "1 certificate: " + prints[0]
+		}
+		return fmt.Sprintf("%d certificates: %s", len(prints), strings.Join(prints, ", "))
 	case trust.PathRevoked, trust.PathKeyless, trust.PathAuditKey:
 		if text := bytes.TrimSpace(body); len(text) <= 600 {
 			return string(text)

@@ -25,12 +25,19 @@ import (
 // thresholds: the least number of signatures is collected, root and policy are
 // published, the coordinator signs with what it has then, and two members, one
 // that ran before the change and one that joins with the old root after it, verify
-// the pack as they would. It returns what was seen, line by line.
+// the pack as they would. It returns what was seen, line by line. An error says
+// what would have happened to the fleet; or that there was nothing to rehearse on.
 func Rehearse(ctx context.Context, m Metadata, targets map[string][]byte, p Plan, now time.Time) ([]string, error) {
+	const op = "rehearse change of keys"
 	r := &rehearsal{ctx: ctx, now: now, keys: map[string]*signer.Signer{}, bucket: map[string][]byte{}}
-	seen, err := r.run(m, targets, p)
+	before, state, err := r.setUp(m, targets)
 	if err != nil {
-		return seen, fault.New(fault.KindOf(err), "rehearse change of keys", "", err).
+		return nil, fault.New(fault.KindOf(err), op, "", fmt.Errorf("the copy to rehearse on could not be made: %w", err)).
+			WithHint("nothing was changed, and nothing was learnt about the change: `modelfleet doctor` says whether the fleet is whole")
+	}
+	seen, err := r.run(before, state, p)
+	if err != nil {
+		return seen, fault.New(fault.KindOf(err), op, "", err).
 			WithHint("nothing was changed; the same would have happened to the fleet")
 	}
 	return seen, nil
@@ -43,23 +50,25 @@ type rehearsal struct {
 	bucket map[string][]byte
 }
 
-func (r *rehearsal) run(m Metadata, targets map[string][]byte, p Plan) ([]string, error) {
-	var seen []string
-	say := func(format string, args ...any) { seen = append(seen, fmt.Sprintf(format, args...)) }
-	before, err := r.copy(m, targets)
-	if err != nil {
-		return seen, err
+// setUp makes the copy, and a member that runs in it.
+func (r *rehearsal) setUp(m Metadata, targets map[string][]byte) (before Metadata, member trust.State, err error) {
+	if before, err = r.copy(m, targets); err != nil {
+		return before, member, err
 	}
 	pack, err := r.direct(before.Root, 1)
 	if err != nil {
-		return seen, err
+		return before, member, err
 	}
+	_, member, err = trust.Verify(pack, trust.State{Root: before.Root}, fleet.Facts{Group: fleet.DefaultGroup}, r.now)
+	return before, member, err
+}
+
+// run performs the plan on the copy.
+func (r *rehearsal) run(before Metadata, state trust.State, p Plan) ([]string, error) {
+	var seen []string
+	say := func(format string, args ...any) { seen = append(seen, fmt.Sprintf(format, args...)) }
 	rest := trust.State{Root: before.Root}
 	facts := fleet.Facts{Group: fleet.DefaultGroup}
-	_, state, err := trust.Verify(pack, rest, facts, r.now)
-	if err != nil {
-		return seen, err
-	}
 	standIn, err := r.plan(p)
 	if err != nil {
 		return seen, err
@@ -72,7 +81,11 @@ func (r *rehearsal) run(m Metadata, targets map[string][]byte, p Plan) ([]string
 	if err != nil {
 		return seen, err
 	}
-	say("signed by %d keys, not fewer: %s", signatures, c.Name())
+	what := "keys"
+	if signatures == 1 {
+		what = "key"
+	}
+	say("signed by %d %s, not fewer: %s", signatures, what, c.Name())
 	writes, err := c.Writes()
 	if err != nil {
 		return seen, err
@@ -80,7 +93,8 @@ func (r *rehearsal) run(m Metadata, targets map[string][]byte, p Plan) ([]string
 	for _, w := range writes {
 		r.bucket[w.Key] = w.Body
 	}
-	if pack, err = r.direct(before.Root, 2); err != nil {
+	pack, err := r.direct(before.Root, 2)
+	if err != nil {
 		return seen, err
 	}
 	say("the coordinator took it up and signed a directive")
@@ -168,7 +182,11 @@ func (r *rehearsal) copy(m Metadata, targets map[string][]byte) (Metadata, error
 		return out, err
 	}
 	r.bucket[trust.MetadataKey(metadata.ROOT, root.Signed.Version)] = out.Root
-	r.bucket[trust.MetadataKey(metadata.TARGETS, p.policy.Signed.Version)] = out.Policy
+	// A bucket without a snapshot is read from the first policy on; what lies there
+	// under another version is passed over.
+	for v := int64(1); v <= p.policy.Signed.Version; v++ {
+		r.bucket[trust.MetadataKey(metadata.TARGETS, v)] = out.Policy
+	}
 	return out, nil
 }
 

@@ -2,6 +2,7 @@ package ceremony
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ type Key struct {
 	ID     string `json:"id"`
 	Holder string `json:"holder,omitempty"` // "" when nobody said
 	Signed bool   `json:"signed,omitempty"`
+	Broken bool   `json:"broken,omitempty"` // there is a signature, and it does not fit what it signs
 }
 
 // String is the holder and the beginning of the id.
@@ -73,6 +75,15 @@ func names(keys []Key, signed bool) string {
 	return strings.Join(out, ", ")
 }
 
+// all lists the keys, signed or not.
+func all(keys []Key) string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		out[i] = k.String()
+	}
+	return strings.Join(out, ", ")
+}
+
 // Parties is who must sign. A root is signed by enough keys of the one before and
 // by enough of its own; a policy as the newest root says.
 func (c *Ceremony) Parties() []Party {
@@ -110,9 +121,28 @@ func party[T metadata.Roles](file, why string, root *metadata.Metadata[metadata.
 	p.Threshold = r.Threshold
 	holders := Holders(root.Signed.UnrecognizedFields)
 	for _, id := range r.KeyIDs {
-		p.Keys = append(p.Keys, Key{ID: id, Holder: holders[id], Signed: signedBy(root.Signed.Keys[id], id, m)})
+		k := Key{ID: id, Holder: holders[id], Signed: signedBy(root.Signed.Keys[id], id, m)}
+		k.Broken = !k.Signed && slices.ContainsFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == id })
+		p.Keys = append(p.Keys, k)
 	}
 	return p
+}
+
+// Sound refuses a ceremony with a signature that does not fit what it signs: the
+// file, or the signature, was changed after it was made.
+func (c *Ceremony) Sound() error {
+	var broken []string
+	for _, p := range c.Parties() {
+		for _, k := range p.Keys {
+			if text := fmt.Sprintf("the signature of %s does not fit the %s that it signs", k, p.File); k.Broken && !slices.Contains(broken, text) {
+				broken = append(broken, text)
+			}
+		}
+	}
+	if broken == nil {
+		return nil
+	}
+	return trust.Violated(c.rule(), "verify ceremony", c.File(), errors.New(strings.Join(broken, "; "))).WithHint("%s", again)
 }
 
 // signedBy reports whether a key signed m.
@@ -149,8 +179,8 @@ func (c *Ceremony) Complete() error {
 		}
 	}
 	if lacks != nil {
-		return trust.Violated(c.rule(), "finish ceremony", c.Name(), fmt.Errorf("signatures are missing; %s", strings.Join(lacks, "; "))).
-			WithHint("pass the file to one of them: modelfleet key sign %s --key FILE", c.Name())
+		return trust.Violated(c.rule(), "finish ceremony", c.File(), fmt.Errorf("signatures are missing; %s", strings.Join(lacks, "; "))).
+			WithHint("pass the file to one of them: modelfleet key sign %s --key FILE", c.File())
 	}
 	return nil
 }
@@ -173,7 +203,7 @@ func (c *Ceremony) Sign(s signature.Signer) (files []string, err error) {
 	}
 	id, err := repository.KeyID(pub)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, op, c.Name(), err)
+		return nil, fault.New(fault.Invalid, op, c.File(), err)
 	}
 	called, signed := false, *c
 	for _, p := range c.Parties() {
@@ -197,13 +227,13 @@ func (c *Ceremony) Sign(s signature.Signer) (files []string, err error) {
 	if !called {
 		var who []string
 		for _, p := range c.Parties() {
-			who = append(who, fmt.Sprintf("%s (%d) by %s", p.File, p.Threshold, strings.TrimSpace(strings.Join([]string{names(p.Keys, false), names(p.Keys, true)}, " "))))
+			who = append(who, fmt.Sprintf("%s (%d) by %s", p.File, p.Threshold, all(p.Keys)))
 		}
-		return nil, trust.Violated(c.rule(), op, c.Name(), fmt.Errorf("key %s is none of those that must sign: %s", Short(id), strings.Join(who, "; "))).
+		return nil, trust.Violated(c.rule(), op, c.File(), fmt.Errorf("key %s is none of those that must sign: %s", Short(id), strings.Join(who, "; "))).
 			WithHint("give the key of one of them with --key; `modelfleet key show FILE` says a key's id")
 	}
 	if err := signed.check(); err != nil {
-		return nil, fault.New(fault.Internal, op, c.Name(), err)
+		return nil, fault.New(fault.Internal, op, c.File(), err)
 	}
 	*c = signed
 	return files, nil

@@ -35,7 +35,7 @@ const opPublish = "publish ceremony"
 // newest root there says, and not overtaken by another. Doing it again is harmless.
 func (f Folder) Publish(ctx context.Context, c *ceremony.Ceremony) (created int, err error) {
 	if c.Fleet() != f.Name {
-		return 0, fault.Newf(fault.Conflict, opPublish, c.Name(), "it changes fleet %s, %s is the folder of fleet %s", c.Fleet(), f.Dir, f.Name).
+		return 0, fault.Newf(fault.Conflict, opPublish, c.File(), "it changes fleet %s, %s is the folder of fleet %s", c.Fleet(), f.Dir, f.Name).
 			WithHint("name that fleet's folder with --dir")
 	}
 	writes, err := c.Writes()
@@ -72,7 +72,7 @@ func (f Folder) Publish(ctx context.Context, c *ceremony.Ceremony) (created int,
 	}
 	policy, _ := would.Policy()
 	if c.Next.Root != nil && !bytes.Equal(would.Root(), c.Next.Root) || c.Next.Policy != nil && !bytes.Equal(policy, c.Next.Policy) {
-		return 0, trust.Violated(trust.RuleVersion, opPublish, c.Name(), fmt.Errorf("it follows a root or policy that is not the newest in the bucket")).
+		return 0, trust.Violated(trust.RuleVersion, opPublish, c.File(), fmt.Errorf("it follows a root or policy that is not the newest in the bucket")).
 			WithHint("propose the change anew: `modelfleet key status` shows what is in force")
 	}
 	return Put(ctx, store, writes)

@@ -16,6 +16,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/signer/keyref"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
@@ -188,5 +189,20 @@ func (f Folder) NextAuditKey(listed string) (public, path string, err error) {
 			return "", "", err
 		}
 		return public, path, cas.WriteFile(path, []byte(private+"\n"), 0o600)
+	}
+}
+
+// AuditKeyFile is the file of the audit log's key that a ceremony brings; "" when
+// the log's key stays. Where the folder has none, it is the one to put it into.
+func (f Folder) AuditKeyFile(c *ceremony.Ceremony) string {
+	public := strings.TrimSpace(string(c.Targets[trust.PathAuditKey]))
+	if public == "" {
+		return ""
+	}
+	for n := 2; ; n++ {
+		path := f.auditPath(fmt.Sprintf("audit-%d", n))
+		if _, has, err := ledger.LoadKey(path, f.Name); err == nil && has == public || fault.Is(err, fault.NotFound) {
+			return path
+		}
 	}
 }

@@ -1,12 +1,17 @@
 package folder
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -15,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/strict"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
@@ -52,6 +58,9 @@ type Made struct {
 	Ceremony *ceremony.Ceremony
 	File     string
 	Begun    bool // the ceremony was made now
+	// Taken are signatures that were in none of the copies that Finish was given,
+	// and were taken from the folder: "ana (1f…) on root, from orchard/pending.json".
+	Taken []string
 }
 
 const opInit = "make fleet"
@@ -96,7 +105,7 @@ func Init(ctx context.Context, o InitOptions) (Made, error) {
 	default:
 		return m, err
 	}
-	return m, m.finish(ctx, waiting)
+	return m, m.finish(ctx, waiting, nil)
 }
 
 // Finish goes on with a fleet that waits for signatures: those in the ceremony's
@@ -105,6 +114,9 @@ func Finish(ctx context.Context, dir string, copies ...*ceremony.Ceremony) (Made
 	m := Made{Folder: Folder{Dir: dir}}
 	if old, err := Open(dir); err == nil {
 		m.Folder = old
+		if err := old.began(copies); err != nil {
+			return m, err
+		}
 		return m, m.put(ctx)
 	}
 	waiting, err := m.pending()
@@ -112,12 +124,83 @@ func Finish(ctx context.Context, dir string, copies ...*ceremony.Ceremony) (Made
 		return m, err
 	}
 	m.FleetFile = waiting.Fleet
-	for _, c := range copies {
-		if err := waiting.Ceremony.Merge(c.Name(), c); err != nil {
-			return m, err
+	return m, m.finish(ctx, waiting, copies)
+}
+
+// began refuses copies that ask for something else than what the fleet began with.
+func (f Folder) began(copies []*ceremony.Ceremony) error {
+	writes, err := f.kept()
+	if err != nil {
+		return err
+	}
+	var first ceremony.Metadata
+	for _, w := range writes {
+		switch w.Key {
+		case trust.MetadataKey(metadata.ROOT, 1):
+			first.Root = w.Body
+		case trust.MetadataKey(metadata.TARGETS, 1):
+			first.Policy = w.Body
 		}
 	}
-	return m, m.finish(ctx, waiting)
+	for _, c := range copies {
+		if !c.Is(first) {
+			return fault.Newf(fault.Conflict, opPublish, c.File(), "fleet %s is there already, and did not begin with this: its words are %s", f.Name, c.Words()).
+				WithHint("nothing was changed; `modelfleet key status --dir %s` shows what is in force", f.Dir)
+		}
+	}
+	return nil
+}
+
+// signatures are those in the ceremonies that fit, as "ana (1f…) on root".
+func signatures(cs ...*ceremony.Ceremony) map[string]bool {
+	out := map[string]bool{}
+	for _, c := range cs {
+		for _, p := range c.Parties() {
+			for _, k := range p.Keys {
+				if k.Signed {
+					out[k.String()+" on "+p.File] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+// merge puts together the ceremony that waits, the folder's copy of it and those
+// that were brought, and notes what the folder had besides.
+func (m *Made) merge(c *ceremony.Ceremony, brought []*ceremony.Ceremony) error {
+	from := map[string]string{}
+	for text := range signatures(c) {
+		from[text] = filepath.Join(m.Dir, pendingName)
+	}
+	c.Call(m.File)
+	if data, err := os.ReadFile(m.File); err == nil {
+		here, err := ceremony.Parse(m.File, data)
+		if err == nil {
+			err = here.Sound()
+		}
+		if err == nil {
+			err = c.Merge(m.File, here)
+		}
+		if err != nil {
+			return err
+		}
+		for text := range signatures(here) {
+			from[text] = cmp.Or(from[text], m.File)
+		}
+	}
+	for _, b := range brought {
+		if err := c.Merge(b.File(), b); err != nil {
+			return err
+		}
+	}
+	have := signatures(brought...)
+	for _, text := range slices.Sorted(maps.Keys(from)) {
+		if len(brought) > 0 && !have[text] {
+			m.Taken = append(m.Taken, text+", from "+from[text])
+		}
+	}
+	return nil
 }
 
 // waiting is a fleet that waits for signatures.
@@ -163,16 +246,10 @@ func (f Folder) same(want api.FleetFile) error {
 
 // finish puts a fleet into its bucket once enough have signed, and otherwise
 // writes the file that custodians pass on.
-func (m *Made) finish(ctx context.Context, w waiting) error {
+func (m *Made) finish(ctx context.Context, w waiting, brought []*ceremony.Ceremony) error {
 	m.Ceremony, m.File = w.Ceremony, filepath.Join(m.Dir, w.Ceremony.Name())
-	if data, err := os.ReadFile(m.File); err == nil {
-		c, err := ceremony.Parse(m.File, data)
-		if err != nil {
-			return err
-		}
-		if err := w.Ceremony.Merge(m.File, c); err != nil {
-			return err
-		}
+	if err := m.merge(w.Ceremony, brought); err != nil {
+		return err
 	}
 	if missing := w.Ceremony.Complete(); missing != nil {
 		if err := Save(m.File, w.Ceremony); err != nil || m.Begun {
