@@ -223,10 +223,10 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 			e.Actor = "eve"
 			leaf, _, _ := e.Leaf()
 			swap(w, "audit/tile/entries/000", append(append(append([][]byte{}, w.leaves[:17]...), leaf), w.leaves[18:256]...))
-		}, "entry 18"},
+		}, "audit/tile/entries/000: entry 18"},
 		"an entry is dropped":         {func(w *world) { swap(w, "audit/tile/entries/001.p/44", w.leaves[257:300]) }, "entries/001.p/44"},
-		"an entry is dropped, cut on": {func(w *world) { swap(w, "audit/tile/entries/000", append(w.leaves[1:256:256], w.leaves[256])) }, "entry 1"},
-		"a tile is changed":           {func(w *world) { w.bucket["audit/tile/0/000"][32*5] ^= 1 }, "entry 6"},
+		"an entry is dropped, cut on": {func(w *world) { swap(w, "audit/tile/entries/000", append(w.leaves[1:256:256], w.leaves[256])) }, "audit/tile/entries/000: entry 1 "},
+		"a tile is changed":           {func(w *world) { w.bucket["audit/tile/0/000"][32*5] ^= 1 }, "audit/tile/0/000: it does not hold the hash of entry 6"},
 		"an upper tile is changed":    {func(w *world) { w.bucket["audit/tile/1/000.p/1"][0] ^= 1 }, "audit/tile/1/000.p/1"},
 		"a tile is missing":           {func(w *world) { delete(w.bucket, "audit/tile/0/001.p/44") }, "audit/tile/0/001.p/44"},
 		"bundle and tile are made anew": {func(w *world) {

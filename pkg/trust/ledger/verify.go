@@ -34,7 +34,7 @@ func Verify(ctx context.Context, get Get, c Checkpoint, visit func(index uint64,
 			}
 		}
 		t.L = 0
-		if err := checkTile(ctx, get, t, tree); err != nil {
+		if err := checkTile(ctx, get, t, tree, c); err != nil {
 			return nil, err
 		}
 		for i, l := range leaves {
@@ -50,7 +50,7 @@ func Verify(ctx context.Context, get Get, c Checkpoint, visit func(index uint64,
 	}
 	for _, t := range tlog.NewTiles(TileHeight, 0, int64(c.Size)) {
 		if t.L > 0 {
-			if err := checkTile(ctx, get, t, tree); err != nil {
+			if err := checkTile(ctx, get, t, tree, c); err != nil {
 				return nil, err
 			}
 		}
@@ -125,13 +125,13 @@ func readBundle(ctx context.Context, get Get, t tlog.Tile) ([][]byte, error) {
 		err = fmt.Errorf("it holds %d entries, want %d", len(leaves), t.W)
 	}
 	if err != nil {
-		return nil, fault.New(fault.Untrusted, verifyOp, TileKey(t), err).WithHint("the object was tampered with: compare with a copy kept elsewhere")
+		return nil, fault.New(fault.Untrusted, verifyOp, TileKey(t), err).WithHint(hintTampered)
 	}
 	return leaves[:t.W], nil
 }
 
 // checkTile compares a tile of hashes with what the entries make.
-func checkTile(ctx context.Context, get Get, t tlog.Tile, tree *Tree) error {
+func checkTile(ctx context.Context, get Get, t tlog.Tile, tree *Tree, c Checkpoint) error {
 	want, err := tlog.ReadTileData(t, tree)
 	if err != nil {
 		return fault.New(fault.Internal, verifyOp, TileKey(t), err)
@@ -143,13 +143,54 @@ func checkTile(ctx context.Context, get Get, t tlog.Tile, tree *Tree) error {
 	if len(got) >= len(want) && bytes.Equal(got[:len(want)], want) {
 		return nil
 	}
-	about := TileKey(t)
-	for i := range min(len(got), len(want)) / tlog.HashSize {
-		if !bytes.Equal(got[i*tlog.HashSize:(i+1)*tlog.HashSize], want[i*tlog.HashSize:(i+1)*tlog.HashSize]) && t.L == 0 {
-			about = fmt.Sprintf("entry %d", t.N*tileWidth+int64(i)+1)
-			break
+	if t.L == 0 {
+		for i := range min(len(got), len(want)) / tlog.HashSize {
+			if !bytes.Equal(got[i*tlog.HashSize:(i+1)*tlog.HashSize], want[i*tlog.HashSize:(i+1)*tlog.HashSize]) {
+				return differs(ctx, get, t, uint64(t.N*tileWidth)+uint64(i), c)
+			}
 		}
 	}
-	return fault.Newf(fault.Untrusted, verifyOp, about, "tile %s does not hold the hashes of the entries in the bundles", TileKey(t)).
-		WithHint("the tile or the bundle was tampered with: compare with a copy kept elsewhere")
+	return fault.Newf(fault.Untrusted, verifyOp, TileKey(t), "tile %s does not hold the hashes of the entries in the bundles", TileKey(t)).WithHint(hintTampered)
 }
+
+const hintTampered = "the object was tampered with: compare with a copy kept elsewhere"
+
+// differs says which of two objects that disagree about an entry is the wrong one:
+// the checkpoint was signed over the hash that leads to its root.
+func differs(ctx context.Context, get Get, t tlog.Tile, index uint64, c Checkpoint) error {
+	bundle := t
+	bundle.L = -1
+	signed := tlog.TileHashReader(tlog.Tree{N: int64(c.Size), Hash: c.Root}, tileReader{ctx, get})
+	if _, err := signed.ReadHashes([]int64{tlog.StoredHashIndex(0, int64(index))}); err == nil {
+		return fault.Newf(fault.Untrusted, verifyOp, TileKey(bundle), "entry %d in it is not the one that was signed: its hash in %s leads to the checkpoint's root", index+1, TileKey(t)).WithHint(hintTampered)
+	}
+	return fault.Newf(fault.Untrusted, verifyOp, TileKey(t), "it does not hold the hash of entry %d in %s, nor one that leads to the checkpoint's root", index+1, TileKey(bundle)).WithHint(hintTampered)
+}
+
+// tileReader reads tiles for [tlog.TileHashReader], which checks them.
+type tileReader struct {
+	ctx context.Context
+	get Get
+}
+
+// Height is the height of a tile.
+func (r tileReader) Height() int { return TileHeight }
+
+// ReadTiles reads tiles out of the bucket.
+func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		b, err := readTile(r.ctx, r.get, t)
+		if err == nil && len(b) < t.W*tlog.HashSize {
+			err = fmt.Errorf("tile %s is cut short", TileKey(t))
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = b[:t.W*tlog.HashSize]
+	}
+	return out, nil
+}
+
+// SaveTiles keeps nothing.
+func (tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
