@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -64,6 +65,9 @@ func (d *desk) membersDeny() *cobra.Command {
 		Use: "deny MEMBER", Short: "Keep a member out that waits", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members deny cork-07 --reason 'not one of ours'",
 		RunE: run(func(ctx context.Context, args []string) error {
+			if r.Reason == "" {
+				return fault.Newf(fault.Invalid, "deny member", args[0], "there is no reason").WithHint("say why: --reason")
+			}
 			return d.answer(ctx, args[0], r, (*api.Client).DenyMember, "%s stays out; its key is %s")
 		}),
 	}
@@ -183,7 +187,11 @@ func identityPairs(m api.MemberInfo, now time.Time) []string {
 	if !c.Hardware.IsZero() {
 		hardware = c.Hardware.Short()
 	}
-	return []string{"certificate", text, "came back", back, "hardware", hardware, "locked", m.Locked}
+	unlock := ""
+	if m.Locked != "" && !m.Revoked {
+		unlock = fmt.Sprintf("modelfleet members unlock %s --certificate NAME --reason ..., once the copy is out of the world", m.Facts.ID)
+	}
+	return []string{"certificate", text, "came back", back, "hardware", hardware, "locked", m.Locked, "unlock", unlock}
 }
 
 // readHardware reads what --hardware names: a file with one machine a line, or the

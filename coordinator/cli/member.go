@@ -72,13 +72,33 @@ func (d *desk) printMembers(members []api.MemberInfo) error {
 		head := []string{string(m.Facts.ID), string(m.Facts.Kind), m.Facts.Labels.String()}
 		seen := console.Ago(m.Seen, d.now())
 		if len(m.Models) == 0 {
-			rows = append(rows, append(head, "", "", "", "", seen))
+			rows = append(rows, append(head, "", "", "", barredText(m), seen))
 		}
 		for _, st := range m.Models {
-			rows = append(rows, append(head[:3:3], string(st.Model), runsText(st), version(st.Target), phaseText(st)+packText(m), seen))
+			rows = append(rows, append(head[:3:3], string(st.Model), runsText(st), version(st.Target), standsText(m, st), seen))
 		}
 	}
-	return d.Table("MEMBER KIND LABELS MODEL RUNS SHOULD PHASE SEEN", rows)
+	return d.Table("MEMBER KIND LABELS MODEL RUNS SHOULD STATE SEEN", rows)
+}
+
+// barredText says that a member may not take part, and why; "" when it may.
+func barredText(m api.MemberInfo) string {
+	switch {
+	case m.Revoked:
+		return "REVOKED"
+	case m.Locked != "":
+		return "LOCKED"
+	}
+	return ""
+}
+
+// standsText is how a member stands with a model, as far as anybody hears of it.
+func standsText(m api.MemberInfo, st api.ModelStatus) string {
+	last := phaseText(st) + packText(m)
+	if barred := barredText(m); barred != "" {
+		return barred + ", was " + last
+	}
+	return last
 }
 
 // packText is how a member's trust stands, where people should know.
@@ -248,6 +268,9 @@ func (d *desk) membersRevoke() *cobra.Command {
 			id, err := fleet.ParseMemberID(args[0])
 			if err != nil {
 				return err
+			}
+			if reason == "" {
+				return fault.Newf(fault.Invalid, "revoke member", args[0], "there is no reason").WithHint("say what happened: --reason")
 			}
 			if !yes {
 				return fault.Newf(fault.Invalid, "revoke member", args[0], "it cannot be undone: the member has to enrol again").WithHint("say --yes")

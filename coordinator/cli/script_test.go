@@ -229,7 +229,9 @@ func (s *still) fleet() []api.MemberInfo {
 	down.Delivery = &api.DeliveryInfo{From: *st.BytesFrom, Wire: 1 << 20, Damaged: 1, Liars: 1, Liar: "bremen-06"}
 	cut := one("bremen-06", "bremen", "scorer@1.2.0", "scorer@1.4.0", fleet.Offered)
 	cut.Models[0].Failure, cut.Models[0].FailureCode, cut.Models[0].Failing = fleet.TransportFailure, "network", moment.Add(-12*time.Minute)
-	return []api.MemberInfo{down, cut, one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy)}
+	locked, revoked := one("dover-01", "dover", "scorer@1.4.0", "scorer@1.4.0", fleet.Soaking), one("dover-02", "dover", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy)
+	locked.Locked, revoked.Revoked = "certificate 1f0c2a9b77d1 of generation 3 was shown after 90be41d2c2a7 of generation 4 was in use: the identity was copied", true
+	return []api.MemberInfo{down, cut, one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy), locked, revoked}
 }
 
 func (s *still) members(r *http.Request) (any, error) {

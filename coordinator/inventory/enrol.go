@@ -265,7 +265,7 @@ func (v *Inventory) checkHardware(r api.EnrolRequest, t store.Token) (fleet.Dige
 	for _, m := range v.Members() {
 		if m.Hardware == found && !m.Revoked && m.Facts.ID != r.Member {
 			return fleet.Digest{}, fault.Newf(fault.Conflict, op, string(r.Member), "its hardware has enrolled as %s", m.Facts.ID).
-				WithHint("start the agent with -id %s, or `modelfleet members revoke %s` first", m.Facts.ID, m.Facts.ID)
+				WithHint("start the agent with -id %s, or `modelfleet members revoke %s --reason ...` first", m.Facts.ID, m.Facts.ID)
 		}
 	}
 	return found, nil

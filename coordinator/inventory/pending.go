@@ -30,7 +30,7 @@ func (v *Inventory) wait(ctx context.Context, r api.EnrolRequest, m *store.Membe
 		case api.Approved:
 			if m.Hardware != p.Hardware {
 				return nil, fault.Newf(fault.Conflict, op, string(id), "another machine was approved than the one that asks now").
-					WithHint("take the approval back, `modelfleet members deny %s`, and have it ask with a new join token", id)
+					WithHint("take the approval back, `modelfleet members deny %s --reason ...`, and have it ask with a new join token", id)
 			}
 			m.Facts.Labels = p.Labels
 			return nil, nil
@@ -127,6 +127,8 @@ func (v *Inventory) Answer(ctx context.Context, id fleet.MemberID, by string, ye
 			WithHint("compare with what the device prints, and look again: modelfleet members pending")
 	case p.State == state:
 		return nil
+	case !yes && r.Reason == "":
+		return fault.Newf(fault.Invalid, op, string(id), "there is no reason").WithHint("say why: --reason")
 	case p.State == api.Refused:
 		return fault.Newf(fault.Conflict, op, string(id), "%s has %s it", p.By, p.State).
 			WithHint("it may ask again with a new join token")

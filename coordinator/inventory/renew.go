@@ -32,7 +32,7 @@ func usable(op string, m store.Member, known bool) error {
 }
 
 func lockHint(id fleet.MemberID) string {
-	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --reason ...` if it is out of the world, else revoke this id and enrol the real member anew", id)
+	return fmt.Sprintf("find the copy; then `modelfleet members unlock %s --certificate NAME --reason ...` if it is out of the world, else revoke this id and enrol the real member anew", id)
 }
 
 // CheckKey refuses a certificate for another key than the member enrolled with. The
@@ -153,6 +153,9 @@ func (v *Inventory) Revoke(ctx context.Context, id fleet.MemberID, by, reason st
 	}
 	if m.Revoked {
 		return nil
+	}
+	if reason == "" {
+		return fault.Newf(fault.Invalid, "revoke member", string(id), "there is no reason").WithHint("say what happened: --reason")
 	}
 	// Its cell gets a key that it does not know. First, so that a crash in between
 	// leaves nothing to be found: who asks again makes another.

@@ -129,8 +129,9 @@ func TestACopiedIdentityIsSeen(t *testing.T) {
 	f := busyFleet()
 	f.members[0].Locked = "certificate 1f0c2a9b77d1 of generation 3 was shown after 90be41d2c2a7 of generation 4 was in use: the identity was copied"
 	d, id := open(t, f).signIn(adminToken), string(f.members[0].Facts.ID)
-	d.shows("/members/"+id, "locked", "90be41d2c2a7 of generation 4", "modelfleet members unlock "+id)
+	d.shows("/members/"+id, "locked", "90be41d2c2a7 of generation 4", "modelfleet members unlock "+id+" --certificate NAME")
 	d.shows("/", "its identity is locked")
+	d.shows("/members", "locked "+f.members[0].Models[0].Phase.String())
 }
 
 func TestMembersAreFilteredBySelector(t *testing.T) {
