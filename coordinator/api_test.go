@@ -84,6 +84,18 @@ func TestEachRoleMayDoItsPartAndNoMore(t *testing.T) {
 		t.Errorf("the last admin deleted itself: %v", err)
 	}
 	w.checkAudit("operator.created", "operator.deleted", "rollout.commanded")
+	says := map[string]bool{}
+	for _, e := range must(w.admin.Audit(t.Context(), 0, 500))(t) {
+		if e.Subject == string(info.ID) {
+			text, _, _ := strings.Cut(e.Reason, ":")
+			says[e.Action+" "+text] = true
+		}
+	}
+	for _, want := range []string{"rollout.started " + info.Release.Ref(), "rollout.commanded approve", "rollout.commanded pause", "rollout.commanded rollback", "rollout.decided Paused", "rollout.decided RolledBack"} {
+		if !says[want] {
+			t.Errorf("the log does not say %q: %v", want, says)
+		}
+	}
 }
 
 func TestStrangersAreTurnedAway(t *testing.T) {

@@ -220,9 +220,22 @@ func (s step) notes(now time.Time) []audit.Note {
 		}))
 	}
 	for _, a := range s.actions {
-		out = append(out, note(now, audit.RolloutDecided, id, a.Reason.String(), a))
+		out = append(out, note(now, audit.RolloutDecided, id, s.decided(a), a))
 	}
 	return out
+}
+
+// decided says in a line what an action does, and why: of a stage and of the rollout
+// the why may be the same.
+func (s step) decided(a rollout.Action) string {
+	why := a.Reason.String()
+	switch stages := s.run.spec.Stages; {
+	case a.Kind == rollout.EnterState:
+		return a.To + ": " + why
+	case a.Kind == rollout.EnterStage && a.Stage < len(stages):
+		return "stage " + stages[a.Stage].Name + " " + a.To + ": " + why
+	}
+	return why
 }
 
 // weighty reports whether the verdict is to be kept for good: it changed, or

@@ -283,7 +283,7 @@ func (d *Desk) disown(ctx context.Context, by, gone api.OperatorToken) error {
 	for _, r := range live {
 		now := d.o.Now().UTC()
 		c := store.Command{Rollout: r.ID, Command: api.Disown, By: by.Name, As: gone.As, Reason: gone.Name + " is no operator any more", At: now}
-		note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(r.ID), Reason: c.Reason, Detail: map[string]any{"command": c.Command, "operator": gone.Name}}
+		note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(r.ID), Reason: asked(string(c.Command), c.Reason), Detail: map[string]any{"command": c.Command, "operator": gone.Name}}
 		if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
 			return err
 		}

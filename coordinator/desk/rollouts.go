@@ -72,7 +72,7 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 		return api.RolloutInfo{}, fault.New(fault.Internal, op, string(rec.ID), err)
 	}
 	note := audit.Note{
-		At: rec.Started, Actor: by.Name, Action: audit.RolloutStarted, Subject: string(rec.ID), Reason: r.Reason,
+		At: rec.Started, Actor: by.Name, Action: audit.RolloutStarted, Subject: string(rec.ID), Reason: asked(rec.Release.Ref(), r.Reason),
 		Detail: map[string]any{"release": rec.Release, "from": from, "spec": rec.Spec},
 	}
 	if err := d.o.Store.AddRollout(ctx, rec, note); err != nil {
@@ -86,6 +86,14 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	d.o.Events.Publish(api.Event{At: rec.Started, Kind: "rollout", Subject: string(rec.ID), Text: by.Name + " started the rollout of " + rec.Release.Ref()})
 	d.o.Wake()
 	return info, nil
+}
+
+// asked is what an operator asked for, and why, in a line of the audit log.
+func asked(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
 }
 
 // notAgain refuses a release that the gates of an earlier rollout failed, unless
@@ -230,7 +238,7 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 	}
 	now := d.o.Now().UTC()
 	c := store.Command{Rollout: id, Command: cmd, By: by.Name, As: by.As, Reason: req.Reason, Hold: req.Hold, At: now}
-	note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(id), Reason: req.Reason, Detail: map[string]any{"command": cmd, "hold": req.Hold}}
+	note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(id), Reason: asked(string(cmd), req.Reason), Detail: map[string]any{"command": cmd, "hold": req.Hold}}
 	if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
 		return err
 	}
