@@ -47,6 +47,7 @@ The exit code is 0 when nothing is bad, else that of the worst.`,
 func (o *doctorRun) run(ctx context.Context) error {
 	opts := doctor.Options{Now: o.now, Version: o.version}
 	var first []doctor.Check
+	asks := "" // the fleet of the context
 	add := func(name string, state doctor.State, text string) {
 		first = append(first, doctor.Check{Name: name, State: state, Text: text})
 	}
@@ -55,13 +56,21 @@ func (o *doctorRun) run(ctx context.Context) error {
 	} else if c, err := o.context(); err != nil {
 		first = append(first, doctor.Failed("context", err))
 	} else if opts.Client, err = c.Client(); err != nil {
-		first = append(first, doctor.Failed("context", err))
+		first = append(first, doctor.WithRemedy(doctor.Failed("context", err), "correct --url or --pin: the coordinator's https address, and the 64 hex digits of its log line \"serving\""))
 	} else {
 		path, _ := o.contextFile()
 		add("context", doctor.OK, "fleet "+c.Fleet+" ("+path+")")
+		asks = c.Fleet
 		opts.URL, opts.Pinned = c.URL, c.Pin != ""
 	}
 	switch home, err := folder.Open(o.dir); {
+	case err == nil && asks != "" && asks != home.Name:
+		first = append([]doctor.Check{{
+			Name: "fleets", State: doctor.Bad, Kind: fault.Conflict.String(),
+			Text:   "the context is of fleet " + asks + ", the folder " + o.dir + " of fleet " + home.Name + ": these are two fleets, and only the folder's is looked at",
+			Remedy: "name the folder of fleet " + asks + " with --dir, or a context of fleet " + home.Name + " with --context",
+		}}, first...)
+		opts.Client, opts.Home = nil, &home
 	case err == nil:
 		add("folder", doctor.OK, "fleet "+home.Name+" ("+o.dir+")")
 		opts.Home = &home

@@ -100,6 +100,11 @@ func TestCeremonyOnATerminal(t *testing.T) {
 		t.Error("a rehearsal left a key behind")
 	}
 	saysAll(t, person(t, 0, "", "key", "rotate", "audit", "--dir", "orchard", "--out", "a.json"), "audit-2.key", "trust/audit.vkey")
+	saysAll(t, person(t, 0, "", "doctor", "--offline", "--dir", "orchard"), "key audit.key", "it signs the audit log", "not in use yet", "holds device CA ")
+	if err := os.WriteFile("context.json", []byte(`{"fleet":"plums","url":"http://127.0.0.1:1","pin":"","token":"x"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	saysAll(t, person(t, 4, "", "doctor", "--context", "context.json", "--dir", "orchard"), "bad   fleets", "these are two fleets", "-> name the folder of fleet plums")
 	saysAll(t, person(t, 6, "", "key", "publish", "a.json", "--dir", "orchard"), "a.json", "modelfleet key sign a.json")
 	person(t, 0, "", "key", "sign", "a.json", "--key", "root-ben.pem", "--yes")
 	person(t, 0, "apples\n", "key", "sign", "a.json", "--key", "root-ana.pem", "--yes")

@@ -109,7 +109,7 @@ func (x *examination) packs(ctx context.Context) {
 		}
 		t, err := publisher.Pack(body, x.Home.Root, fleet.Facts{ID: "doctor", Kind: fleet.Device, Group: g}, x.Now())
 		if err != nil {
-			x.report.Add(withRemedy(Failed(name, err), "members refuse it too, and keep what they have: restart the coordinator, which writes it anew, and look into who may write to the bucket"))
+			x.report.Add(WithRemedy(Failed(name, err), "members refuse it too, and keep what they have: restart the coordinator, which writes it anew, and look into who may write to the bucket"))
 			continue
 		}
 		if t.Freshness != trust.Fresh {
@@ -125,7 +125,8 @@ func (x *examination) packs(ctx context.Context) {
 	}
 }
 
-func withRemedy(c Check, remedy string) Check {
+// WithRemedy is a check with a next move, where it had none.
+func WithRemedy(c Check, remedy string) Check {
 	if c.Remedy == "" {
 		c.Remedy = remedy
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ func (x *examination) coordinator(ctx context.Context) {
 		x.bad("coordinator", fault.NotFound, "bring coordinator and commands to the same version", "%s does not know this call: it is older than this program, or no coordinator", x.URL)
 		return
 	case err != nil:
-		x.failed("coordinator", err)
+		x.report.Add(WithRemedy(Failed("coordinator", err), "is it running at "+x.URL+", and is the pin that of its log line \"serving\"?"))
 		return
 	}
 	x.answers, x.health = true, h
@@ -71,7 +72,7 @@ const silent = 10 * time.Minute
 func (x *examination) members(ctx context.Context) {
 	all, err := x.Client.Members(ctx, fleet.Selector{})
 	if err != nil {
-		x.failed("members", err)
+		x.refused("members", err)
 		return
 	}
 	groups := map[string][]string{}
@@ -112,7 +113,7 @@ func (x *examination) members(ctx context.Context) {
 func (x *examination) pending(ctx context.Context) {
 	info, err := x.Client.Fleet(ctx)
 	if err != nil {
-		x.failed("enrolment", err)
+		x.refused("enrolment", err)
 		return
 	}
 	if info.Pending > 0 {
@@ -129,7 +130,7 @@ func (x *examination) audit(ctx context.Context) {
 		x.warn("audit", "have one made: `modelfleet key rotate audit`", "the log has no signed checkpoint: members ask for no proof")
 		return
 	case err != nil:
-		x.failed("audit", err)
+		x.refused("audit", err)
 		return
 	}
 	v, err := ledger.ParseKey(head.Key)
@@ -148,7 +149,7 @@ func (x *examination) audit(ctx context.Context) {
 	splits, err := x.Client.AuditSplits(ctx)
 	switch {
 	case err != nil:
-		x.failed("audit", err)
+		x.refused("audit", err)
 	case len(splits) > 0:
 		x.bad("audit", fault.Untrusted, "keep the evidence and stop the coordinator: see the runbook, \"A split view\"", "%s of another history than this log's", count(len(splits), "report"))
 	default:
@@ -160,7 +161,7 @@ func (x *examination) audit(ctx context.Context) {
 func (x *examination) releases(ctx context.Context) {
 	all, err := x.Client.Releases(ctx)
 	if err != nil {
-		x.failed("releases", err)
+		x.refused("releases", err)
 		return
 	}
 	good, live := true, map[fleet.Digest]bool{}
@@ -175,9 +176,34 @@ func (x *examination) releases(ctx context.Context) {
 			x.bad("releases", fault.Conflict, "they leave it when a trust pack reaches them: `modelfleet members list` says who they are", "%s is revoked and %s run it still", r.Release.Ref(), count(r.Members, "member"))
 		}
 	}
-	if good {
+	if good && x.served(ctx, all) {
 		x.ok("releases", "%d admitted, none that was taken back is run by anybody", len(all))
 	}
+}
+
+// served reports whether nobody is left with nothing to run, because what they
+// should run was taken back.
+func (x *examination) served(ctx context.Context, all []api.ReleaseInfo) bool {
+	revoked := map[string]bool{}
+	for _, r := range all {
+		revoked[r.Release.Ref()] = r.Revoked
+	}
+	members, err := x.Client.Members(ctx, fleet.Selector{})
+	if err != nil {
+		return true // the check of members says so
+	}
+	without := map[string][]string{}
+	for _, m := range members {
+		for _, s := range m.Models {
+			if !m.Revoked && s.Running == "" && s.RunningRoot.IsZero() && revoked[s.Target] {
+				without[s.Target] = append(without[s.Target], string(m.Facts.ID))
+			}
+		}
+	}
+	for _, ref := range slices.Sorted(maps.Keys(without)) {
+		x.bad("releases", fault.Conflict, "roll out a release that may run: `modelfleet releases list`, `modelfleet rollout start MODEL@VERSION`", "%s is revoked, and nothing of its model is served by %s that should run it: %s", ref, count(len(without[ref]), "member"), names(without[ref]))
+	}
+	return len(without) == 0
 }
 
 // again reports whether all of a release was published again under another version.

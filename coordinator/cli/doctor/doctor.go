@@ -69,7 +69,7 @@ func Examine(ctx context.Context, o Options) Report {
 	}
 	x.findings()
 	if o.Home != nil {
-		x.keys()
+		x.keys(ctx)
 	}
 	if x.answers {
 		x.audit(ctx)
@@ -122,6 +122,7 @@ type examination struct {
 	health  api.Health
 	store   registry.Store
 	repo    *repository.Repository
+	logKey  string // that the coordinator's audit log is signed by; "" when it was not found out
 }
 
 func (x *examination) ok(name, format string, args ...any) {
@@ -137,6 +138,16 @@ func (x *examination) bad(name string, kind fault.Kind, remedy, format string, a
 }
 
 func (x *examination) failed(name string, err error) { x.report.Add(Failed(name, err)) }
+
+// refused is what the coordinator did not answer: what this token may not ask is
+// not looked at.
+func (x *examination) refused(name string, err error) {
+	if fault.Is(err, fault.Denied) {
+		x.report.Add(Check{Name: name, State: Skip, Text: "not looked at: this token's role may not ask for it"})
+		return
+	}
+	x.failed(name, err)
+}
 
 // findings tells of what runs out: from the bucket, or else as the coordinator sees it.
 func (x *examination) findings() {

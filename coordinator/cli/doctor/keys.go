@@ -1,26 +1,30 @@
 package doctor
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/modelfleet/modelfleet/coordinator/health"
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
 
 // keys looks at the key files of the folder: who may read them, and what they are
 // still good for.
-func (x *examination) keys() {
+func (x *examination) keys(ctx context.Context) {
 	dir := filepath.Join(x.Home.Dir, "keys")
 	paths, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
@@ -28,6 +32,11 @@ func (x *examination) keys() {
 		return
 	}
 	roles := x.holders()
+	if x.answers {
+		if head, err := x.Client.AuditCheckpoint(ctx); err == nil { // else the check of the log says so
+			x.logKey = strings.TrimSpace(head.Key)
+		}
+	}
 	for _, path := range paths {
 		if ext := filepath.Ext(path); ext == ".pem" || ext == ".key" {
 			x.key(path, roles)
@@ -56,7 +65,7 @@ func (x *examination) holders() map[string][]string {
 			continue // the findings say so
 		}
 		if id, err := repository.KeyID(c.PublicKey); err == nil {
-			out[id] = append(out[id], health.DeviceCA)
+			out[id] = append(out[id], health.DeviceCA+" "+fleet.DigestOf(block.Bytes).Short())
 		}
 	}
 }
@@ -90,6 +99,11 @@ func (x *examination) key(path string, roles map[string][]string) {
 		return
 	}
 	switch held := roles[id]; {
+	case len(held) == 0 && x.next(path, func(older string) bool {
+		id, _, err := keyIDOf(older)
+		return err == nil && len(roles[id]) > 0
+	}):
+		x.ok(name, "key %s is not in use yet: it holds its role once a change of keys is published", id[:12])
 	case len(held) == 0:
 		x.warn(name, "once nobody needs what it signed, delete it: shred -u "+path, "key %s holds no role any more: it was rotated out, or never delegated", id[:12])
 	case slices.Contains(held, "root") && strings.HasPrefix(filepath.Base(path), "root"):
@@ -107,11 +121,40 @@ func (x *examination) auditKey(name, path string) {
 		x.failed(name, err)
 	case x.repo == nil:
 		x.ok(name, "only its owner may read it; what it is good for was not found out")
-	case strings.TrimSpace(x.repo.AuditKey()) != strings.TrimSpace(public):
-		x.warn(name, "once nobody checks what it signed, delete it: shred -u "+path, "the policy lists another key for the audit log: it was rotated out")
-	default:
+	case strings.TrimSpace(x.repo.AuditKey()) == strings.TrimSpace(public):
 		x.ok(name, "it signs the audit log")
+	case x.logKey == strings.TrimSpace(public):
+		x.warn(name, "keep it until the coordinator is restarted with -audit-key and the new key's file", "the policy lists another key for the audit log, and the coordinator's log is still signed by this one")
+	case x.next(path, func(older string) bool {
+		_, has, err := ledger.LoadKey(older, x.Home.Name)
+		return err == nil && strings.TrimSpace(has) == strings.TrimSpace(x.repo.AuditKey())
+	}):
+		x.ok(name, "not in use yet: it signs the audit log once a change of keys is published and the coordinator restarted with it")
+	default:
+		x.warn(name, "once nobody checks what it signed, delete it: shred -u "+path, "the policy lists another key for the audit log: it was rotated out")
 	}
+}
+
+// numbered is a key's file that `key rotate` made: NAME-2.pem follows NAME.pem.
+var numbered = regexp.MustCompile(`^(.+)-([0-9]+)$`)
+
+// next reports whether a key's file follows one that is in use.
+func (x *examination) next(path string, inUse func(older string) bool) bool {
+	ext := filepath.Ext(path)
+	m := numbered.FindStringSubmatch(strings.TrimSuffix(path, ext))
+	if m == nil {
+		return false
+	}
+	n, err := strconv.Atoi(m[2])
+	if err != nil {
+		return false
+	}
+	for n--; n >= 2; n-- {
+		if inUse(fmt.Sprintf("%s-%d%s", m[1], n, ext)) {
+			return true
+		}
+	}
+	return inUse(m[1] + ext)
 }
 
 // keyIDOf is the id of the key in a file; sealed when only a passphrase opens it.
