@@ -180,5 +180,8 @@ func (d *desk) publishCeremony(ctx context.Context, home folder.Folder, c *cerem
 		return nil
 	}
 	d.Say("a running coordinator takes it up within a minute, and members with its next directive")
+	for _, team := range c.Renewals() {
+		d.Say("%s", ceremony.Renewal(team))
+	}
 	return nil
 }

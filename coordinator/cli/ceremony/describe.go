@@ -55,6 +55,9 @@ func (c *Ceremony) Describe() []Part {
 	return out
 }
 
+// teamStand begins what is said of a team's role.
+const teamStand = "releases of team "
+
 // stand is a role: what it is for, and who may sign it.
 type stand struct {
 	what      string
@@ -85,7 +88,7 @@ func policyStands(m *metadata.Metadata[metadata.TargetsType]) []stand {
 		if d.Name == trust.RoleFleet {
 			what = "the coordinator's directives"
 		} else if team, ok := strings.CutPrefix(d.Name, "pub-"); ok {
-			what = "releases of team " + team
+			what = teamStand + team
 		}
 		if len(d.Paths) != 1 || d.Name == trust.RoleFleet && d.Paths[0] != "fleet/*" || d.Name != trust.RoleFleet && d.Paths[0] != trust.TeamPaths(fleet.Team(strings.TrimPrefix(d.Name, "pub-"))) {
 			what += " (over UNUSUAL paths " + strings.Join(d.Paths, ", ") + ")"
@@ -146,6 +149,39 @@ func difference(now, was stand) []string {
 	}
 	if now.threshold != was.threshold {
 		out = append(out, fmt.Sprintf("%d must sign, it was %d", now.threshold, was.threshold))
+	}
+	if team, ok := strings.CutPrefix(now.what, teamStand); ok && now.lapses(was) {
+		out = append(out, Renewal(fleet.Team(team)))
+	}
+	return out
+}
+
+// lapses reports whether what was signed before may not be signed well enough now.
+func (s stand) lapses(was stand) bool {
+	return s.threshold > was.threshold || slices.ContainsFunc(was.keys, func(k Key) bool {
+		return !slices.ContainsFunc(s.keys, func(n Key) bool { return n.ID == k.ID })
+	})
+}
+
+// Renewal is what to do after a team's keys or threshold changed.
+func Renewal(t fleet.Team) string {
+	return fmt.Sprintf("what team %s published must be signed anew, or it is not listed: `modelfleet releases renew --team %s`", t, t)
+}
+
+// Renewals are the teams whose releases may not be listed after the change until
+// the teams sign anew.
+func (c *Ceremony) Renewals() []fleet.Team {
+	if c.next.policy == nil || c.before.policy == nil {
+		return nil
+	}
+	var out []fleet.Team
+	was := policyStands(c.before.policy)
+	for _, n := range policyStands(c.next.policy) {
+		team, ok := strings.CutPrefix(n.what, teamStand)
+		i := slices.IndexFunc(was, func(w stand) bool { return w.what == n.what })
+		if ok && i >= 0 && n.lapses(was[i]) {
+			out = append(out, fleet.Team(team))
+		}
 	}
 	return out
 }
