@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,41 +358,44 @@ func TestTheTimeIsAskedForRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		asked := 0
+		var count atomic.Int64
 		k := newTimekeeper(func(context.Context, trust.Nonce) (trust.SignedTime, error) {
-			asked++
+			count.Add(1)
 			return trust.SignedTime{}, errors.New("away")
 		})
 		go k.run(ctx)
-		expect := func(what string, want int) {
-			t.Helper()
+		asked := func() int64 {
 			synctest.Wait()
-			if asked != want {
-				t.Errorf("%s: asked %d times, want %d", what, asked, want)
+			return count.Load()
+		}
+		expect := func(what string, want int64) {
+			t.Helper()
+			if got := asked(); got != want {
+				t.Errorf("%s: asked %d times, want %d", what, got, want)
 			}
 		}
 		expect("at the start", 1)
 		time.Sleep(4 * time.Hour)
-		if asked < 4 || asked > 5 {
-			t.Errorf("asked %d times in four hours", asked)
+		if n := asked(); n < 4 || n > 5 {
+			t.Errorf("asked %d times in four hours", asked())
 		}
-		n := asked
+		n := asked()
 		for range 24 * 12 {
 			k.agrees()
 			time.Sleep(5 * time.Minute)
 		}
-		if asked > n+1 {
-			t.Errorf("asked %d times in a day in which the time was told", asked-n)
+		if asked() > n+1 {
+			t.Errorf("asked %d times in a day in which the time was told", asked()-n)
 		}
-		n = asked
+		n = asked()
 		k.doubts()
 		expect("in doubt", n+1)
 		for range 60 {
 			k.doubts()
 			time.Sleep(time.Minute)
 		}
-		if asked < n+5 || asked > n+8 {
-			t.Errorf("asked %d times in an hour of doubt", asked-n)
+		if got := asked(); got < n+5 || got > n+8 {
+			t.Errorf("asked %d times in an hour of doubt", asked()-n)
 		}
 	})
 }
