@@ -24,7 +24,8 @@ import (
 // tiles is where an audit log is read from without a coordinator.
 type tiles struct {
 	*desk
-	dir, bucket, root, key string
+	dir, bucket, root string
+	keys              []string // the log's, then those it had before
 }
 
 func (t *tiles) declare(cmd *cobra.Command) {
@@ -32,7 +33,7 @@ func (t *tiles) declare(cmd *cobra.Command) {
 	f.StringVar(&t.dir, "dir", t.env("MODELFLEET_DIR"), "the fleet's `folder`: it says where the bucket is, and pins the root; $MODELFLEET_DIR")
 	f.StringVar(&t.bucket, "bucket", "", "the tiles in another `bucket`, or a copy of one: dir:PATH")
 	f.StringVar(&t.root, "root", "", "SHA-256 of root.json in `hex`, instead of the folder's")
-	f.StringVar(&t.key, "key", "", "the audit log's public key, a `file`, instead of the policy's")
+	f.StringArrayVar(&t.keys, "key", nil, "the audit log's public key, a `file`, instead of the policy's; once more for each that it had before")
 }
 
 // offline reports whether somebody said where the tiles are.
@@ -60,12 +61,16 @@ func (t *tiles) source(ctx context.Context) (auditor.Source, error) {
 	if err != nil {
 		return none, err
 	}
-	if t.key != "" {
-		public, err := os.ReadFile(t.key)
-		if err != nil {
-			return none, fault.New(fault.NotFound, "read audit key", t.key, err)
+	if len(t.keys) > 0 {
+		keys := make([]string, len(t.keys))
+		for i, path := range t.keys {
+			public, err := os.ReadFile(path)
+			if err != nil {
+				return none, fault.New(fault.NotFound, "read audit key", path, err)
+			}
+			keys[i] = string(public)
 		}
-		return auditor.With(folder.Get(store), string(public))
+		return auditor.With(folder.Get(store), keys[0], keys[1:]...)
 	}
 	if file.Root.IsZero() {
 		return none, fault.Newf(fault.Invalid, "verify audit log", file.Bucket, "nothing says which key the log is signed with").

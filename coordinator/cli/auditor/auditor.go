@@ -30,8 +30,9 @@ const op = "verify audit log"
 
 // Source is a log in a bucket, and the key that it has to be signed with.
 type Source struct {
-	get ledger.Get
-	key note.Verifier
+	get    ledger.Get
+	key    note.Verifier
+	former []note.Verifier // that earlier checkpoints may be signed with
 }
 
 // Open finds the audit key in the policy that root, which the caller trusts,
@@ -46,16 +47,27 @@ func Open(ctx context.Context, get repository.Get, root []byte) (Source, error) 
 		return Source{}, fault.Newf(fault.NotFound, op, trust.PathAuditKey, "the policy of fleet %s lists no audit key", repo.Fleet()).
 			WithHint("have the keeper of the policy add one: modelfleet key rotate audit")
 	}
-	return With(get, key)
+	former, err := repo.FormerAuditKeys(ctx)
+	if err != nil {
+		return Source{}, err
+	}
+	return With(get, key, former...)
 }
 
-// With is a source whose key is known.
-func With(get repository.Get, publicKey string) (Source, error) {
+// With is a source whose key is known, and keys that it had before.
+func With(get repository.Get, publicKey string, former ...string) (Source, error) {
 	v, err := ledger.ParseKey(strings.TrimSpace(publicKey))
 	if err != nil {
 		return Source{}, fault.New(fault.Invalid, op, "key", err)
 	}
-	return Source{ledger.Get(get), v}, nil
+	s := Source{get: ledger.Get(get), key: v}
+	for _, k := range former {
+		if v, err = ledger.ParseKey(strings.TrimSpace(k)); err != nil {
+			return Source{}, fault.New(fault.Invalid, op, "earlier key", err)
+		}
+		s.former = append(s.former, v)
+	}
+	return s, nil
 }
 
 // Checkpoint is the newest checkpoint, its signature checked, and as it was signed.
@@ -157,6 +169,11 @@ func (s Source) Whole(ctx context.Context, index uint64, e ledger.Entry) (ledger
 func (s Source) goesOn(r *Report, c ledger.Checkpoint, since string) error {
 	const where = "earlier checkpoint"
 	old, err := s.Signed(since, where)
+	for i := 0; err != nil && i < len(s.former); i++ {
+		if c, ferr := ledger.Open(since, s.former[i]); ferr == nil {
+			old, err = c, nil
+		}
+	}
 	if err != nil {
 		return err
 	}
