@@ -226,7 +226,7 @@ func (d *Desk) Explain(ctx context.Context, by api.OperatorToken, id fleet.Membe
 	say("%s is a %s of group %s, labels %s, enrolled %s by token %s", id, m.Facts.Kind, m.Facts.Group, m.Facts.Labels, m.Facts.Enrolled.Format(time.RFC3339), m.Token)
 	d.explainContact(say, m, info, dir)
 	for _, st := range info.Models {
-		explainModel(say, st, dir, m.Facts, d.o.Now())
+		explainModel(say, st, dir, m.Facts, d.refusal(dir, st), d.o.Now())
 	}
 	for _, p := range dir.Models { // and why it has nothing to do with the others
 		if !slices.ContainsFunc(info.Models, func(st api.ModelStatus) bool { return st.Model == p.Model }) {
@@ -283,7 +283,21 @@ func (d *Desk) explainContact(say func(string, ...any), m store.Member, info api
 	}
 }
 
-func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Directive, f fleet.Facts, now time.Time) {
+// refusal is why every member refuses what this one should run; nil when none does.
+func (d *Desk) refusal(dir fleet.Directive, st api.ModelStatus) error {
+	p, ok := dir.Placement(st.Model)
+	if !ok || st.Target == st.Running {
+		return nil
+	}
+	for _, rel := range p.Releases() {
+		if rel.Ref() == st.Target {
+			return d.Refused("run", rel)
+		}
+	}
+	return nil
+}
+
+func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Directive, f fleet.Facts, refused error, now time.Time) {
 	running, target := st.Running, st.Target
 	if running == "" {
 		running = "nothing"
@@ -308,7 +322,9 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 		}
 		say("  what it runs was taken back (%s): %s", st.Revoked, then)
 	}
-	if why := whyNotYet(st, now); why != "" {
+	if refused != nil {
+		say("  every member refuses what it should run: %s", refused)
+	} else if why := whyNotYet(st, now); why != "" {
 		say("  %s", why)
 	}
 	if st.Requests > 0 {
@@ -375,6 +391,9 @@ func whyNotYet(st api.ModelStatus, now time.Time) string {
 	case fleet.Quarantined:
 		if st.FailureCode == telemetry.CodeGate.String() {
 			return "it refuses a release that it had when the gates of a rollout failed it, until one is started with --retry"
+		}
+		if st.FailureCode == telemetry.CodeUntrusted.String() {
+			return "it refuses the release, whose publisher took it back or whose bytes are not what was signed"
 		}
 		return "it refuses the release, which failed here: " + failed
 	case fleet.Withdrawn:
