@@ -50,7 +50,11 @@ func (c Delivery) Since(before Delivery) Delivery {
 	for i := range a {
 		a[i] -= min(a[i], b[i])
 	}
-	return deliveryOf(a)
+	d := deliveryOf(a)
+	if d.Liars != 0 {
+		d.Liar = c.Liar
+	}
+	return d
 }
 
 const numDelivery = 7

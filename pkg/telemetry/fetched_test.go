@@ -25,6 +25,10 @@ func TestWhatCameSinceAddsUp(t *testing.T) {
 		if got := before.Since(after); got != (telemetry.Delivery{}) {
 			t.Fatalf("a count that went back counts %+v", got)
 		}
+		after.Liar = telemetry.MemberPrefix("dev-01")
+		if got := after.Since(before).Liar; (got == after.Liar) != (more.Liars > 0) {
+			t.Fatalf("%d liars since, the last of them %v", more.Liars, got)
+		}
 		if f := more.Fetched; f.Done() != f.Arrived()+f.Copy {
 			t.Fatalf("%+v: done %d, arrived %d", f, f.Done(), f.Arrived())
 		}
