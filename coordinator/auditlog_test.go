@@ -174,6 +174,10 @@ func TestALostMachineGoesOnUnderAnotherAuditKey(t *testing.T) {
 	ds := w.join(1)
 	rel := w.admit("1.0.0")
 	w.roll(ds, "1.0.0", map[fleet.Digest]behaviour{rel.Variants[0].Root: {requests: 1}})
+	w.eventually("what was decided is in the bucket", func() bool {
+		p, named := ds[0].trusted().Directive.Placement(model)
+		return named && p.Stable != nil
+	})
 	ok(t, w.stop())
 
 	private, public, err := ledger.NewKey(fleetName)
