@@ -41,6 +41,22 @@ func (w *world) plain(method, path, body string, header ...string) *http.Respons
 	return resp
 }
 
+// listen hears every event from now on, until the test ends.
+func (w *world) listen(heard func(api.Event)) {
+	w.t.Helper()
+	done := make(chan struct{})
+	w.t.Cleanup(func() { <-done }) // after the stream was closed
+	token := must(api.LoadContext(w.opts.Data + "/admin.context.json"))(w.t).Token
+	stream := w.plain("GET", "/v1/events", "", "Authorization", "Bearer "+token) // it is open once it is answered
+	go func() {
+		defer close(done)
+		_ = api.ReadEvents(stream.Body, func(e api.Event) error { // it ends when the test does
+			heard(e)
+			return nil
+		})
+	}()
+}
+
 func TestEachRoleMayDoItsPartAndNoMore(t *testing.T) {
 	w := newWorld(t)
 	w.start()

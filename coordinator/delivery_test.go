@@ -1,7 +1,6 @@
 package coordinator_test
 
 import (
-	"context"
 	"io"
 	"strings"
 	"testing"
@@ -33,16 +32,11 @@ func TestPeopleSeeHowADeliveryGoes(t *testing.T) {
 		return must(w.admin.Rollout(t.Context(), info.ID))(t).Stages[0].Exposed == 3
 	})
 	alarms := make(chan string, 16)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	go func() {
-		_ = w.admin.Events(ctx, func(e api.Event) error { // it ends with the test
-			if e.Kind == "alarm" {
-				alarms <- e.Subject + " " + e.Text
-			}
-			return nil
-		})
-	}()
+	w.listen(func(e api.Event) {
+		if e.Kind == "alarm" {
+			alarms <- e.Subject + " " + e.Text
+		}
+	})
 	state := func(phase fleet.Phase) telemetry.ModelState {
 		return telemetry.ModelState{Target: rel.Variants[0].Root, Rollout: info.ID, Arm: fleet.Exposed, Phase: phase, Total: 64 << 20}
 	}

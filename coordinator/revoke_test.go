@@ -1,7 +1,6 @@
 package coordinator_test
 
 import (
-	"context"
 	"crypto"
 	"crypto/rand"
 	"strings"
@@ -113,22 +112,12 @@ func (d *device) comeBack() error {
 func (w *world) alarms() func() string {
 	var mu sync.Mutex
 	var all strings.Builder
-	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = w.admin.Events(ctx, func(e api.Event) error { // it ends when the test does
-			mu.Lock()
-			defer mu.Unlock()
-			if e.Kind == "alarm" {
-				all.WriteString(e.Subject + ": " + e.Text + "\n")
-			}
-			return nil
-		})
-	}()
-	w.t.Cleanup(func() {
-		cancel()
-		<-done
+	w.listen(func(e api.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind == "alarm" {
+			all.WriteString(e.Subject + ": " + e.Text + "\n")
+		}
 	})
 	return func() string {
 		mu.Lock()
