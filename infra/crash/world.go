@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -256,7 +257,10 @@ func (w *World) direct(ctx context.Context, sequence uint64, rel fleet.Release) 
 	if err != nil {
 		return nil, err
 	}
-	return pub.Packs[fleet.DefaultGroup], w.write(ctx, pub.Writes)
+	// Packs come to the member by file, one after the other: in the bucket it would
+	// find the newest at once.
+	writes := slices.DeleteFunc(pub.Writes, func(x repository.Write) bool { return x.Key == fleet.DefaultGroup.PackKey() })
+	return pub.Packs[fleet.DefaultGroup], w.write(ctx, writes)
 }
 
 // enrol makes the identity of a device whose coordinator is out of reach.
