@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,13 +86,17 @@ func race(t *testing.T, bucket *s3.Store, alone bool) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var wg sync.WaitGroup
+	// Everybody's clock: at each look it is a quarter of a minute later, so that
+	// something is due.
+	var looks atomic.Int64
+	began := time.Now()
+	now := func() time.Time { return began.Add(time.Duration(looks.Add(1)) * 15 * time.Second) }
 	beats, signed := make([]int, 2), make([]int, 2)
 	for i := range beats { // a schedule and a notification may come together
 		wg.Go(func() {
 			b := beat.Options{Bucket: bucket, Pin: g.Pin, Key: heart, Life: life.Timestamp, Logger: slog.New(slog.DiscardHandler)}
 			for n := 0; ctx.Err() == nil; n++ {
-				// By a clock ahead of the coordinator's each look finds something due.
-				res, err := beat.Beat(ctx, b, time.Now().Add(time.Duration(n)*15*time.Second))
+				res, err := beat.Beat(ctx, b, now())
 				switch {
 				case err == nil:
 					beats[i]++
@@ -113,10 +118,10 @@ func race(t *testing.T, bucket *s3.Store, alone bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := pub.Publish(ctx, body, time.Now()); err != nil {
+		if _, err := pub.Publish(ctx, body, now()); err != nil {
 			t.Fatalf("directive %d: %v", seq, err)
 		}
-		if _, _, err := pub.Refresh(ctx, time.Now().Add(time.Duration(seq)*2*time.Minute)); err != nil {
+		if _, _, err := pub.Refresh(ctx, now()); err != nil {
 			t.Fatalf("renewal after directive %d: %v", seq, err)
 		}
 		if got, ok := pub.Pack(fleet.DefaultGroup); !ok || got.Sequence != seq {
@@ -126,7 +131,7 @@ func race(t *testing.T, bucket *s3.Store, alone bool) {
 	stop()
 	wg.Wait()
 	t.Logf("beats %v, of which signed %v; timestamp %d", beats, signed, newest(t, bucket, g))
-	if signed[0]+signed[1] < directives/2 {
+	if signed[0]+signed[1] < 2 {
 		t.Errorf("heartbeats signed %v times: there was no race", signed)
 	}
 }
