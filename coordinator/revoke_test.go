@@ -196,6 +196,9 @@ func TestNoRolloutOfWhatOnlyFormerKeysListed(t *testing.T) {
 	w.start()
 	w.join(1)
 	w.admit("1.0.0")
+	if rs := must(w.admin.Releases(t.Context()))(t); len(rs) != 1 || rs[0].Unlisted {
+		t.Errorf("before its keys changed the list shows %+v", rs)
+	}
 	policy := must(w.get(t.Context(), trust.MetadataKey("targets", 1)))(t)
 	next := repository.PolicyChange{Teams: []repository.Team{{Name: team, Keys: []crypto.PublicKey{must(signer.Ephemeral())(t).Public()}}}}
 	w.put(must(repository.NextPolicy(policy, next, time.Now(), repository.Lifetimes{}, keeper...))(t)...)
@@ -204,4 +207,7 @@ func TestNoRolloutOfWhatOnlyFormerKeysListed(t *testing.T) {
 		_, err := w.admin.StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: spec})
 		return fault.Is(err, fault.Untrusted) && strings.Contains(err.Error(), string(trust.RuleListed)) && fault.Hint(err) != ""
 	})
+	if rs := must(w.admin.Releases(t.Context()))(t); len(rs) != 1 || !rs[0].Unlisted || rs[0].Revoked {
+		t.Errorf("the list shows %+v", rs)
+	}
 }

@@ -50,6 +50,8 @@ func (d *desk) releaseRow(r api.ReleaseInfo) []string {
 	ref := r.Release.Ref()
 	if r.Revoked {
 		ref += " (revoked)"
+	} else if r.Unlisted {
+		ref += " (not listed)"
 	}
 	var bytes int64
 	var ids, metrics []string

@@ -21,13 +21,19 @@ func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.Releas
 	if err != nil {
 		return nil, err
 	}
+	entries, err := d.o.Publisher.Listed()
+	if err != nil {
+		return nil, err
+	}
 	running := d.running(by.Scope)
 	out := make([]api.ReleaseInfo, 0, len(rs))
 	for _, r := range rs {
 		if !by.Scope.HasModel(r.Team, r.Model) {
 			continue
 		}
-		out = append(out, d.releaseInfo(r, running))
+		info := d.releaseInfo(r, running)
+		info.Unlisted = !info.Revoked && !lists(entries, r.Release)
+		out = append(out, info)
 	}
 	return out, nil
 }

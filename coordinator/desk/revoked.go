@@ -57,13 +57,16 @@ func (d *Desk) Refused(op string, rel fleet.Release) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range rel.Variants {
-		if !slices.ContainsFunc(entries, func(e trust.Entry) bool {
-			return e.Release.Team == rel.Team && e.Release.Ref() == ref && slices.ContainsFunc(e.Release.Variants, func(w fleet.Variant) bool { return w.Bundle == v.Bundle })
-		}) {
-			// Another role of the team, by the keys that the policy names now.
-			return trust.Violated(trust.RuleListed, op, ref, fmt.Errorf("team %s does not list it", rel.Team))
-		}
+	if !lists(entries, rel) { // by the role of the keys that the policy names now
+		return trust.Violated(trust.RuleListed, op, ref, fmt.Errorf("team %s does not list it", rel.Team))
 	}
 	return nil
+}
+
+// lists reports whether the teams list a release, each variant as it was admitted.
+func lists(entries []trust.Entry, rel fleet.Release) bool {
+	i := slices.IndexFunc(entries, func(e trust.Entry) bool { return e.Release.Team == rel.Team && e.Release.Ref() == rel.Ref() })
+	return i >= 0 && !slices.ContainsFunc(rel.Variants, func(v fleet.Variant) bool {
+		return !slices.ContainsFunc(entries[i].Release.Variants, func(w fleet.Variant) bool { return w.Bundle == v.Bundle })
+	})
 }

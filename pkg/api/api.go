@@ -219,6 +219,9 @@ type ReleaseInfo struct {
 	Revoked  bool               `json:"revoked,omitempty"`
 	// RevokedFor says why no member may run it any more.
 	RevokedFor string `json:"revokedFor,omitempty"`
+	// Unlisted: the team's keys of now do not list it, so no member takes it up,
+	// though nobody took it back. The team renews its role to list it again.
+	Unlisted bool `json:"unlisted,omitempty"`
 }
 
 // ModelStatus is what one member runs, and should run, of one model.
