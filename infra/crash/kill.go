@@ -3,7 +3,6 @@ package crash
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
@@ -50,16 +49,56 @@ func (s *Server) Close() error {
 // Again is what a kill at some moment cost.
 type Again struct {
 	Needed  int64 // bytes that the update fetches when nothing disturbs it
-	Before  int64 // fetched when it was killed
-	Fetched int64 // by both runs
+	Before  int64 // given out when it was killed, with what lay in the sockets
+	Fetched int64 // given out to both runs
+	// Verified is how many bytes of the release the agent said it had, fetched and
+	// verified, just before it was killed.
+	Verified int64
 }
+
+// Lost is how many of the bytes that were verified when it was killed came once
+// more, at most: what the next start fetched that is not of the rest.
+func (a Again) Lost() int64 { return max(0, a.Fetched-a.Before-(a.Needed-a.Verified)) }
 
 // Share is the part of the update's bytes that was fetched a second time.
 func (a Again) Share() float64 { return max(0, float64(a.Fetched-a.Needed)/float64(a.Needed)) }
 
-// KillOnce lets a copy of the member update from a server, kills it at a random
-// moment of the time that takes, looks at the disk, and lets the next start finish.
-func (m *Member) KillOnce(ctx context.Context, s *Server, state string, a Again, takes time.Duration, rng *rand.Rand) (Again, error) {
+// Moment waits for the moment of an update at which the agent c is to be killed,
+// and says how many bytes of the release it had verified.
+type Moment func(ctx context.Context, c *Member) (verified int64)
+
+// After is so long after the start.
+func After(d time.Duration) Moment {
+	return func(ctx context.Context, c *Member) int64 {
+		select {
+		case <-time.After(d):
+		case <-c.Ended():
+		}
+		return c.fetched(ctx)
+	}
+}
+
+// Having is when the agent says that it fetched and verified so many bytes.
+func Having(bytes int64) Moment {
+	return func(ctx context.Context, c *Member) int64 {
+		for {
+			if n := c.fetched(ctx); n >= bytes {
+				return n
+			}
+			select {
+			case <-time.After(time.Millisecond):
+			case <-c.Ended():
+				return 0
+			case <-ctx.Done():
+				return 0
+			}
+		}
+	}
+}
+
+// KillOnce lets a copy of the member update from a server, kills it at a moment,
+// looks at the disk, and lets the next start finish.
+func (m *Member) KillOnce(ctx context.Context, s *Server, state string, a Again, at Moment) (Again, error) {
 	c, err := m.Link(state)
 	if err != nil {
 		return a, err
@@ -70,10 +109,7 @@ func (m *Member) KillOnce(ctx context.Context, s *Server, state string, a Again,
 	if err := c.Start(ctx, 2); err != nil {
 		return a, err
 	}
-	select {
-	case <-time.After(time.Duration(rng.Float64() * float64(takes))):
-	case <-c.Ended():
-	}
+	a.Verified = at(ctx, c)
 	if err := c.Kill(); err != nil {
 		return a, err
 	}

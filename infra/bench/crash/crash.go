@@ -174,7 +174,8 @@ func (b *bench) kills(ctx context.Context) (err error) {
 		if err := os.RemoveAll(state); err != nil {
 			return err
 		}
-		got, err := m.KillOnce(ctx, s, state, clean, takes, b.rng)
+		at := crash.After(time.Duration(b.rng.Float64() * float64(takes)))
+		got, err := m.KillOnce(ctx, s, state, clean, at)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
