@@ -51,6 +51,10 @@ type Options struct {
 
 	Reload time.Duration // between looks for new roots and policies in the bucket; default 1 min
 
+	// PackURLs is how long the URLs are good that members read packs by while the
+	// coordinator is away; default, and at most, [registry.MaxURLLife]: a week.
+	PackURLs time.Duration
+
 	AuditKey string // the audit log's private key, a file; default Fleet/keys/audit.key
 
 	Tick   time.Duration // between turns of the loop; default 10 s
@@ -131,6 +135,8 @@ func (o Options) Validate() error {
 		return bad("-tick, -report, -idle, -reload", "a duration is negative")
 	case o.Certificates != 0 && (o.Certificates < 10*time.Second || o.Certificates > 90*24*time.Hour):
 		return bad("-certificate-life", "it is not between 10s and 2160h")
+	case o.PackURLs != 0 && (o.PackURLs < time.Second || o.PackURLs > registry.MaxURLLife):
+		return bad("-pack-url-life", "it is not between 1s and 168h, the most that S3 takes")
 	case o.Session < 0 || o.SessionIdle < 0:
 		return bad("-session, -session-idle", "a duration is negative")
 	}

@@ -101,11 +101,12 @@ func (h *house) changed(id fleet.MemberID, before, now telemetry.Row) {
 		if st := (api.ModelStatus{Phase: m.Phase, Failure: m.Failure, FailureCode: m.Code.String()}); st.Stuck() {
 			text = st.StuckText(time.Now())
 		}
-		if ref := h.desk.RefOf(m.Running); ref != "" {
+		ref := h.desk.RefOf(context.Background(), id, m)
+		if ref != "" {
 			text += ", runs " + ref
 		}
 		h.events.Publish(api.Event{At: time.Now().UTC(), Kind: "member", Subject: string(id), Text: text})
-		h.log.Debug("member changed", "device", id, "state", m.Phase, "release", h.desk.RefOf(m.Running), "code", m.Code)
+		h.log.Debug("member changed", "device", id, "state", m.Phase, "release", ref, "code", m.Code)
 	}
 }
 
@@ -214,7 +215,7 @@ func (h *house) server(ctx context.Context) (*http.Server, error) {
 	}
 	handler, err := httpapi.New(httpapi.Options{
 		Desk: h.desk, Inventory: h.inventory, Intake: h.intake, Publisher: h.publisher, CA: h.ca, Audit: httpapi.Audit{Log: h.audit, Witness: h.witness, Splits: h.splits}, Pins: h.pins,
-		Presigner: h.presign, Dashboard: dashboard, Logger: h.log, Ready: h.loop.ready, Stopping: ctx.Done(),
+		Presigner: h.presign, PackURLs: h.o.PackURLs, Dashboard: dashboard, Logger: h.log, Ready: h.loop.ready, Stopping: ctx.Done(),
 		Issuer: h.issuer, Throttle: slow, MetricsOpen: h.o.MetricsOpen,
 	})
 	if err != nil {

@@ -33,7 +33,8 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
-// Presigner makes URLs that read objects without credentials; registry/s3 is one.
+// Presigner makes URLs that read objects without credentials, and says how long
+// they really are good, at most ttl; registry/s3 is one.
 type Presigner interface {
 	Sign(ctx context.Context, keys []string, ttl time.Duration) (urls []string, expires time.Time, err error)
 }
@@ -46,8 +47,9 @@ type Options struct {
 	Publisher *publish.Publisher
 	Audit     Audit
 	CA        *ca.CA
-	Pins      []string  // of the listener's TLS key and of the next, in hex
-	Presigner Presigner // nil: devices have to be given a source of their own
+	Pins      []string      // of the listener's TLS key and of the next, in hex
+	Presigner Presigner     // nil: devices have to be given a source of their own
+	PackURLs  time.Duration // how long the URL of a pack is good, at most; default [registry.MaxURLLife]
 	Dashboard http.Handler
 	Logger    *slog.Logger
 	Now       func() time.Time // default time.Now

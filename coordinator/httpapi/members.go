@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"strings"
@@ -23,6 +24,7 @@ func (s *server) memberRoutes(mux *http.ServeMux) {
 	s.handle(mux, "POST /v1/comeback", s.comeback)
 	s.handle(mux, "POST /v1/cells/{cell}/rows", s.rows)
 	s.handle(mux, "GET /v1/packs/{group}", s.pack)
+	s.handle(mux, "GET /v1/packs/{group}/url", s.packURL)
 	s.handle(mux, "POST /v1/objects", s.objects)
 	s.handle(mux, "GET /v1/time", s.signedTime)
 	s.handle(mux, "GET /v1/cell", s.cell)
@@ -270,8 +272,7 @@ func (s *server) objects(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if s.Presigner == nil {
-		return fault.Newf(fault.Invalid, op, "", "the fleet's bucket is a folder, which has no URLs: the agent needs a -source").
-			WithHint("start the agent with -source FOLDER, or the URL of a web server over it")
+		return noURLs(op)
 	}
 	if len(req.Keys) == 0 || len(req.Keys) > maxKeys {
 		return fault.Newf(fault.Invalid, op, "", "%d keys, want 1 to %d", len(req.Keys), maxKeys)
@@ -286,6 +287,40 @@ func (s *server) objects(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answer(w, api.PresignReply{URLs: urls, Expires: expires})
+}
+
+// packURL gives a member what it reads its group's pack by while the coordinator is
+// away, good for as long as a URL can be. It is for one small object that says
+// itself whether it is genuine; model files are worth more, and get an hour.
+func (s *server) packURL(w http.ResponseWriter, r *http.Request) error {
+	const op = "get pack url"
+	m, _, err := s.member(r)
+	if err != nil {
+		return err
+	}
+	g, err := fleet.ParseGroup(r.PathValue("group"))
+	if err != nil {
+		return err
+	}
+	if g != m.Facts.Group {
+		return fault.Newf(fault.Denied, op, string(g), "member %s is of group %s", m.Facts.ID, m.Facts.Group).
+			WithHint("ask for the pack of its own group")
+	}
+	if s.Presigner == nil {
+		return noURLs(op)
+	}
+	urls, expires, err := s.Presigner.Sign(r.Context(), []string{g.PackKey()}, cmp.Or(s.PackURLs, registry.MaxURLLife))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return answer(w, api.PackURL{URL: urls[0], Expires: expires.UTC()})
+}
+
+// noURLs is the answer where objects cannot be read by URLs.
+func noURLs(op string) error {
+	return fault.Newf(fault.Invalid, op, "", "the fleet's bucket is a folder, which has no URLs: the agent needs a -source").
+		WithHint("start the agent with -source FOLDER, or the URL of a web server over it")
 }
 
 // mayRead refuses keys that members have no business with.

@@ -55,6 +55,7 @@ func Rules() map[string]Rule {
 		"POST /v1/cells/{cell}/rows": {Who: Members},
 		"POST /v1/objects":           {Who: Members},
 		"GET /v1/cell":               {Who: Members},
+		"GET /v1/packs/{group}/url":  {Who: Members}, // with a certificate, of its own group
 
 		"GET /v1/fleet":                        {People, api.Viewer, Filtered},
 		"GET /v1/health":                       {People, api.Viewer, Shared}, // keys, certificates and roles, of all teams

@@ -121,6 +121,14 @@ type PresignReply struct {
 	Expires time.Time `json:"expires"`
 }
 
+// PackURL reads the trust pack of the caller's group out of the bucket without
+// credentials and without the coordinator, until it expires: a secret for one
+// object. GET /v1/packs/{group}/url over mTLS.
+type PackURL struct {
+	URL     string    `json:"url"`
+	Expires time.Time `json:"expires"` // a week from now, or when the coordinator's own credentials end
+}
+
 // TokenRequest makes a join token. POST /v1/tokens.
 type TokenRequest struct {
 	Group  fleet.Group    `json:"group,omitempty"`

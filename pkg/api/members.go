@@ -81,3 +81,9 @@ func (c *Client) Pack(ctx context.Context, g fleet.Group, etag string, wait time
 func (c *Client) Presign(ctx context.Context, keys []string) (PresignReply, error) {
 	return ask[PresignReply](ctx, c, call{op: "presign objects", method: http.MethodPost, path: "/v1/objects", in: PresignRequest{Keys: keys}})
 }
+
+// PackURL asks for a URL of the pack in the bucket, to be kept for when the
+// coordinator is away. Of a fleet whose bucket has no URLs the error is Invalid.
+func (c *Client) PackURL(ctx context.Context, g fleet.Group) (PackURL, error) {
+	return ask[PackURL](ctx, c, call{op: "get pack url", subject: string(g), method: http.MethodGet, path: "/v1/packs/" + url.PathEscape(string(g)) + "/url"})
+}

@@ -31,6 +31,9 @@ import (
 // metadata. Model files are read by [Reader.Range].
 const MaxObject = 64 << 20
 
+// MaxURLLife is how long a presigned URL can be good at most: S3 takes no longer.
+const MaxURLLife = 7 * 24 * time.Hour
+
 // ErrNotModified is returned by [Reader.Get] when the object still has the ETag
 // the caller named.
 var ErrNotModified = errors.New("object is unchanged")

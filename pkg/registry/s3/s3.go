@@ -213,9 +213,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[registry.Obje
 }
 
 // Presign returns a URL that reads an object, ranges of it too, without
-// credentials until it expires.
+// credentials until it expires: after ttl, at most [registry.MaxURLLife], or when
+// the credentials that signed it do, which those of a role soon will.
 func (s *Store) Presign(ctx context.Context, key string, ttl time.Duration) (url string, expires time.Time, err error) {
 	if err := registry.CheckKey(key); err != nil {
+		return "", time.Time{}, err
+	}
+	if ttl, err = s.life(ctx, ttl); err != nil {
 		return "", time.Time{}, err
 	}
 	expires = time.Now().Add(ttl)
@@ -226,14 +230,33 @@ func (s *Store) Presign(ctx context.Context, key string, ttl time.Duration) (url
 	return req.URL, expires, nil
 }
 
+// life is how long a URL that should be good for ttl can be.
+func (s *Store) life(ctx context.Context, ttl time.Duration) (time.Duration, error) {
+	const op = "presign"
+	ttl = min(ttl, registry.MaxURLLife)
+	creds, err := s.api.Options().Credentials.Retrieve(ctx)
+	if err != nil {
+		return 0, fault.New(fault.Transient, op, s.o.Bucket, err).WithHint("look whether the role or profile still gives AWS credentials")
+	}
+	if creds.CanExpire {
+		ttl = min(ttl, time.Until(creds.Expires))
+	}
+	if ttl = ttl.Truncate(time.Second); ttl <= 0 {
+		return 0, fault.Newf(fault.Transient, op, s.o.Bucket, "the AWS credentials end just now").WithHint("try again: they are being renewed")
+	}
+	return ttl, nil
+}
+
 // Sign presigns many keys; it is what registry/web's Options.Sign wants, with a
-// time to live.
+// time to live. All of them are good until expires.
 func (s *Store) Sign(ctx context.Context, keys []string, ttl time.Duration) (urls []string, expires time.Time, err error) {
-	expires = time.Now().Add(ttl)
-	for _, k := range keys {
-		u, _, err := s.Presign(ctx, k, ttl)
+	for i, k := range keys {
+		u, until, err := s.Presign(ctx, k, ttl)
 		if err != nil {
 			return nil, time.Time{}, err
+		}
+		if i == 0 || until.Before(expires) {
+			expires = until
 		}
 		urls = append(urls, u)
 	}
