@@ -14,7 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -160,26 +160,33 @@ func (c *Client) Follow(ctx context.Context, m fleet.ModelName, use func(Loaded)
 	return fault.New(fault.Canceled, "follow model", string(m), ctx.Err())
 }
 
+// patience is how long an application that ends waits for the agent.
+const patience = time.Second
+
 // follower is one [Client.Follow] in progress.
 type follower struct {
 	c       *Client
 	model   fleet.ModelName
 	use     func(Loaded) error
-	held    Loaded                 // the application uses it; without a lease when the agent forgot it
-	refused Loaded                 // use failed with it
-	lease   atomic.Pointer[Loaded] // held, as goodbye sees it
+	held    Loaded // the application uses it; without a lease when the agent forgot it
+	refused Loaded // use failed with it
+
+	taking sync.Mutex // held while a release is taken, and from the goodbye on
+	lease  Loaded     // under taking: held, with the lease that is to be given back
 }
 
-// goodbye gives back what is held when the application ends.
+// goodbye gives back what is held when the application ends: after what is being
+// taken, and for good.
 func (f *follower) goodbye(ctx context.Context) {
-	l := f.lease.Load()
-	if l == nil {
+	f.taking.Lock()
+	defer f.taking.Unlock()
+	if f.lease.Lease == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// An agent that is away forgot the lease anyway.
-	_ = f.c.Unload(ctx, *l)
+	_ = f.c.Unload(ctx, f.lease)
 }
 
 // errMoved ends a watch because another release, or lease, is held now.
@@ -187,10 +194,10 @@ type errMoved struct{}
 
 func (errMoved) Error() string { return "another release is held" }
 
-// once watches until something changed; conn carries the watch.
+// once watches until something changed; conn carries the watch, and outlives ctx.
 func (f *follower) once(ctx, conn context.Context) error {
 	if f.held.Lease == "" && (f.refused.Root.IsZero() || !f.held.Root.IsZero()) {
-		if err := f.take(ctx); err != nil {
+		if err := f.take(ctx, conn); err != nil {
 			return err
 		}
 	}
@@ -200,7 +207,7 @@ func (f *follower) once(ctx, conn context.Context) error {
 		if v.Serving == nil || same(*v.Serving, f.held) || same(*v.Serving, f.refused) {
 			return nil
 		}
-		if err := f.take(ctx); err != nil {
+		if err := f.take(ctx, conn); err != nil {
 			return err
 		}
 		return errMoved{}
@@ -212,9 +219,12 @@ func (f *follower) once(ctx, conn context.Context) error {
 }
 
 // take loads what serves now, lets the application use it and gives back what
-// it held before.
-func (f *follower) take(ctx context.Context) error {
-	next, err := f.c.Load(ctx, f.model)
+// it held before. An application that ends meanwhile still hears of the lease that
+// it was given: one that nobody gives back counts as a crash.
+func (f *follower) take(ctx, conn context.Context) error {
+	f.taking.Lock()
+	defer f.taking.Unlock()
+	next, err := f.load(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -222,12 +232,12 @@ func (f *follower) take(ctx context.Context) error {
 		f.hold(next)
 		return nil
 	}
-	if same(next.Release, f.refused) {
-		return f.c.Unload(ctx, next)
+	if same(next.Release, f.refused) || ctx.Err() != nil {
+		return f.c.Unload(conn, next)
 	}
 	if err := f.use(next); err != nil {
 		f.refused = next
-		return f.c.Refuse(ctx, next, err.Error())
+		return f.c.Refuse(conn, next, err.Error())
 	}
 	old := f.held
 	f.hold(next)
@@ -235,16 +245,27 @@ func (f *follower) take(ctx context.Context) error {
 	if old.Lease == "" {
 		return nil
 	}
-	if err := f.c.Unload(ctx, old); err != nil && !fault.Is(err, fault.NotFound) {
+	if err := f.c.Unload(conn, old); err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
 	return nil
 }
 
-func (f *follower) hold(l Loaded) {
-	f.held = l
-	f.lease.Store(&l)
+// load asks for what serves now, unless the application has ended.
+func (f *follower) load(ctx, conn context.Context) (Loaded, error) {
+	if ctx.Err() != nil {
+		return Loaded{}, fault.New(fault.Canceled, "load model", string(f.model), ctx.Err())
+	}
+	late, cancel := context.WithCancel(conn)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		pause(late, patience)
+		cancel()
+	})()
+	return f.c.Load(late, f.model)
 }
+
+func (f *follower) hold(l Loaded) { f.held, f.lease = l, l }
 
 func same(r Release, l Loaded) bool {
 	return r.Root == l.Root && r.Path == l.Path && r.Mended.Equal(l.Mended)

@@ -118,7 +118,7 @@ func (f *fixture) loss() local.Loss {
 	select {
 	case l := <-f.losses:
 		return l
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		f.t.Fatal("no loss was told")
 		return local.Loss{}
 	}
@@ -294,7 +294,7 @@ func TestFollowSwitchesWithTheAgentAndLeavesInGoodOrder(t *testing.T) {
 	// An agent that restarts is found again, and nothing is loaded anew.
 	f.down()
 	f.up(0)
-	for deadline := time.Now().Add(10 * time.Second); len(f.srv.InUse()) == 0; <-time.After(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); len(f.srv.InUse()) == 0; <-time.After(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the application did not come back")
 		}
@@ -308,6 +308,39 @@ func TestFollowSwitchesWithTheAgentAndLeavesInGoodOrder(t *testing.T) {
 	}
 	if len(f.srv.InUse()) != 0 {
 		t.Fatal("left without unloading")
+	}
+	f.noLoss()
+}
+
+// An application that is asked to end while it loads the next release ends in good
+// order all the same: neither that release nor the one before is held, and no crash
+// is counted.
+func TestEndingWhileLoadingIsNoCrash(t *testing.T) {
+	t.Parallel()
+	f := start(t, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	used, ended := make(chan string, 4), make(chan error, 1)
+	go func() {
+		ended <- f.client("scorer").Follow(ctx, "detector", func(l local.Loaded) error {
+			if l.Ref == "detector@2" {
+				stop()
+			}
+			used <- l.Ref
+			return nil
+		})
+	}()
+	<-used
+	f.serve("detector@2")
+	f.srv.Changed()
+	if ref := <-used; ref != "detector@2" {
+		t.Fatalf("uses %s", ref)
+	}
+	if err := <-ended; !fault.Is(err, fault.Canceled) {
+		t.Fatalf("follow ended with %v", err)
+	}
+	if held := f.srv.InUse(); len(held) != 0 {
+		t.Errorf("it left without giving back %v", held)
 	}
 	f.noLoss()
 }
