@@ -131,6 +131,9 @@ func runExtension() {
 	}
 }
 
+// patience is how long a function that does what it should may take.
+const patience = time.Minute
+
 func function(t testing.TB, child string, opts lambdasim.Options) *lambdasim.Function {
 	t.Helper()
 	self, err := os.Executable()
@@ -139,6 +142,12 @@ func function(t testing.TB, child string, opts lambdasim.Options) *lambdasim.Fun
 	}
 	opts.Command = []string{self}
 	opts.Env = append(opts.Env, childEnv+"="+child)
+	if opts.Timeout == 0 { // the machine may be loaded: only what is to be timed out is
+		opts.Timeout = patience
+	}
+	if opts.InitTimeout == 0 {
+		opts.InitTimeout = patience
+	}
 	if opts.TempDir == "" {
 		opts.TempDir = t.TempDir()
 	}
@@ -209,7 +218,7 @@ func TestAWarmEnvironmentIsReusedAndSeesWhatLambdaSets(t *testing.T) {
 	if r1.Echo != "a" || r2.Echo != "b" || r2.Count != 2 || r1.PID != r2.PID {
 		t.Errorf("replies %+v, %+v: want one process that counts", r1, r2)
 	}
-	if r2.Request != second.RequestID || r2.ARN != f.ARN() || time.Until(r2.Deadline) > 3*time.Second {
+	if r2.Request != second.RequestID || r2.ARN != f.ARN() || time.Until(r2.Deadline) > patience || r2.Deadline.Before(r1.Deadline) {
 		t.Errorf("context: request %s arn %s deadline %s", r2.Request, r2.ARN, r2.Deadline)
 	}
 	for k, want := range map[string]string{
@@ -251,7 +260,7 @@ func TestIdleProcessesAreStoppedByTheKernel(t *testing.T) {
 func TestParallelInvocationsScaleOutAndThenThrottle(t *testing.T) {
 	t.Parallel()
 	temp := t.TempDir()
-	f := function(t, "echo", lambdasim.Options{MaxEnvironments: 3, TempDir: temp, Timeout: time.Minute})
+	f := function(t, "echo", lambdasim.Options{MaxEnvironments: 3, TempDir: temp})
 	var wg sync.WaitGroup
 	pids := make([]int, 3)
 	for i := range pids {
@@ -282,12 +291,12 @@ func TestWhatTheFunctionDoesWrongIsAnsweredAsAWSDoes(t *testing.T) {
 		{"error", "errorString", "no such thing"},
 		{"panic", "string", "went wrong"},
 		{"exit", "Runtime.ExitError", "Runtime exited with error: exit status 3"},
-		{"hang", "Sandbox.Timedout", "Task timed out after 1.00 seconds"},
+		{"hang", "Sandbox.Timedout", "Task timed out after 5.00 seconds"},
 		{"big", "Function.ResponseSizeTooLarge", "exceeded maximum"},
 	} {
 		t.Run(c.event, func(t *testing.T) {
 			t.Parallel()
-			f := function(t, "echo", lambdasim.Options{Timeout: time.Second})
+			f := function(t, "echo", lambdasim.Options{Timeout: enough(c.event)})
 			resp, _ := invoke(t, f, c.event)
 			if kind, message := errorType(t, resp); kind != c.kind || !strings.Contains(message, c.message) {
 				t.Errorf("%s: %s, want %s: %s", kind, message, c.kind, c.message)
@@ -304,6 +313,15 @@ func TestWhatTheFunctionDoesWrongIsAnsweredAsAWSDoes(t *testing.T) {
 	}
 }
 
+// enough is the timeout of a function that is given this event: some time for one
+// that hangs, so that others it answers in between are not cut off.
+func enough(event string) time.Duration {
+	if event == "hang" {
+		return 5 * time.Second
+	}
+	return patience
+}
+
 func TestAFailedInitIsRepeatedInsideTheInvocation(t *testing.T) {
 	t.Parallel()
 	f := function(t, "init-fails-once", lambdasim.Options{})
@@ -318,7 +336,11 @@ func TestAFailedInitIsRepeatedInsideTheInvocation(t *testing.T) {
 func TestInitThatNeverSucceeds(t *testing.T) {
 	t.Parallel()
 	for child, want := range map[string]string{"init-fails": "Runtime.ExitError", "never-ready": "Sandbox.Timedout"} {
-		f := function(t, child, lambdasim.Options{InitTimeout: 200 * time.Millisecond, Timeout: 200 * time.Millisecond})
+		var o lambdasim.Options
+		if child == "never-ready" {
+			o.InitTimeout, o.Timeout = 200*time.Millisecond, 200*time.Millisecond
+		}
+		f := function(t, child, o)
 		resp, _ := invoke(t, f, "a")
 		if kind, _ := errorType(t, resp); kind != want {
 			t.Errorf("%s: %s, want %s", child, kind, want)
@@ -337,7 +359,7 @@ func TestExtensionsHearOfInvocationsAndOfTheEnd(t *testing.T) {
 		"exit": "INVOKE \nINVOKE \nSHUTDOWN failure\n",
 	} {
 		temp := t.TempDir()
-		f := function(t, "echo", lambdasim.Options{Extensions: []string{extension(t)}, TempDir: temp, Timeout: time.Second})
+		f := function(t, "echo", lambdasim.Options{Extensions: []string{extension(t)}, TempDir: temp, Timeout: enough(event)})
 		invoke(t, f, "first")
 		invoke(t, f, event)
 		if err := f.Settle(t.Context()); err != nil {
@@ -389,7 +411,7 @@ func TestProvisionedEnvironmentsAreWarm(t *testing.T) {
 func TestCallerWhoLeavesDoesNotStopTheInvocation(t *testing.T) {
 	t.Parallel()
 	temp := t.TempDir()
-	f := function(t, "echo", lambdasim.Options{TempDir: temp, Timeout: time.Minute})
+	f := function(t, "echo", lambdasim.Options{TempDir: temp})
 	invoke(t, f, "warm")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
