@@ -7,6 +7,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/webtest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 )
 
@@ -45,18 +46,15 @@ func TestWhatRunsOutIsABannerOnEveryPage(t *testing.T) {
 
 func TestTheBannerInARealBrowser(t *testing.T) {
 	d := open(t, troubled()) // first, so that it is closed last
-	b := startBrowser(t)
-	b.do(chromedp.Navigate(d.url+"/login"), chromedp.SendKeys(chromedp.CSS("#token"), viewerToken), chromedp.Click(chromedp.CSS("form button.primary")), chromedp.WaitVisible(chromedp.CSS(".findings")))
-	for _, mode := range []struct {
-		name, scheme string
-		width        int64
-	}{{"findings", "light", 1280}, {"findings-dark", "dark", 1280}, {"findings-phone", "light", 390}} {
-		if text := b.look(d.url+"/", mode.name, mode.scheme, mode.width); !strings.Contains(text, "expires in 27 days") || strings.Contains(text, "expires in 88 days") {
-			t.Errorf("%s: the banner has the first finding alone:\n%s", mode.name, text)
+	b := webtest.Start(t)
+	b.Do(chromedp.Navigate(d.url+"/login"), chromedp.SendKeys(chromedp.CSS("#token"), viewerToken), chromedp.Click(chromedp.CSS("form button.primary")), chromedp.WaitVisible(chromedp.CSS(".findings")))
+	for _, v := range webtest.Views("findings") {
+		if text := b.Look(d.url+"/", v); !strings.Contains(text, "expires in 27 days") || strings.Contains(text, "expires in 88 days") {
+			t.Errorf("%s: the banner has the first finding alone:\n%s", v.Name, text)
 		}
 	}
-	b.do(chromedp.Click(chromedp.CSS(".findings summary")), chromedp.WaitVisible(chromedp.CSS(".findings details p")))
-	for _, said := range b.complaints() {
+	b.Do(chromedp.Click(chromedp.CSS(".findings summary")), chromedp.WaitVisible(chromedp.CSS(".findings details p")))
+	for _, said := range b.Complaints() {
 		t.Errorf("the browser complains: %s", said)
 	}
 }
