@@ -1,6 +1,7 @@
 package coordinator_test
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -72,5 +73,31 @@ func TestAnIdentityIsGoodForItsOwnCallsOnly(t *testing.T) {
 	ok(t, rows(bearer(forFunctions), "-")) // rows are signed: who brings them does not matter
 	if _, err := w.admin.CreateOperator(t.Context(), api.OperatorRequest{Name: "coordinator", Role: api.Viewer}); !fault.Is(err, fault.Invalid) {
 		t.Errorf("an operator passes for the coordinator: %v", err)
+	}
+}
+
+// A coordinator goes on with a backup of its data folder from before a member renewed:
+// nobody is locked for it.
+func TestAMemberThatRenewedSinceTheBackupGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	d := w.join(1)[0]
+	ok(t, w.stop())
+	db := filepath.Join(w.opts.Data, "coordinator.db")
+	backup := must(os.ReadFile(db))(t)
+	w.start()
+	d.client = d.dial()
+	r := must(d.client.Renew(t.Context(), api.RenewRequest{CSR: csr(t, d.key), Generation: 1}))(t)
+	d.cert = r.Certificate
+	ok(t, w.stop())
+	ok(t, os.WriteFile(db, backup, 0o600))
+	for _, f := range must(filepath.Glob(db + "-*"))(t) {
+		ok(t, os.Remove(f))
+	}
+	w.start()
+	d.client = d.dial()
+	must(d.client.Renew(t.Context(), api.RenewRequest{CSR: csr(t, d.key), Generation: r.Generation}))(t)
+	if m := must(w.admin.Member(t.Context(), d.facts.ID))(t); m.Locked != "" {
+		t.Errorf("locked: %s", m.Locked)
 	}
 }

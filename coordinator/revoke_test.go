@@ -101,7 +101,7 @@ func (d *device) comeBack() error {
 	if err != nil {
 		return err
 	}
-	req.Challenge, req.CSR, req.Generation, req.Certificate = r.Challenge, csr(d.w.t, d.key), 1, fleet.DigestOf(d.cert)
+	req.Challenge, req.CSR, req.Generation, req.Certificate = r.Challenge, csr(d.w.t, d.key), 1, d.cert
 	sum := req.Digest()
 	req.Signature = must(d.key.Sign(rand.Reader, sum[:], crypto.SHA256))(d.w.t)
 	_, err = c.Comeback(d.w.t.Context(), req)

@@ -32,8 +32,9 @@ const (
 	MemberRenewed     = "member.renewed"
 	MemberLocked      = "member.locked"
 	MemberRevoked     = "member.revoked"
-	MemberReturned    = "member.returned" // by its key, with a certificate that had expired
-	MemberAllowed     = "member.allowed"  // to return again
+	MemberReturned    = "member.returned"  // by its key, with a certificate that had expired
+	MemberAllowed     = "member.allowed"   // to return again
+	MemberCaughtUp    = "member.caught-up" // a restored store learnt of its newest certificate
 	MemberUnlocked    = "member.unlocked"
 	MemberPending     = "member.pending"
 	MemberApproved    = "member.approved"
@@ -60,6 +61,7 @@ const (
 	PolicyTaken       = "policy.taken"    // a new root or policy was taken up
 	BucketTampered    = "bucket.tampered" // somebody else changed what lies there
 	SplitFound        = "audit.split"     // somebody was shown another history
+	KeyTaken          = ledger.KeyTaken
 )
 
 // Note is an entry before it has its place in the log.

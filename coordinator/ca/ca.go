@@ -54,6 +54,8 @@ type Identity struct {
 	ID          fleet.MemberID
 	Generation  uint64
 	Certificate fleet.Digest // SHA-256 of the certificate
+	Issuer      fleet.Digest // and of the CA's
+	Expires     time.Time
 }
 
 // Authorities are the device CAs that the policy lists, in its order, and the keys
@@ -219,12 +221,21 @@ func (c *CA) uri(id Identity) *url.URL {
 // now for a P-256 key, and says whom it names. Untrusted means that the holder has
 // to come back by its key, if that is known: see docs/formats/http.md, comeback.
 func (c *CA) Verify(der []byte, now time.Time) (Identity, *ecdsa.PublicKey, error) {
+	return c.verify(der, func(*x509.Certificate) time.Time { return now })
+}
+
+// Gave is Verify for a certificate that may have expired: one of the CAs issued it.
+func (c *CA) Gave(der []byte) (Identity, *ecdsa.PublicKey, error) {
+	return c.verify(der, func(cert *x509.Certificate) time.Time { return cert.NotAfter })
+}
+
+func (c *CA) verify(der []byte, at func(*x509.Certificate) time.Time) (Identity, *ecdsa.PublicKey, error) {
 	const op = "verify certificate"
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return Identity{}, nil, fault.New(fault.Untrusted, op, "", err)
 	}
-	_, err = cert.Verify(x509.VerifyOptions{Roots: c.now.Load().pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	chains, err := cert.Verify(x509.VerifyOptions{Roots: c.now.Load().pool, CurrentTime: at(cert), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return Identity{}, nil, fault.New(fault.Untrusted, op, cert.Subject.CommonName, err).
 			WithHint("a member that the coordinator knows comes back by its key: POST /v1/comeback; an agent does so by itself")
@@ -234,6 +245,7 @@ func (c *CA) Verify(der []byte, now time.Time) (Identity, *ecdsa.PublicKey, erro
 		return Identity{}, nil, fault.Newf(fault.Untrusted, op, cert.Subject.CommonName, "its key is not ECDSA on P-256")
 	}
 	id, err := c.identify(cert)
+	id.Issuer = fleet.DigestOf(chains[0][len(chains[0])-1].Raw)
 	return id, pub, err
 }
 
@@ -243,7 +255,7 @@ func (c *CA) identify(cert *x509.Certificate) (Identity, error) {
 	if len(cert.URIs) != 1 {
 		return Identity{}, fault.Newf(fault.Untrusted, op, cert.Subject.CommonName, "the certificate has %d URIs, want one", len(cert.URIs))
 	}
-	id := Identity{Kind: Coordinator, Certificate: fleet.DigestOf(cert.Raw)}
+	id := Identity{Kind: Coordinator, Certificate: fleet.DigestOf(cert.Raw), Expires: cert.NotAfter}
 	u := cert.URIs[0]
 	var rest string
 	for _, kind := range []fleet.Kind{fleet.Device, fleet.Function, Coordinator} {

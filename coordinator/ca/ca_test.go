@@ -54,7 +54,7 @@ func TestAnIdentityIsReadBackAsItWasIssued(t *testing.T) {
 	} {
 		issued := must(c.Issue(want, pub, now))(t)
 		der := issued.DER
-		want.Certificate = fleet.DigestOf(der)
+		want.Certificate, want.Issuer, want.Expires = fleet.DigestOf(der), fleet.DigestOf(issued.Issuer), issued.Expires
 		if got := issued.Expires.Sub(now); got != ca.Lifetime {
 			t.Errorf("valid for %s, want %s", got, ca.Lifetime)
 		}
@@ -64,6 +64,9 @@ func TestAnIdentityIsReadBackAsItWasIssued(t *testing.T) {
 		}
 		if _, _, err := c.Verify(der, now.Add(ca.Lifetime+time.Second)); !fault.Is(err, fault.Untrusted) {
 			t.Errorf("expired: %v, want Untrusted", err)
+		}
+		if got, _, err := c.Gave(der); err != nil || got != want {
+			t.Errorf("gave %+v (%v), want %+v", got, err, want)
 		}
 	}
 }

@@ -126,9 +126,15 @@ func (v *Inventory) comeback(ctx context.Context, r api.ComebackRequest, pub *ec
 	if err := usable(op, m, ok); err != nil {
 		return Enrolled{}, err
 	}
-	newest, before := r.Certificate == m.Certificate, r.Certificate == m.Previous && !m.Confirmed
+	if id, key, err := v.ca.Gave(r.Certificate); err == nil && id.ID == m.Facts.ID && id.Generation > m.Generation && key.Equal(pub) {
+		if m, err = v.catchUp(ctx, id, now); err != nil {
+			return Enrolled{}, err
+		}
+	}
+	had := fleet.DigestOf(r.Certificate)
+	newest, before := had == m.Certificate, had == m.Previous && !m.Confirmed
 	if !newest && !before {
-		return Enrolled{}, v.lock(ctx, op, m, store.Shown{Generation: r.Generation, Certificate: r.Certificate}, now)
+		return Enrolled{}, v.lock(ctx, op, m, store.Shown{Generation: r.Generation, Certificate: had}, now)
 	}
 	removed := !slices.ContainsFunc(v.ca.Authorities(), func(a ca.Authority) bool { return a.Fingerprint == m.Issuer })
 	if newest && !removed && !m.Readmit && now.Before(m.Expires) {

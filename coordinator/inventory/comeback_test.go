@@ -26,7 +26,7 @@ func (h house) answer(t *testing.T, key *signer.Signer, had []byte, generation u
 	if err != nil || len(reply.Challenge) == 0 || reply.Certificate != nil {
 		t.Fatalf("asked for a challenge: %+v, %v", reply, err)
 	}
-	r.Challenge, r.CSR, r.Generation, r.Certificate = reply.Challenge, request(t, key), generation, fleet.DigestOf(had)
+	r.Challenge, r.CSR, r.Generation, r.Certificate = reply.Challenge, request(t, key), generation, had
 	return sign(t, r, key)
 }
 

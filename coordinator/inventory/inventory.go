@@ -77,6 +77,7 @@ type Inventory struct {
 
 	enrolling sync.Mutex                       // one enrolment or renewal at a time, so that memory and store agree
 	paces     map[fleet.MemberID]*rate.Limiter // of certificates; guarded by enrolling
+	behind    bool                             // the store is older than certificates are, and that was said; guarded by enrolling
 
 	mu      sync.RWMutex // guards the following
 	members map[fleet.MemberID]store.Member

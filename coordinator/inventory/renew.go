@@ -60,6 +60,11 @@ func (v *Inventory) Check(ctx context.Context, id ca.Identity, now time.Time) (s
 	if err := usable(op, m, ok && m.Facts.Kind == id.Kind); err != nil {
 		return m, err
 	}
+	if id.Generation > m.Generation {
+		v.enrolling.Lock()
+		defer v.enrolling.Unlock()
+		return v.catchUp(ctx, id, now)
+	}
 	if id.Generation < m.Floor {
 		return m, fault.Newf(fault.Untrusted, op, string(id.ID), "its certificate of generation %d was replaced when the identity was unlocked", id.Generation).
 			WithHint("the real member comes back by its key: POST /v1/comeback; an agent does so by itself")
@@ -115,6 +120,11 @@ func (v *Inventory) Renew(ctx context.Context, id ca.Identity, r api.RenewReques
 	m, ok := v.Member(id.ID)
 	if err := usable(op, m, ok); err != nil {
 		return Enrolled{}, err
+	}
+	if id.Generation > m.Generation {
+		if m, err = v.catchUp(ctx, id, now); err != nil {
+			return Enrolled{}, err
+		}
 	}
 	lost := id.Generation+1 == m.Generation && !m.Confirmed
 	other := m.Confirmed && id.Certificate != m.Certificate

@@ -25,6 +25,6 @@ func (r ComebackRequest) Digest() fleet.Digest {
 	field(r.Challenge)
 	field(r.CSR)
 	field(binary.BigEndian.AppendUint64(nil, r.Generation))
-	field(r.Certificate[:])
+	field(r.Certificate)
 	return fleet.Digest(h.Sum(nil))
 }

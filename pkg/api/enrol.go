@@ -85,7 +85,7 @@ type ComebackRequest struct {
 	Challenge   []byte         `json:"challenge,omitempty"`
 	CSR         []byte         `json:"csr,omitempty"`
 	Generation  uint64         `json:"generation,omitempty"`
-	Certificate fleet.Digest   `json:"certificate,omitzero"` // SHA-256 of the newest that it was given
+	Certificate []byte         `json:"certificate,omitempty"` // DER of the newest that it was given
 	Signature   []byte         `json:"signature,omitempty"`  // ASN.1, over ComebackRequest.Digest
 }
 

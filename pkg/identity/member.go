@@ -179,7 +179,7 @@ func (m *Member) comeBack(ctx context.Context, id Identity, csr []byte) (api.Ren
 		return api.RenewReply{}, err
 	}
 	req.Challenge, req.CSR = r.Challenge, csr
-	req.Generation, req.Certificate = id.Generation, fleet.DigestOf(id.Certificate)
+	req.Generation, req.Certificate = id.Generation, id.Certificate
 	digest := req.Digest()
 	if req.Signature, err = m.key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
 		return api.RenewReply{}, fault.New(fault.Internal, "come back", string(id.Facts.ID), err)
