@@ -101,7 +101,7 @@ func (h *house) changed(id fleet.MemberID, before, now telemetry.Row) {
 		if st := (api.ModelStatus{Phase: m.Phase, Failure: m.Failure, FailureCode: m.Code.String()}); st.Stuck() {
 			text = st.StuckText(time.Now())
 		}
-		ref := h.desk.RefOf(context.Background(), id, m)
+		ref := h.desk.RefOf(m)
 		if ref != "" {
 			text += ", runs " + ref
 		}

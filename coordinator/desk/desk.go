@@ -52,18 +52,10 @@ type Desk struct {
 	o Options
 
 	mu      sync.RWMutex // guards the following
-	catalog map[telemetry.Prefix]known
+	catalog map[content][]known // newest first
 	rolls   map[telemetry.Prefix]fleet.RolloutID
 	refs    map[fleet.RolloutID]string // the releases of rollouts
 	teams   map[string]fleet.Team      // by the releases' refs
-}
-
-// known is a release that a prefix in a row stands for.
-type known struct {
-	ref     string
-	root    fleet.Digest
-	release fleet.Release
-	gone    bool // its publisher took it back
 }
 
 // New returns a desk that knows what the store holds.
@@ -82,38 +74,6 @@ func New(ctx context.Context, o Options) (*Desk, error) {
 		d.refs[r.ID] = r.Release.Ref()
 	}
 	return d, d.reload(ctx)
-}
-
-// reload reads the catalog of releases.
-func (d *Desk) reload(ctx context.Context) error {
-	rs, err := d.o.Store.Releases(ctx)
-	if err != nil {
-		return err
-	}
-	catalog, teams := map[telemetry.Prefix]known{}, map[string]fleet.Team{}
-	for _, r := range rs {
-		teams[r.Ref()] = r.Team
-		for _, v := range r.Variants {
-			catalog[telemetry.ReleasePrefix(v.Root)] = known{r.Ref(), v.Root, r.Release, r.Revoked}
-		}
-	}
-	d.mu.Lock()
-	d.catalog, d.teams = catalog, teams
-	d.mu.Unlock()
-	return nil
-}
-
-// RefOf is the release that a prefix stands for, or the prefix in hex.
-func (d *Desk) RefOf(p telemetry.Prefix) string {
-	if p.IsZero() {
-		return ""
-	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if k, ok := d.catalog[p]; ok {
-		return k.ref
-	}
-	return p.String()
 }
 
 func randomHex(n int) (string, error) {

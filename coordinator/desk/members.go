@@ -134,14 +134,13 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	if s.Code == telemetry.CodeWindow && s.Failure == fleet.NoFailure {
 		st.Waits = "its download window"
 	}
-	st.Running = d.RefOf(s.Running)
-	d.mu.RLock()
-	runs := d.catalog[s.Running]
+	st.Running = d.nameOf(content{model, s.Running}, st.Target)
+	runs, _ := d.lookup(content{model, s.Running}, st.Target)
 	st.RunningRoot = runs.root
 	if s.Phase == fleet.Quarantined {
-		st.Quarantined = []fleet.Digest{d.catalog[s.Target].root}
+		refused, _ := d.lookup(content{model, s.Target}, st.Target)
+		st.Quarantined = []fleet.Digest{refused.root}
 	}
-	d.mu.RUnlock()
 	st.Revoked = d.revokedFor(runs.release, runs.gone)
 	if s.Failure != fleet.NoFailure {
 		st.Failing = rep.FailingSince(s)
@@ -170,7 +169,8 @@ func (d *Desk) Fleet(ctx context.Context, by api.OperatorToken) (api.FleetInfo, 
 		return api.FleetInfo{}, err
 	}
 	now := d.o.Now()
-	out := api.FleetInfo{Name: d.o.Fleet, Group: fleet.DefaultGroup, Directive: dir.Sequence, Running: map[string]int{}}
+	out := api.FleetInfo{Name: d.o.Fleet, Group: fleet.DefaultGroup, Directive: dir.Sequence}
+	var live []store.Member
 	for _, m := range d.o.Inventory.Members() {
 		if m.Revoked || !by.Scope.HasMember(m.Facts) {
 			continue
@@ -188,12 +188,9 @@ func (d *Desk) Fleet(ctx context.Context, by api.OperatorToken) (api.FleetInfo, 
 			continue
 		}
 		out.Reporting++
-		for _, s := range rep.Row.Models {
-			if ref := d.RefOf(s.Running); ref != "" {
-				out.Running[ref]++
-			}
-		}
+		live = append(live, m)
 	}
+	out.Running = d.running(dir, live)
 	waiting, err := d.Pending(ctx, by)
 	if err != nil {
 		return out, err

@@ -10,7 +10,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 )
@@ -25,7 +24,10 @@ func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.Releas
 	if err != nil {
 		return nil, err
 	}
-	running := d.running(by.Scope)
+	running, err := d.runningIn(ctx, by.Scope)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]api.ReleaseInfo, 0, len(rs))
 	for _, r := range rs {
 		if !by.Scope.HasModel(r.Team, r.Model) {
@@ -38,26 +40,10 @@ func (d *Desk) Releases(ctx context.Context, by api.OperatorToken) ([]api.Releas
 	return out, nil
 }
 
-func (d *Desk) releaseInfo(r store.Release, running map[telemetry.Prefix]int) api.ReleaseInfo {
+func (d *Desk) releaseInfo(r store.Release, running map[string]int) api.ReleaseInfo {
 	info := api.ReleaseInfo{Release: r.Release, Admitted: r.Admitted, By: r.By, Metrics: r.Metrics, RevokedFor: d.revokedFor(r.Release, r.Revoked)}
-	info.Revoked = info.RevokedFor != ""
-	for _, v := range r.Variants {
-		info.Members += running[telemetry.ReleasePrefix(v.Root)]
-	}
+	info.Revoked, info.Members = info.RevokedFor != "", running[r.Ref()]
 	return info
-}
-
-// running counts a scope's members by what they observed themselves running.
-func (d *Desk) running(scope api.Scope) map[telemetry.Prefix]int {
-	out := map[telemetry.Prefix]int{}
-	for _, m := range d.o.Inventory.Members() {
-		if rep, ok := d.o.Intake.Newest(m.KeyID); ok && !m.Revoked && scope.HasMember(m.Facts) {
-			for _, s := range rep.Row.Models {
-				out[s.Running]++
-			}
-		}
-	}
-	return out
 }
 
 // Admit takes up what a publisher put into the bucket. A refusal is audited with
@@ -158,7 +144,10 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 	for _, rel := range a.Delisted {
 		gone[rel.Ref()] = true
 	}
-	running := d.running(api.Scope{})
+	running, err := d.runningIn(ctx, api.Scope{})
+	if err != nil {
+		return api.AdmitReply{}, err
+	}
 	var out api.AdmitReply
 	for _, r := range rs {
 		info := d.releaseInfo(r, running)

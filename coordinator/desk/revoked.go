@@ -7,22 +7,11 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
-// Revoked says why no member may run a release any more; "" when they may.
-func (d *Desk) Revoked(rel fleet.Release) string {
-	gone := false
-	d.mu.RLock()
-	for _, v := range rel.Variants {
-		gone = gone || d.catalog[telemetry.ReleasePrefix(v.Root)].gone
-	}
-	d.mu.RUnlock()
-	return d.revokedFor(rel, gone)
-}
-
-// revokedFor is Revoked of a release of which is known whether it was delisted.
+// revokedFor says why no member may run a release any more; "" when they may. gone
+// says that it was delisted.
 func (d *Desk) revokedFor(rel fleet.Release, gone bool) string {
 	if gone {
 		return "its publisher took it back"
