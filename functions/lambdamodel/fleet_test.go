@@ -20,6 +20,10 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
+// patience is how long anything is waited for. It is long because the machine may be
+// loaded; a test that works never waits for it.
+const patience = 2 * time.Minute
+
 // factory is a real fleet for tests: a bucket in a folder, a coordinator in this
 // process, and the operator's commands.
 type factory struct {
@@ -141,10 +145,10 @@ func (f *factory) function(env ...string) *lambdasim.Function {
 		log = func(l lambdasim.LogLine) { fmt.Fprintln(os.Stderr, l.Environment, l.Text) }
 	}
 	fn, err := lambdasim.New(lambdasim.Options{
-		Command: []string{self}, Name: "Detect_it", TempDir: f.t.TempDir(), Timeout: 20 * time.Second, Log: log,
+		Command: []string{self}, Name: "Detect_it", TempDir: f.t.TempDir(), Timeout: patience, InitTimeout: patience, Log: log,
 		Env: append([]string{
 			childEnv + "=1", "MODELFLEET_TOKEN=" + f.token, "MODELFLEET_MODEL=detector", "MODELFLEET_SOURCE=" + f.path("bucket"),
-			"MODELFLEET_REFRESH=20ms", "MODELFLEET_REPORT=10ms", "MODELFLEET_WINDOW=50ms", "MODELFLEET_INIT_BUDGET=10s", "MODELFLEET_LABELS=app=detect",
+			"MODELFLEET_REFRESH=20ms", "MODELFLEET_REPORT=10ms", "MODELFLEET_WINDOW=50ms", "MODELFLEET_INIT_BUDGET=50s", "MODELFLEET_LABELS=app=detect",
 		}, env...),
 	})
 	if err != nil {
@@ -177,7 +181,7 @@ func (f *factory) invoke(fn *lambdasim.Function, event string) (answer, lambdasi
 // until invokes until the answer is as wanted.
 func (f *factory) until(fn *lambdasim.Function, event, what string, want func(answer, lambdasim.Response) bool) answer {
 	f.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		a, resp := f.invoke(fn, event)
 		if want(a, resp) {

@@ -49,7 +49,7 @@ func newOpened(t *testing.T, f *factory) *opened {
 	o := &opened{t: t, dir: t.TempDir(), logs: &logs{}}
 	var err error
 	o.Model, err = lambdamodel.Open(t.Context(), lambdamodel.Options{
-		Token: f.token, Model: "detector", Dir: o.dir, Source: f.path("bucket"), InitBudget: 20 * time.Second,
+		Token: f.token, Model: "detector", Dir: o.dir, Source: f.path("bucket"), InitBudget: patience,
 		Refresh: 20 * time.Millisecond, Report: 10 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(o.logs, nil)),
 	}, open)
 	if err != nil {
@@ -63,7 +63,7 @@ func newOpened(t *testing.T, f *factory) *opened {
 func (o *opened) until(what string, want func() bool) {
 	o.t.Helper()
 	invoke := lambdamodel.Wrap(o.Model, func(context.Context, *lambdamodel.Call[string], string) (string, error) { return "", nil })
-	for deadline := time.Now().Add(30 * time.Second); !want(); <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !want(); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			o.t.Fatalf("not in time: %s", what)
 		}

@@ -35,7 +35,7 @@ func TestWhatGatesFailedIsRefusedUntilARetry(t *testing.T) {
 	}
 	until := func(event, what string, want func(answer) bool) {
 		t.Helper()
-		for deadline := time.Now().Add(60 * time.Second); !want(all(event)); {
+		for deadline := time.Now().Add(patience); !want(all(event)); {
 			if time.Now().After(deadline) {
 				t.Fatalf("not in time: %s", what)
 			}

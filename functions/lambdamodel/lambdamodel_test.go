@@ -245,7 +245,7 @@ func TestFreshRequiresAReleaseAndAnyDoesNot(t *testing.T) {
 	f := newFactory(t)
 	for require, want := range map[lambdamodel.Require]bool{lambdamodel.Fresh: false, lambdamodel.Any: true} {
 		m, err := lambdamodel.Open(t.Context(), lambdamodel.Options{
-			Token: f.token, Model: "detector", Dir: t.TempDir(), Source: f.path("bucket"), Require: require, InitBudget: 20 * time.Second,
+			Token: f.token, Model: "detector", Dir: t.TempDir(), Source: f.path("bucket"), Require: require, InitBudget: patience,
 			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		}, open)
 		if (err == nil) != want {

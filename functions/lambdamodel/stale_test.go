@@ -26,7 +26,7 @@ func TestAColdStartWithAStalePack(t *testing.T) {
 	folder := t.TempDir()
 	start := func(onStale lambdamodel.OnStale) (*lambdamodel.Model[string], error) {
 		m, err := lambdamodel.Open(t.Context(), lambdamodel.Options{
-			Token: f.token, Model: "detector", Dir: folder, Source: f.path("bucket"), OnStale: onStale, InitBudget: 10 * time.Second,
+			Token: f.token, Model: "detector", Dir: folder, Source: f.path("bucket"), OnStale: onStale, InitBudget: patience,
 			Refresh: 20 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		}, open)
 		if err != nil {
@@ -39,7 +39,7 @@ func TestAColdStartWithAStalePack(t *testing.T) {
 	m.Close()
 	f.publish("1.0.0", "one")
 	f.rollout("1.0.0", 10*time.Millisecond, fleet.Health{})
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		m, err := start(lambdamodel.ServeStale)
 		m.Close()
 		if err == nil {
