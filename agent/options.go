@@ -64,7 +64,7 @@ type Options struct {
 	Failpoint func(point string) error
 
 	write func(path string, data []byte, perm fs.FileMode) error // how files are written; tests fill the disk with it
-	// verify is [trust.Verify]; tests let it panic
+	// verify is [trust.Verifier.Verify]; tests let it panic
 	verify func([]byte, trust.State, fleet.Facts, time.Time) (trust.Trusted, trust.State, error)
 }
 
@@ -97,7 +97,7 @@ func (o *Options) complete() error {
 		o.Health = fleet.Health{FailStreak: 20, Restarts: 3}
 	}
 	if o.verify == nil {
-		o.verify = trust.Verify
+		o.verify = new(trust.Verifier).Verify
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

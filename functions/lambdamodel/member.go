@@ -81,6 +81,7 @@ type member struct {
 	turn sync.Mutex // one refresh at a time
 
 	mu        sync.Mutex
+	verifier  trust.Verifier
 	mem       memory
 	trusted   *trust.Trusted
 	want      fleet.Assignment // newest decision
@@ -291,7 +292,7 @@ func (m *member) judge(pack []byte, now time.Time) error {
 		}
 		m.mem.Trust = st
 	}
-	t, st, err := trust.Verify(pack, m.mem.Trust, facts, now)
+	t, st, err := m.verifier.Verify(pack, m.mem.Trust, facts, now)
 	if err != nil {
 		m.o.Logger.Error("trust pack refused", "rule", trust.RuleOf(err), "err", err)
 		if seen := m.mem.Trust.Audit.Refused(err); !seen.Equal(m.mem.Trust.Audit) { // another history: held from now on

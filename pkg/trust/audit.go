@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -75,7 +74,7 @@ func (c AuditState) Equal(o AuditState) bool {
 // audit checks that the directive is in the audit log, and that the log is the
 // one seen before. It is demanded while the policy lists a key.
 func (s *session) audit() error {
-	listed := s.tm.Targets[metadata.TARGETS].Signed.Targets[PathAuditKey]
+	listed := s.chain.policy.Signed.Targets[PathAuditKey]
 	if listed == nil {
 		s.next.Audit = AuditState{}
 		return nil

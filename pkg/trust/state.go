@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -43,7 +42,7 @@ func NewState(root []byte, pin fleet.Digest) (State, error) {
 	if got := fleet.DigestOf(root); got != pin {
 		return State{}, Violated(RulePin, "pin root", got.Short(), fmt.Errorf("the root has digest %s, the pin is %s", got, pin))
 	}
-	if _, err := trustedmetadata.New(root); err != nil {
+	if _, err := decode[metadata.RootType](metadata.ROOT, root, nil); err != nil {
 		return State{}, Violated(RuleRoot, "pin root", pin.Short(), err)
 	}
 	return State{Root: bytes.Clone(root)}, nil
@@ -88,7 +87,7 @@ func DecodeState(b []byte) (State, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return State{}, Violated(RuleState, "read trust state", "", err)
 	}
-	if _, err := trustedmetadata.New(s.Root); err != nil {
+	if _, err := decode[metadata.RootType](metadata.ROOT, s.Root, nil); err != nil {
 		return State{}, Violated(RuleState, "read trust state", "", err)
 	}
 	return s, nil

@@ -227,9 +227,8 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 	t := &teamRole{}
 	s.teams[name] = t
 	role := RoleOf(name)
-	delegations := s.tm.Targets[metadata.TARGETS].Signed.Delegations
 	raw, ok := s.pack.Publishers[role]
-	if _, listed := s.tm.Snapshot.Signed.Meta[role+".json"]; !ok || !listed {
+	if _, listed := s.chain.snapshot.Signed.Meta[role+".json"]; !ok || !listed {
 		t.err = broken(RuleListed, "there is no role %s in the pack", role)
 		return t, nil
 	}
@@ -237,7 +236,7 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 		t.err = broken(RulePublisher, "the policy delegates nothing to %s", role)
 		return t, nil
 	}
-	m, err := s.tm.UpdateDelegatedTargets(raw, role, metadata.TARGETS)
+	p, err := s.chain.publisher(name, raw)
 	if errors.Is(err, &metadata.ErrExpiredMetadata{}) {
 		t.err = broken(RuleExpired, "role %s has expired", role)
 		return t, nil
@@ -245,12 +244,10 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 	if err != nil {
 		return nil, broken(RulePublisher, "role %s: %w", role, err)
 	}
-	if t.TeamRole, err = ReadTeamRole(m); err != nil {
-		return nil, err
+	if p.broken != nil {
+		return nil, p.broken
 	}
-	if t.keys, err = DelegatedKeys(delegations, role); err != nil {
-		return nil, err
-	}
+	t.TeamRole, t.keys = p.TeamRole, p.keys
 	s.out.Versions[role] = t.Version
 	// Floors only rise, as long as the keys stay: a stolen key that raised
 	// them is undone by taking it out of the policy.

@@ -8,12 +8,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
@@ -125,16 +123,10 @@ func (b Backing) verifyBundle(bundle []byte) (oms.Manifest, error) {
 // facts at time now. It is pure. An error is a fault of kind Untrusted whose
 // [RuleOf] names the rule broken; the state is then returned as it was, and so
 // it is when the pack is authentic but stale.
+//
+// Who verifies one pack after the other does it with one [Verifier].
 func Verify(pack []byte, st State, facts fleet.Facts, now time.Time) (Trusted, State, error) {
-	s := session{facts: facts, old: st, next: st, now: now.UTC()}
-	s.next.Teams = maps.Clone(st.Teams)
-	if err := s.run(pack); err != nil {
-		return Trusted{}, st, Violated(RuleFormat, "verify pack", string(facts.Group), err)
-	}
-	if s.out.Freshness == Stale {
-		return s.out, st, nil
-	}
-	return s.out, s.next, nil
+	return new(Verifier).Verify(pack, st, facts, now)
 }
 
 // session is one verification.
@@ -146,7 +138,7 @@ type session struct {
 	out   Trusted
 
 	pack  Pack
-	tm    *trustedmetadata.TrustedMetadata
+	chain chain
 	teams map[fleet.Team]*teamRole
 }
 
@@ -179,23 +171,21 @@ func (s *session) run(pack []byte) (err error) {
 
 // roots walks from the stored root to the newest in the pack.
 func (s *session) roots() error {
-	tm, err := trustedmetadata.New(s.old.Root)
-	if err != nil {
+	if err := s.chain.pin(s.old.Root); err != nil {
 		return broken(RuleState, "stored root: %w", err)
 	}
-	s.tm, s.next.Root = tm, s.old.Root
 	for _, raw := range s.pack.Roots {
 		head, err := peek(raw)
 		if err != nil {
 			return err
 		}
-		switch have := tm.Root.Signed.Version; {
+		switch have := s.chain.root.Signed.Version; {
 		case head.Version <= have:
 			continue
 		case head.Version > have+1:
 			return fmt.Errorf("root %d is missing between %d and %d", have+1, have, head.Version)
 		}
-		if _, err := tm.UpdateRoot(raw); err != nil {
+		if err := s.chain.nextRoot(raw); err != nil {
 			return err
 		}
 		s.next.Root = bytes.Clone(raw)
@@ -217,7 +207,7 @@ func (s *session) clock() error {
 	if s.old.Floor.After(s.now) {
 		s.out.At, s.out.Behind = s.old.Floor, s.old.Floor.Sub(s.now)
 	}
-	s.out.Expires, s.out.Expired = s.tm.Root.Signed.Expires, metadata.ROOT
+	s.out.Expires, s.out.Expired = s.chain.root.Signed.Expires, metadata.ROOT
 	for _, part := range []struct {
 		name string
 		raw  json.RawMessage
@@ -235,24 +225,20 @@ func (s *session) clock() error {
 			s.out.Expires, s.out.Expired = head.Expires, part.name
 		}
 	}
-	s.tm.RefTime = s.out.At
+	s.chain.at = s.out.At
 	if s.out.Expires.After(s.out.At) {
 		s.out.Expired = ""
 		return nil
 	}
 	s.out.Freshness = Stale
-	s.tm.RefTime = s.out.Expires.Add(-time.Second)
+	s.chain.at = s.out.Expires.Add(-time.Second)
 	return nil
 }
 
 // onlineKeysChanged reports whether root moved timestamp or snapshot to other keys.
 func (s *session) onlineKeysChanged() bool {
-	old, err := metadata.Root().FromBytes(s.old.Root)
-	if err != nil {
-		return false
-	}
 	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
-		a, b := old.Signed.Roles[role], s.tm.Root.Signed.Roles[role]
+		a, b := s.chain.pinned.Signed.Roles[role], s.chain.root.Signed.Roles[role]
 		if a == nil || b == nil || !slices.Equal(sorted(a.KeyIDs), sorted(b.KeyIDs)) {
 			return true
 		}
@@ -262,26 +248,26 @@ func (s *session) onlineKeysChanged() bool {
 
 func (s *session) timestamp() error {
 	if len(s.old.Timestamp) > 0 {
-		if _, err := s.tm.UpdateTimestamp(s.old.Timestamp); err != nil && !errors.Is(err, &metadata.ErrExpiredMetadata{}) {
+		if err := s.chain.newTimestamp(s.old.Timestamp); err != nil && !errors.Is(err, &metadata.ErrExpiredMetadata{}) {
 			return broken(RuleState, "stored timestamp: %w", err)
 		}
 	}
-	_, err := s.tm.UpdateTimestamp(s.pack.Timestamp)
+	err := s.chain.newTimestamp(s.pack.Timestamp)
 	switch {
 	case errors.Is(err, &metadata.ErrEqualVersionNumber{}):
 		if !bytes.Equal(s.old.Timestamp, s.pack.Timestamp) {
-			return fmt.Errorf("two different timestamps have version %d: the repository shows different members different things", s.tm.Timestamp.Signed.Version)
+			return fmt.Errorf("two different timestamps have version %d: the repository shows different members different things", s.chain.timestamp.Signed.Version)
 		}
 	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
 		if old, perr := peek(s.pack.Timestamp); perr == nil {
 			return fmt.Errorf("the pack is older than one seen before: timestamp %d, signed %s; timestamp %d was seen",
-				old.Version, old.Issued.Format(time.RFC3339), s.tm.Timestamp.Signed.Version)
+				old.Version, old.Issued.Format(time.RFC3339), s.chain.timestamp.Signed.Version)
 		}
 		return err
 	case err != nil:
 		return err
 	}
-	if text, ok := s.tm.Timestamp.Signed.UnrecognizedFields[FieldIssued].(string); ok {
+	if text, ok := s.chain.timestamp.Signed.UnrecognizedFields[FieldIssued].(string); ok {
 		if s.out.Issued, err = time.Parse(time.RFC3339, text); err != nil {
 			return broken(RuleFormat, "%s: %w", FieldIssued, err)
 		}
@@ -295,12 +281,11 @@ func (s *session) timestamp() error {
 
 func (s *session) snapshot() error {
 	if len(s.old.Snapshot) > 0 {
-		// Loaded as the base even when its version or expiry is past.
-		if _, err := s.tm.UpdateSnapshot(s.old.Snapshot, true); err != nil && s.tm.Snapshot == nil {
+		if err := s.chain.baseSnapshot(s.old.Snapshot); err != nil {
 			return broken(RuleState, "stored snapshot: %w", err)
 		}
 	}
-	if _, err := s.tm.UpdateSnapshot(s.pack.Snapshot, false); err != nil {
+	if err := s.chain.newSnapshot(s.pack.Snapshot); err != nil {
 		return err
 	}
 	s.next.Snapshot = s.pack.Snapshot
@@ -309,10 +294,10 @@ func (s *session) snapshot() error {
 
 // policy loads the top targets role and the files it lists.
 func (s *session) policy() error {
-	if _, err := s.tm.UpdateTargets(s.pack.Policy); err != nil {
+	if err := s.chain.newPolicy(s.pack.Policy); err != nil {
 		return err
 	}
-	p := s.tm.Targets[metadata.TARGETS].Signed
+	p := s.chain.policy.Signed
 	if p.Delegations == nil || p.Delegations.SuccinctRoles != nil {
 		return errors.New("it delegates nothing, or by succinct roles")
 	}
@@ -355,10 +340,10 @@ func (s *session) fleetRole() error {
 	if err := s.onlyRole(s.facts.Group.TargetPath(), RoleFleet); err != nil {
 		return err
 	}
-	if _, err := s.tm.UpdateDelegatedTargets(s.pack.Fleet, RoleFleet, metadata.TARGETS); err != nil {
+	if err := s.chain.newFleet(s.pack.Fleet); err != nil {
 		return err
 	}
-	keys, err := DelegatedKeys(s.tm.Targets[metadata.TARGETS].Signed.Delegations, RoleFleet)
+	keys, err := DelegatedKeys(s.chain.policy.Signed.Delegations, RoleFleet)
 	if err != nil {
 		return err
 	}
@@ -369,7 +354,7 @@ func (s *session) fleetRole() error {
 // onlyRole checks that the policy delegates path to role and to no other: the
 // library's verifier does not look at delegation paths.
 func (s *session) onlyRole(path, role string) error {
-	return onlyRole(s.tm.Targets[metadata.TARGETS].Signed.Delegations, path, role)
+	return onlyRole(s.chain.policy.Signed.Delegations, path, role)
 }
 
 func onlyRole(d *metadata.Delegations, path, role string) error {
@@ -386,7 +371,7 @@ func onlyRole(d *metadata.Delegations, path, role string) error {
 
 // directive checks the bytes against the fleet role, then what they say.
 func (s *session) directive() error {
-	target := s.tm.Targets[RoleFleet].Signed.Targets[s.facts.Group.TargetPath()]
+	target := s.chain.fleet.Signed.Targets[s.facts.Group.TargetPath()]
 	if target == nil {
 		return broken(RuleGroup, "the fleet role has no directive for group %s", s.facts.Group)
 	}
@@ -412,18 +397,15 @@ func (s *session) directive() error {
 	}
 	s.next.Sequence, s.next.Directive = d.Sequence, s.out.Digest
 	s.out.Versions = map[string]int64{
-		metadata.ROOT: s.tm.Root.Signed.Version, metadata.TIMESTAMP: s.tm.Timestamp.Signed.Version,
-		metadata.SNAPSHOT: s.tm.Snapshot.Signed.Version,
-	}
-	for name, role := range s.tm.Targets {
-		s.out.Versions[name] = role.Signed.Version
+		metadata.ROOT: s.chain.root.Signed.Version, metadata.TIMESTAMP: s.chain.timestamp.Signed.Version,
+		metadata.SNAPSHOT: s.chain.snapshot.Signed.Version, metadata.TARGETS: s.chain.policy.Signed.Version, RoleFleet: s.chain.fleet.Signed.Version,
 	}
 	return nil
 }
 
 // delegatedKeys names the keys the policy gives a role.
 func (s *session) delegatedKeys(role string) fleet.Digest {
-	d := s.tm.Targets[metadata.TARGETS].Signed.Delegations
+	d := s.chain.policy.Signed.Delegations
 	for _, r := range d.Roles {
 		if r.Name == role {
 			return keySet(r.KeyIDs, d.Keys)
