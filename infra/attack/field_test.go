@@ -21,7 +21,7 @@ import (
 
 // patience is how long anything is waited for. It is long because the machine may
 // be loaded; a test that passes never waits for it.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // policy exposes everybody at once: what a rollout does is not what is tested.
 const policy = `stages: [{name: all, percent: 100, soak: 200ms}]

@@ -131,8 +131,11 @@ func TestBucketRewrittenPack(t *testing.T) {
 	} {
 		ref := "detector@" + string(c.next)
 		f.publish("vision", ref, "two")
+		until(t, "the pack tells of "+ref, func() (bool, string) { // then the coordinator writes nothing until it has to
+			return strings.Contains(string(f.unpacked().Publishers[teamRole]), string(c.next)), ""
+		})
 		f.bucket.revert(t, c.set)
-		d.offers(f.pack()) // as one that is carried from the bucket by hand
+		d.offers(c.set[packKey]) // as one that is carried from the bucket by hand
 		d.refuses("file", c.rule)
 		d.stillServes(serves, "two")
 		f.settled(f.start(ref))
