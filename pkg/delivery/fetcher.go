@@ -116,11 +116,12 @@ type Fetcher struct {
 	shop   *workshop
 	wire   atomic.Int64 // bytes taken from the bucket
 
+	turns turns // of installs, by release
+
 	mu    sync.Mutex
-	turns map[fleet.Digest]chan struct{} // one token each: whose turn it is, by key
-	jobs  map[fleet.Digest]*job          // installs that are fetching, by key
-	pulls map[fleet.Digest]*pull         // frames on their way for neighbours, by digest
-	known []*target                      // laid out for neighbours before
+	jobs  map[fleet.Digest]*job  // installs that are fetching, by key
+	pulls map[fleet.Digest]*pull // frames on their way for neighbours, by digest
+	known []*target              // laid out for neighbours before
 }
 
 // New returns a fetcher.
@@ -138,7 +139,7 @@ func New(o Options) (*Fetcher, error) {
 	}
 	return &Fetcher{
 		o: o, ranges: pick(o.Rate > 0, min(o.Streams, int(max(1, o.Rate>>20))), o.Streams), meter: &meter{cap: o.Rate, metered: o.Metered}, shop: newWorkshop(o.Memory, pick(o.LowMemory, 1, runtime.GOMAXPROCS(0))),
-		turns: map[fleet.Digest]chan struct{}{}, jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
+		jobs: map[fleet.Digest]*job{}, pulls: map[fleet.Digest]*pull{},
 	}, nil
 }
 
@@ -159,20 +160,3 @@ func pick[T any](cond bool, yes, no T) T {
 // Wire is how many bytes this fetcher ever took from the bucket: for installs
 // and for neighbours.
 func (f *Fetcher) Wire() int64 { return f.wire.Load() }
-
-// turn waits until no other install of the release is under way.
-func (f *Fetcher) turn(ctx context.Context, key fleet.Digest) (done func(), err error) {
-	f.mu.Lock()
-	t := f.turns[key]
-	if t == nil {
-		t = make(chan struct{}, 1)
-		f.turns[key] = t
-	}
-	f.mu.Unlock()
-	select {
-	case t <- struct{}{}:
-		return func() { <-t }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}

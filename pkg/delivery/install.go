@@ -21,7 +21,7 @@ import (
 // nil; it is called by one goroutine at a time and must not block.
 func (f *Fetcher) Install(ctx context.Context, w Want, progress func(Progress)) (Result, error) {
 	start := time.Now()
-	done, err := f.turn(ctx, w.Key)
+	done, err := f.turns.take(ctx, w.Key)
 	if err != nil {
 		return Result{}, err
 	}
