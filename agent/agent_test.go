@@ -21,6 +21,10 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
+// patience is how long anything is waited for. It is long because the machine may be
+// loaded; a test that works never waits for it.
+const patience = 2 * time.Minute
+
 // device is one state folder and the agent that runs on it now.
 type device struct {
 	t     *testing.T
@@ -89,8 +93,10 @@ func (d *device) run() {
 			d.info <- i
 		}
 	case err := <-d.done:
+		stop()
+		d.stop = nil // it has ended
 		d.t.Fatalf("agent did not start: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		d.t.Fatal("agent did not start in time")
 	}
 }
@@ -110,7 +116,7 @@ func (d *device) kill() {
 func (d *device) until(what string, want func(local.Model) bool) local.Model {
 	d.t.Helper()
 	var last local.Model
-	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	ok := errors.New("as wanted")
 	for ctx.Err() == nil {
@@ -148,7 +154,7 @@ func (d *device) content() string {
 // row waits for a row that says so of the model.
 func (d *device) row(what string, want func(telemetry.Row, telemetry.Model) bool) {
 	d.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		for _, r := range d.coord.Rows() {
 			if m, ok := r.Model(telemetry.ModelPrefix(agenttest.Model)); ok && want(r, m) {
@@ -335,7 +341,7 @@ func TestPacksThatDoNotVerifyChangeNothing(t *testing.T) {
 func (d *device) listing(what string, want func(local.Listing) bool) local.Listing {
 	d.t.Helper()
 	var last local.Listing
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
 		l, err := d.cl.List(d.t.Context())
 		if err != nil {
 			d.t.Fatal(err)

@@ -46,7 +46,7 @@ func TestAnotherHistoryIsHeldAndKeptAsEvidence(t *testing.T) {
 	if l.Directive != 2 || l.Audit.Checkpoint == seen.Audit.Checkpoint || !strings.Contains(l.Remedy, "key rotate audit") {
 		t.Errorf("held as %+v %+v", l, l.Audit)
 	}
-	for end := time.Now().Add(20 * time.Second); !slices.Contains(d.coord.Witnessed(), l.Audit.Theirs); <-time.After(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !slices.Contains(d.coord.Witnessed(), l.Audit.Theirs); <-time.After(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the evidence was not handed over")
 		}

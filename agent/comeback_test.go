@@ -24,7 +24,7 @@ func TestOneThatCameBackReportsInANewEpoch(t *testing.T) {
 	}
 	before := newest()
 	d.coord.Void()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for newest() <= before {

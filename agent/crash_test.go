@@ -52,7 +52,7 @@ func (d *device) runCut(c *cutter, settled func() bool) (cut bool) {
 	go func() { done <- agent.Run(ctx, o) }()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(20 * time.Second)
+	limit := time.After(patience)
 	for {
 		select {
 		case err := <-done:

@@ -54,7 +54,7 @@ func TestAMappedModelStaysValidThroughUpdatesAndCollection(t *testing.T) {
 		d.fleet.Direct(&r, nil, 0)
 		d.serves(r, fleet.Healthy)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; <-time.After(10 * time.Millisecond) {
 		if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
 			break
 		}

@@ -37,7 +37,7 @@ func (s *said) Handle(ctx context.Context, r slog.Record) error {
 
 func (s *said) until(t *testing.T, message string) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; <-time.After(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
 		s.mu.Lock()
 		n := s.what[message]
 		s.mu.Unlock()

@@ -191,7 +191,7 @@ func TestADelistingByFile(t *testing.T) {
 	bring(d.fleet.Refresh())
 	d.serves(v1, fleet.Quarantined)
 	bring(with)
-	for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
 		l, err := d.cl.List(t.Context())
 		if err == nil && strings.Contains(l.Refused, "file: ") && strings.Contains(l.Refused, "older than one seen before") {
 			break

@@ -93,7 +93,7 @@ func TestADamagedFileIsFoundMendedAndTold(t *testing.T) {
 		if l.Root != first.Root || l.Path != first.Path || !l.Mended.Equal(m.Serving.Mended) {
 			t.Errorf("the application loaded %+v after %+v", l, first)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the application was not told to load again")
 	}
 	d.row("a damaged file", func(r telemetry.Row, m telemetry.Model) bool {
@@ -148,7 +148,7 @@ func TestADamagedFallbackIsMendedToo(t *testing.T) {
 	d.fleet.Direct(&v1, &v2, 100*time.Millisecond)
 	d.serves(v2, fleet.Healthy)
 	d.rot(filepath.Join(path, "weights.bin"))
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for content := ""; content != "one"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("the fallback holds %q", content)

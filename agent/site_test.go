@@ -65,7 +65,7 @@ func TestASiteTakesAReleaseOnce(t *testing.T) {
 		devices = append(devices, d)
 	}
 	for i := range seen {
-		for end := time.Now().Add(30 * time.Second); seen[i].Load() < members; <-time.After(20 * time.Millisecond) {
+		for end := time.Now().Add(patience); seen[i].Load() < members; <-time.After(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("dev-%d sees %d that share", i, seen[i].Load())
 			}
