@@ -18,6 +18,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/scrub"
 	"github.com/modelfleet/modelfleet/agent/share"
 	"github.com/modelfleet/modelfleet/agent/slot"
+	"github.com/modelfleet/modelfleet/agent/standby"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/agent/uplink"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -43,7 +44,10 @@ type agent struct {
 	server   *local.Server
 	fetcher  *delivery.Fetcher
 	bucket   delivery.Source
-	site     *share.Site // nil: no neighbours
+	standby  *standby.Standby // nil: it has a source of its own
+	heard    chan struct{}    // the coordinator answered
+	away     chan struct{}    // it cannot be asked for packs
+	site     *share.Site      // nil: no neighbours
 	pool     atomic.Pointer[gossip.Pool]
 	rekey    chan uint64 // number of a newer cell key
 }
@@ -111,7 +115,7 @@ func (o *Options) remember(d *disk, id identity.Identity, first identity.Enrolme
 
 // assemble makes the parts and ties them together.
 func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, error) {
-	a := &agent{o: o, me: me, rekey: make(chan uint64, 1)}
+	a := &agent{o: o, me: me, rekey: make(chan uint64, 1), heard: make(chan struct{}, 1), away: make(chan struct{}, 1)}
 	store, err := cas.Open(filepath.Join(o.State, "store"))
 	if err != nil {
 		return nil, err
@@ -131,6 +135,9 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	a.loop = l
 	a.adopt(slots)
 	if err := a.network(); err != nil {
+		return nil, err
+	}
+	if err := a.openStandby(d); err != nil {
 		return nil, err
 	}
 	source, err := a.source()
@@ -196,6 +203,8 @@ func (a *agent) network() error {
 			return err
 		},
 		OnRenew:    a.renewed,
+		Heard:      func() { nudge(a.heard) },
+		Away:       func() { nudge(a.away) },
 		GossipAddr: a.gossipAddr,
 		Listed: func() []*x509.Certificate {
 			if t := a.loop.trusted.Load(); t != nil {
@@ -336,6 +345,8 @@ func (a *agent) run(ctx context.Context, pack []byte) error {
 	wg.Go(func() { a.uplink.Run(ctx) })
 	wg.Go(func() { a.loop.keeper.run(ctx) })
 	wg.Go(func() { a.seekPacks(ctx) })
+	wg.Go(func() { a.keepStandby(ctx) })
+	wg.Go(func() { a.watchBucket(ctx) })
 	wg.Go(func() { a.watch(ctx) })
 	wg.Go(func() { a.reporter.run(ctx) })
 	wg.Go(func() { a.watchPackFile(ctx) })

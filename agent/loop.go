@@ -15,6 +15,7 @@ import (
 	"github.com/modelfleet/modelfleet/agent/host"
 	"github.com/modelfleet/modelfleet/agent/scrub"
 	"github.com/modelfleet/modelfleet/agent/slot"
+	"github.com/modelfleet/modelfleet/agent/standby"
 	"github.com/modelfleet/modelfleet/agent/update"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -47,6 +48,7 @@ type loop struct {
 	wire     func() int64                 // bytes taken from the bucket since the start
 
 	witness  *witness
+	standby  func() standby.View     // of the way to packs past the coordinator; nil: there is none
 	gossiped func(checkpoint string) // the cell is to know which one this device was shown
 
 	packs  chan packOffer

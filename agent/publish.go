@@ -24,7 +24,7 @@ func (l *loop) publish() {
 	stand := l.stand()
 	out := local.Listing{
 		Member: l.facts.ID, Agent: l.o.Version, Directive: l.mem.Trust.Sequence,
-		Freshness: stand.String(), FreshnessSince: l.stoodAt, Remedy: l.remedy(), Audit: l.auditView(), Refused: l.refused, Damaged: l.scrub.Damaged(), Models: []local.Model{},
+		Freshness: stand.String(), FreshnessSince: l.stoodAt, Remedy: l.remedy(), PackURL: l.packURL(), Audit: l.auditView(), Refused: l.refused, Damaged: l.scrub.Damaged(), Models: []local.Model{},
 	}
 	now := time.Now()
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {

@@ -31,7 +31,7 @@ func (l *loop) lacking() bool {
 func (a *agent) seekPacks(ctx context.Context) {
 	group := a.me.Identity().Facts.Group
 	bucket := func() ([]byte, error) {
-		body, _, err := a.bucket.Get(ctx, group.PackKey(), "")
+		body, _, err := a.bucketPack(ctx, "")
 		return body, err
 	}
 	coordinator := func() ([]byte, error) {

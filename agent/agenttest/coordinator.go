@@ -81,6 +81,9 @@ func (f *Fleet) Serve() *Coordinator {
 		}
 		return c.cellOf(), nil
 	})
+	handle("GET /v1/packs/{group}/url", true, func(*http.Request, fleet.MemberID) (any, error) {
+		return nil, fault.Newf(fault.Invalid, "get pack url", "", "the bucket is a folder")
+	})
 	handle("GET /v1/time", true, c.signTime)
 	handle("POST /v1/audit/witness", true, c.witnessed)
 	handle("GET /v1/audit/consistency", true, c.consistency)

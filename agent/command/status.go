@@ -36,6 +36,9 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 	if l.Remedy != "" {
 		fmt.Fprintf(stdout, "%s since %s: %s\n", l.Freshness, l.FreshnessSince.Format("2006-01-02 15:04:05Z"), l.Remedy)
 	}
+	if u := l.PackURL; u != nil {
+		fmt.Fprintln(stdout, packURLText(*u))
+	}
 	if a := l.Audit; a != nil {
 		fmt.Fprintf(stdout, "audit log %d entries, root hash %s", a.Entries, a.Root)
 		if a.Unproven > 0 {
@@ -61,6 +64,18 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 		return err
 	}
 	return table(stdout, l.Models)
+}
+
+// packURLText is the line about the way to packs past the coordinator.
+func packURLText(u local.PackURL) string {
+	text := "without the coordinator: no URL of trust packs yet"
+	if !u.Until.IsZero() {
+		text = "without the coordinator: trust packs by URL until " + u.Until.UTC().Format("2006-01-02 15:04Z")
+	}
+	if u.Trouble != "" {
+		text += "; " + u.Trouble
+	}
+	return text
 }
 
 // table prints how each model stands.

@@ -15,10 +15,18 @@ type Listing struct {
 	Freshness      string         `json:"freshness,omitempty"` // none, fresh, stale or untrusted
 	FreshnessSince time.Time      `json:"freshnessSince,omitzero"`
 	Remedy         string         `json:"remedy,omitempty"`  // what a person can do when it is not fresh
+	PackURL        *PackURL       `json:"packUrl,omitempty"` // by which packs are read while the coordinator is away
 	Audit          *Audit         `json:"audit,omitempty"`   // the fleet's audit log, as far as this device was shown it
 	Refused        string         `json:"refused,omitempty"` // why the newest trust pack was not believed
 	Damaged        uint64         `json:"damaged,omitempty"` // files found damaged on the disk since the agent started, and fetched again
 	Models         []Model        `json:"models"`
+}
+
+// PackURL is how the URL stands by which a device without a source of its own reads
+// trust packs while the coordinator is away. The URL itself is a secret.
+type PackURL struct {
+	Until   time.Time `json:"until,omitzero"`    // by the device's clock; zero: there is none yet
+	Trouble string    `json:"trouble,omitempty"` // what is wrong with it, and the next move
 }
 
 // Audit is what a device knows of the fleet's audit log.

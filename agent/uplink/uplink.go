@@ -28,6 +28,9 @@ type Options struct {
 	// Idle reports whether others of the cell bring packs here just now; the
 	// coordinator is then asked only every ten waits. Nil: never.
 	Idle func() bool
+	// Heard is told that the coordinator answered just now, Away that it could not be
+	// asked for packs. Nil: nobody is. Neither may block.
+	Heard, Away func()
 	// OnRenew is told of each renewal, and whether the member came back by its key.
 	OnRenew func(id identity.Identity, back bool)
 	// Now is how late it is as far as the device can know; default time.Now.
@@ -58,6 +61,12 @@ func New(o Options) *Uplink {
 	}
 	if o.Listed == nil {
 		o.Listed = func() []*x509.Certificate { return nil }
+	}
+	if o.Heard == nil {
+		o.Heard = func() {}
+	}
+	if o.Away == nil {
+		o.Away = func() {}
 	}
 	return &Uplink{o: o, doubts: make(chan struct{}, 1)}
 }
@@ -97,6 +106,9 @@ func (u *Uplink) Run(ctx context.Context) {
 func (u *Uplink) SendRows(ctx context.Context, batch []byte) (api.RowsReply, error) {
 	cell := cmp.Or(u.o.Member.Identity().Cell.ID, "-")
 	r, err := u.o.Member.Client().SendRows(ctx, cell, batch, u.gossipAddr())
+	if err == nil {
+		u.o.Heard()
+	}
 	return r, u.judged(err)
 }
 
@@ -123,6 +135,12 @@ func (u *Uplink) Presign(ctx context.Context, keys []string) ([]string, time.Tim
 	return r.URLs, r.Expires, u.judged(err)
 }
 
+// PackURL asks for a URL of the group's pack that outlives the coordinator.
+func (u *Uplink) PackURL(ctx context.Context) (api.PackURL, error) {
+	r, err := u.o.Member.Client().PackURL(ctx, u.o.Member.Identity().Facts.Group)
+	return r, u.judged(err)
+}
+
 // packLoop waits for packs. It asks with what it was given last, so that the
 // coordinator answers at once when there is something newer.
 func (u *Uplink) packLoop(ctx context.Context) {
@@ -132,6 +150,12 @@ func (u *Uplink) packLoop(ctx context.Context) {
 			return
 		}
 		r, err := u.o.Member.Client().Pack(ctx, u.o.Member.Identity().Facts.Group, etag, u.o.Poll)
+		switch {
+		case err == nil:
+			u.o.Heard()
+		case ctx.Err() == nil:
+			u.o.Away()
+		}
 		if err == nil && !r.NotModified {
 			if err = u.o.OnPack(ctx, r.Pack); err == nil || !fault.KindOf(err).Retry() {
 				// A pack that was refused is not fetched again and again: the next

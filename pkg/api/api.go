@@ -125,8 +125,8 @@ type PresignReply struct {
 // credentials and without the coordinator, until it expires: a secret for one
 // object. GET /v1/packs/{group}/url over mTLS.
 type PackURL struct {
-	URL     string    `json:"url"`
-	Expires time.Time `json:"expires"` // a week from now, or when the coordinator's own credentials end
+	URL  string         `json:"url"`
+	Life fleet.Duration `json:"life"` // from now on: a week, or as long as the credentials that signed it
 }
 
 // TokenRequest makes a join token. POST /v1/tokens.
