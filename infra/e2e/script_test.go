@@ -71,40 +71,16 @@ var inherited = []string{"GOCOVERDIR", "GOMAXPROCS"}
 // TestScripts runs testdata: each script says why it is there.
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	testscript.Run(t, scripts("testdata"))
+}
+
+// scripts are those of a folder, with what they may say.
+func scripts(dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup: func(env *testscript.Env) error {
-			for _, name := range inherited {
-				if v, ok := os.LookupEnv(name); ok {
-					env.Setenv(name, v)
-				}
-			}
-			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("AWS_ACCESS_KEY_ID", "devkey")
-			env.Setenv("AWS_SECRET_ACCESS_KEY", "devsecret")
-			for i := range 3 {
-				port, err := freePort()
-				if err != nil {
-					return err
-				}
-				env.Setenv(fmt.Sprintf("PORT%d", i+1), port)
-			}
-			s := &stage{dir: env.WorkDir, programs: map[string]*program{}, answered: map[string]int{}}
-			for _, v := range env.Vars {
-				name, _, _ := strings.Cut(v, "=")
-				s.names = append(s.names, name)
-			}
-			env.Values[stageKey{}] = s
-			env.Defer(func() {
-				if f, ok := env.T().(interface{ Failed() bool }); ok && f.Failed() {
-					env.T().Log(s.logs())
-				}
-				s.close()
-			})
-			return nil
-		},
+		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start":    start,
 			"quit":     quit,
@@ -120,7 +96,39 @@ func TestScripts(t *testing.T) {
 			"invoke":   invoke,
 			"counted":  counted,
 		},
+	}
+}
+
+// setUp gives a script its environment, and ends what it started.
+func setUp(env *testscript.Env) error {
+	for _, name := range inherited {
+		if v, ok := os.LookupEnv(name); ok {
+			env.Setenv(name, v)
+		}
+	}
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("AWS_ACCESS_KEY_ID", "devkey")
+	env.Setenv("AWS_SECRET_ACCESS_KEY", "devsecret")
+	for i := range 3 {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		env.Setenv(fmt.Sprintf("PORT%d", i+1), port)
+	}
+	s := &stage{dir: env.WorkDir, programs: map[string]*program{}, answered: map[string]int{}}
+	for _, v := range env.Vars {
+		name, _, _ := strings.Cut(v, "=")
+		s.names = append(s.names, name)
+	}
+	env.Values[stageKey{}] = s
+	env.Defer(func() {
+		if f, ok := env.T().(interface{ Failed() bool }); ok && f.Failed() {
+			env.T().Log(s.logs())
+		}
+		s.close()
 	})
+	return nil
 }
 
 // Ports are taken from below those that the kernel gives to outgoing
