@@ -57,7 +57,7 @@ func openDisk(dir string) (*disk, error) {
 	d := &disk{dir: dir, lock: f, write: cas.WriteFile}
 	for _, folder := range []string{dir, filepath.Join(dir, "identity")} {
 		if err := cas.Sweep(folder); err != nil && !fault.Is(err, fault.NotFound) {
-			return nil, errors.Join(err, f.Close())
+			return nil, errors.Join(err, d.close())
 		}
 	}
 	return d, nil
@@ -80,7 +80,11 @@ func (d *disk) replaced() error {
 		WithHint("start the agent again; systemd does")
 }
 
-func (d *disk) close() error { return d.lock.Close() }
+// close gives the folder free. Closing alone would not at once: a program that is
+// being started has the file too, until it runs.
+func (d *disk) close() error {
+	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
+}
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
 

@@ -74,7 +74,12 @@ func lock(path string) (unlock func(), err error) {
 		return nil, errors.Join(fault.New(fault.Conflict, "lock data folder", path, err).
 			WithHint("another coordinator uses this data folder: stop it first"), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// Closing alone would not unlock at once: a program that is being started has
+		// the file too, until it runs.
+		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		f.Close()
+	}, nil
 }
 
 // poke wakes the loop.
