@@ -115,7 +115,8 @@ type Repository struct {
 	// nobody can. They are passed over.
 	spent map[string]int64
 	// proofs that directives are in the audit log, by [trust.AuditProofKey].
-	proofs map[string]json.RawMessage
+	proofs   map[string]json.RawMessage
+	verifier trust.Verifier // of the packs that are made
 }
 
 // policy is the top targets role with the files it lists.

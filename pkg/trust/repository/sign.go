@@ -292,7 +292,7 @@ func (r *Repository) pack(c signed, g fleet.Group) ([]byte, error) {
 // let expire, root or the policy for instance, is told and not refused: members
 // hold what they have, and the coordinator goes on.
 func (r *Repository) rehearse(pack []byte, g fleet.Group, now time.Time) (trust.Trusted, error) {
-	t, _, err := trust.Verify(pack, trust.State{Root: r.roots[len(r.roots)-1]}, fleet.Facts{Group: g}, now)
+	t, _, err := r.verifier.Verify(pack, trust.State{Root: r.roots[len(r.roots)-1]}, fleet.Facts{Group: g}, now)
 	if err != nil {
 		return t, fault.New(fault.Untrusted, signOp, string(g), err)
 	}
