@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/modelfleet/modelfleet/agent/command"
 	"github.com/modelfleet/modelfleet/infra/crash"
@@ -205,7 +204,7 @@ func TestSystemCallsMayFailOrBeTheLast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := c.Inject(t.Context(), 2, in, 15*time.Second)
+		out, err := c.Inject(t.Context(), 2, in, patience)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -60,6 +60,10 @@ func (c *card) on(m *crash.Member) *crash.Member {
 	return d
 }
 
+// patience is how long anything is waited for. It is long because the machine may be
+// loaded; a test that works never waits for it.
+const patience = 3 * time.Minute
+
 func start(t *testing.T, m *crash.Member, n int) {
 	t.Helper()
 	if err := m.Start(t.Context(), n); err != nil {
@@ -70,7 +74,7 @@ func start(t *testing.T, m *crash.Member, n int) {
 
 func until(t *testing.T, m *crash.Member, want func(local.Model) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := m.Until(ctx, want); err != nil {
 		t.Fatal(err)
@@ -115,11 +119,11 @@ func TestAFullFileSystemIsSaidAndOutlived(t *testing.T) {
 	}
 	start(t, m, 2)
 	until(t, m, serving(w.Releases[1]))
-	<-time.After(2 * time.Second) // it tries
+	until(t, m, func(local.Model) bool { // it tries
+		said := m.Said()
+		return strings.Contains(said, "no space left") || strings.Contains(said, "disk has")
+	})
 	until(t, m, serving(w.Releases[1]))
-	if said := m.Said(); !strings.Contains(said, "no space left") && !strings.Contains(said, "disk has") {
-		t.Errorf("it says nothing of the full disk: %s", said)
-	}
 	if err := w.Check(m.State, w.Releases[1]); err != nil {
 		t.Error(err)
 	}
@@ -154,18 +158,18 @@ func TestACardIsPulledOutAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.run("umount", "-l", c.root)
-	before := len(m.Said())
+	before, began := len(m.Said()), time.Now()
 	<-time.After(3 * time.Second)
 	until(t, m, func(l local.Model) bool { return l.Name == crash.Model }) // it answers
-	if n := strings.Count(m.Said()[min(before, len(m.Said())):], "\n"); n > 40 {
-		t.Errorf("%d lines of log in 3 s", n)
+	if n := strings.Count(m.Said()[min(before, len(m.Said())):], "\n"); float64(n) > 14*time.Since(began).Seconds() {
+		t.Errorf("%d lines of log in %s", n, time.Since(began))
 	}
 	// It comes back as another device: the kernel still holds the one that is gone.
 	c.run("cp", c.image, c.image+"2")
 	c.run("mount", "-o", "loop", c.image+"2", c.root)
 	select {
 	case <-m.Ended():
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("it goes on with a disk that is gone: %s", m.Said())
 	}
 	if !strings.Contains(m.Said(), "another disk was mounted") {

@@ -169,7 +169,7 @@ func cleanEnd(err error) error {
 func (m *Member) wait() error {
 	select {
 	case <-m.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
 		<-m.ended
 	}
