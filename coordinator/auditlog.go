@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	sign "golang.org/x/mod/sumdb/note"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
@@ -19,26 +22,55 @@ import (
 
 // openAudit opens the audit log before anything is written to it. Without a key
 // the log is kept, but nobody can check it; a policy that lists one is obeyed.
-func (h *house) openAudit(ctx context.Context) error {
-	path := or(h.o.AuditKey, filepath.Join(h.o.Fleet, "keys", "audit.key"))
-	listed := strings.TrimSuffix(h.publisher.AuditKey(), "\n")
-	signer, public, err := ledger.LoadKey(path, h.m.file.Name)
-	switch {
-	case fault.Is(err, fault.NotFound) && listed == "" && h.o.AuditKey == "":
-		h.log.Warn("audit log is not signed: there is no key for it", "path", path)
-		return nil
-	case err != nil:
-		return err
-	case listed != "" && listed != public:
-		return trust.Violated(trust.RuleAudit, "open audit log", path, fmt.Errorf("the policy lists the key %s, this is %s", listed, public)).
-			WithHint("start the coordinator with the audit key that the policy lists: -audit-key")
+func (h *house) openAudit(ctx context.Context) (err error) {
+	public := strings.TrimSuffix(h.publisher.AuditKey(), "\n")
+	if public == "" {
+		path := h.auditKeyPath()
+		_, public, err = ledger.LoadKey(path, h.m.file.Name)
+		if fault.Is(err, fault.NotFound) && h.o.AuditKey == "" {
+			h.log.Warn("audit log is not signed: there is no key for it", "path", path)
+		} else if err != nil {
+			return err
+		}
 	}
-	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Signer: signer, Key: public, Former: h.publisher.FormerAuditKeys, Logger: h.log})
+	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Key: public, Keys: h.auditKey, Former: h.publisher.FormerAuditKeys, Logger: h.log})
 	if err != nil {
 		return err
 	}
 	h.publisher.Audited(publish.Audit{Prove: h.audit.Prove, Taken: h.taken})
 	return h.upToDate(ctx)
+}
+
+// auditKeyPath is where the first key of the audit log is.
+func (h *house) auditKeyPath() string {
+	return or(h.o.AuditKey, filepath.Join(h.o.Fleet, "keys", "audit.key"))
+}
+
+// auditKey finds the audit key of a public one, which the policy lists: the file
+// that was named, or one of the fleet's folder that is called audit*.key. `modelfleet
+// key rotate audit` puts the next one there before the policy lists it, so that the
+// coordinator takes it up by itself.
+func (h *house) auditKey(_ context.Context, public string) (sign.Signer, error) {
+	files, err := filepath.Glob(filepath.Join(h.o.Fleet, "keys", "audit*.key"))
+	if err != nil {
+		files = nil // the folder's own name is a bad pattern: then only the named file is used
+	}
+	var seen []string
+	for _, path := range append([]string{h.auditKeyPath()}, files...) {
+		s, has, err := ledger.LoadKey(path, h.m.file.Name)
+		if err != nil {
+			seen = append(seen, err.Error())
+			continue
+		}
+		if has == public {
+			return s, nil
+		}
+		seen = append(seen, path+" is "+has)
+	}
+	slices.Sort(seen)
+	return nil, trust.Violated(trust.RuleAudit, "open audit log", filepath.Join(h.o.Fleet, "keys"),
+		fmt.Errorf("the policy lists the key %s: %s", public, strings.Join(slices.Compact(seen), "; "))).
+		WithHint("copy the file that `modelfleet key rotate audit` made, audit-N.key, into %s: a running coordinator takes it up within a minute. A key elsewhere is named with -audit-key", filepath.Join(h.o.Fleet, "keys"))
 }
 
 // upToDate refuses a store that lacks directives which the log, taken from the
@@ -92,7 +124,7 @@ func (h *house) tampered(ctx context.Context, t publish.Tampered) error {
 // keeps. msg is the row as it was signed: the evidence.
 func (h *house) compareRow(id fleet.MemberID, row telemetry.Row, msg []byte) {
 	ctx := context.Background() // a row is compared whoever brought it, and whether or not they wait
-	if h.audit == nil || row.Log.IsZero() {
+	if row.Log.IsZero() {
 		return
 	}
 	why, err := h.audit.Judge(ctx, row.Log.Size, row.Log.Root[:])
@@ -108,9 +140,6 @@ func (h *house) compareRow(id fleet.MemberID, row telemetry.Row, msg []byte) {
 
 // witness takes the checkpoints that a member cannot make agree with its own.
 func (h *house) witness(ctx context.Context, id fleet.MemberID, notes []string) error {
-	if h.audit == nil {
-		return nil
-	}
 	for _, n := range notes {
 		why, err := h.audit.JudgeNote(ctx, n)
 		if err != nil {
@@ -125,7 +154,7 @@ func (h *house) witness(ctx context.Context, id fleet.MemberID, notes []string) 
 
 // split keeps evidence and tells of it, once.
 func (h *house) split(ctx context.Context, s api.AuditSplit) {
-	_, s.Ours = h.audit.Checkpoint()
+	s.Ours = h.audit.Head().Note
 	s.Found = time.Now().UTC()
 	n := note(s.Found, audit.SplitFound, string(s.Member), s.Why, map[string]string{"theirs": s.Theirs, "claim": s.Claim})
 	added, err := h.store.AddSplit(ctx, s, n)
@@ -141,9 +170,6 @@ func (h *house) split(ctx context.Context, s api.AuditSplit) {
 
 // publishAudit brings the log to the bucket also when nothing else is published.
 func (h *house) publishAudit(ctx context.Context) {
-	if h.audit == nil {
-		return
-	}
 	err := h.audit.PublishIfDue(ctx, time.Now())
 	if err == nil || ctx.Err() != nil {
 		return

@@ -69,7 +69,7 @@ func Parse(args []string, w io.Writer) (Options, error) {
 		o.DeviceCAKeys = append(o.DeviceCAKeys, ref)
 		return nil
 	})
-	fs.StringVar(&o.AuditKey, "audit-key", "", "`file` of the key that signs the audit log; default: FLEET/keys/audit.key")
+	fs.StringVar(&o.AuditKey, "audit-key", "", "`file` of a key that signs the audit log; default: the one of FLEET/keys/audit*.key that the policy lists")
 	fs.StringVar(&o.TimestampKey, "timestamp-key", "", "the timestamp's key, a `file` or awskms:///..., or none where the heartbeat function alone signs; default: the fleet's")
 	fs.DurationVar(&o.Tick, "tick", 10*time.Second, "time between two looks at the fleet")
 	fs.DurationVar(&o.Report, "report", 10*time.Second, "how often members in a rollout report")

@@ -48,7 +48,7 @@ type house struct {
 	events   *desk.Events
 	wake     chan struct{}
 
-	audit     *audit.Log // nil while there is no key for it
+	audit     *audit.Log
 	ca        *ca.CA
 	devices   devices  // what ca is made of
 	pins      []string // of the listener's key and the next

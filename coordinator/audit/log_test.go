@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
+	"github.com/modelfleet/modelfleet/coordinator/cli/auditor"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/coordinator/store/sqlite"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -68,19 +69,32 @@ type world struct {
 	t      *testing.T
 	store  *sqlite.Store
 	bucket *bucket
-	signer note.Signer
 	key    string
 	n      int
 	wrote  []byte // the newest directive
 	former []string
+	keys   map[string]note.Signer // every private key that is at hand, by its public one
 }
 
 func newWorld(t *testing.T) *world {
-	private, public, err := ledger.NewKey("plant")
-	w := &world{t: t, signer: must(note.NewSigner(must(private, err)(t)))(t), key: public, bucket: &bucket{must(dir.Open(t.TempDir()))(t), -1}}
+	w := &world{t: t, keys: map[string]note.Signer{}, bucket: &bucket{must(dir.Open(t.TempDir()))(t), -1}}
 	t.Cleanup(func() { w.bucket.Close() })
-	w.store = w.fresh()
+	w.store, w.key = w.fresh(), w.newKey()
 	return w
+}
+
+func (w *world) newKey() (public string) {
+	private, public, err := ledger.NewKey("plant")
+	w.keys[public] = must(note.NewSigner(must(private, err)(w.t)))(w.t)
+	return public
+}
+
+// find is the private key of a public one.
+func (w *world) find(_ context.Context, public string) (note.Signer, error) {
+	if s, has := w.keys[public]; has {
+		return s, nil
+	}
+	return nil, trust.Violated(trust.RuleAudit, "find key", public, errors.New("it is not here"))
 }
 
 func (w *world) fresh() *sqlite.Store {
@@ -90,7 +104,7 @@ func (w *world) fresh() *sqlite.Store {
 }
 
 func (w *world) open() (*audit.Log, error) {
-	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Signer: w.signer, Key: w.key, Logger: slog.New(slog.DiscardHandler),
+	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Key: w.key, Keys: w.find, Logger: slog.New(slog.DiscardHandler),
 		Former: func(context.Context) ([]string, error) { return w.former, nil }})
 }
 
@@ -102,7 +116,7 @@ func (w *world) decide() {
 	w.wrote = []byte(strings.Repeat("d", w.n))
 	notes := []audit.Note{
 		{At: at, Actor: "ann", Action: audit.TokenCreated, Subject: "t1"},
-		{At: at, Actor: audit.Coordinator, Action: audit.RolloutVerdict, Subject: "r1", Detail: map[string]string{"evidence": strings.Repeat("<e>", ledger.MaxDetail) + string(w.wrote)}},
+		{At: at, Actor: audit.Coordinator, Action: audit.RolloutDecided, Subject: "r1", Detail: map[string]string{"evidence": strings.Repeat("<e>", ledger.MaxDetail) + string(w.wrote)}},
 		{At: at, Actor: audit.Coordinator, Action: audit.DirectiveIssued, Subject: "default", Detail: ledger.Directive{Group: "default", Sequence: uint64(w.n), Digest: fleet.DigestOf(w.wrote)}},
 	}
 	if err := w.store.Append(w.t.Context(), notes...); err != nil {
@@ -114,13 +128,15 @@ func (w *world) prove(l *audit.Log) ([]byte, error) {
 	return l.Prove(w.t.Context(), w.key, fleet.DefaultGroup, w.wrote)
 }
 
+func (w *world) get(ctx context.Context, key string) ([]byte, error) {
+	b, _, err := w.bucket.Get(ctx, key, "")
+	return b, err
+}
+
 // check reads the whole log out of the bucket as an outsider would.
 func (w *world) check() uint64 {
 	w.t.Helper()
-	get := func(ctx context.Context, key string) ([]byte, error) {
-		b, _, err := w.bucket.Get(ctx, key, "")
-		return b, err
-	}
+	get := w.get
 	signed := must(get(w.t.Context(), ledger.CheckpointKey))(w.t)
 	cp := must(ledger.Open(string(signed), must(ledger.ParseKey(w.key))(w.t)))(w.t)
 	must(ledger.Verify(w.t.Context(), get, cp, func(_ uint64, _ []byte, e ledger.Entry) error {
@@ -159,7 +175,7 @@ func TestACrashAtAnyStepIsRepeatedHarmlessly(t *testing.T) {
 		}
 		crashed++
 		w.bucket.left = -1
-		if n := w.check(); n != 3 && n != 306 {
+		if n := w.check(); n != 4 && n != 307 {
 			t.Fatalf("after a crash in step %d the bucket's log has %d entries", steps, n)
 		}
 		l := must(w.open())(t)
@@ -167,7 +183,7 @@ func TestACrashAtAnyStepIsRepeatedHarmlessly(t *testing.T) {
 		if again := must(w.prove(l))(t); !bytes.Equal(raw, again) {
 			t.Error("a proof that is there was made anew")
 		}
-		if n := w.check(); n != 306 {
+		if n := w.check(); n != 307 {
 			t.Fatalf("after the restart from step %d the bucket's log has %d entries", steps, n)
 		}
 	}
@@ -202,9 +218,6 @@ func TestAProofLeadsFromEarlierCheckpoints(t *testing.T) {
 	if _, err := l.Prove(t.Context(), w.key, fleet.DefaultGroup, raw); err == nil {
 		t.Error("a directive that is not in the log was proven")
 	}
-	if _, err := l.Prove(t.Context(), "modelfleet/plant+00000000+AAAA", fleet.DefaultGroup, w.wrote); trust.RuleOf(err) != trust.RuleAudit {
-		t.Errorf("another key than the policy's: %v", err)
-	}
 }
 
 // A store that was restored from an old copy, or made anew, takes what it lacks
@@ -221,18 +234,18 @@ func TestARestoredStoreGoesOnWithTheBucketsLog(t *testing.T) {
 		must(w.prove(must(w.open())(t)))(t)
 		w.store = old
 		l := must(w.open())(t)
-		if n := must(w.store.AuditSize(t.Context()))(t); n != 12 {
-			t.Errorf("kept %d decisions: the store has %d entries, want 12", kept, n)
+		if n := must(w.store.AuditSize(t.Context()))(t); n != 13 {
+			t.Errorf("kept %d decisions: the store has %d entries, want 13", kept, n)
 		}
 		for _, e := range must(w.store.Audit(t.Context(), 0, 100))(t) {
-			if e.Action == audit.RolloutVerdict && len(e.Detail) < ledger.MaxDetail {
+			if e.Action == audit.RolloutDecided && len(e.Detail) < ledger.MaxDetail {
 				t.Errorf("entry %d lost its evidence", e.Index)
 			}
 		}
 		w.decide()
 		must(w.prove(l))(t)
-		if n := w.check(); n != 15 {
-			t.Errorf("the log has %d entries, want 15", n)
+		if n := w.check(); n != 16 {
+			t.Errorf("the log has %d entries, want 16", n)
 		}
 	}
 }
@@ -296,8 +309,8 @@ func TestTwoWritersDoNotWriteOverEachOther(t *testing.T) {
 	if _, err := w.prove(first); !fault.Is(err, fault.Conflict) {
 		t.Errorf("published over somebody else's checkpoint: %v", err)
 	}
-	if n := theirs.check(); n != 6 {
-		t.Errorf("the bucket's log has %d entries, want 6", n)
+	if n := theirs.check(); n != 7 {
+		t.Errorf("the bucket's log has %d entries, want 7", n)
 	}
 }
 
@@ -311,8 +324,8 @@ func TestAStrangersCheckpointIsWrittenOver(t *testing.T) {
 	must(w.bucket.Swap(t.Context(), ledger.CheckpointKey, []byte("modelfleet/plant\n99\nAAAA\n\n— x AAAA\n"), must(etag, err)(t)))(t)
 	w.decide()
 	must(w.prove(l))(t)
-	if n := w.check(); n != 6 {
-		t.Errorf("the bucket's log has %d entries, want 6", n)
+	if n := w.check(); n != 7 {
+		t.Errorf("the bucket's log has %d entries, want 7", n)
 	}
 }
 
@@ -321,7 +334,7 @@ func TestOtherLogsAreJudged(t *testing.T) {
 	w.decide()
 	l := must(w.open())(t)
 	must(w.prove(l))(t)
-	cp, signed := l.Checkpoint()
+	cp, signed := l.Head().Checkpoint, l.Head().Note
 	for name, c := range map[string]struct {
 		size uint64
 		root []byte
@@ -331,7 +344,7 @@ func TestOtherLogsAreJudged(t *testing.T) {
 		"half a root":    {cp.Size, cp.Root[:16], ""},
 		"another root":   {cp.Size, make([]byte, 16), "not ours"},
 		"an earlier one": {2, make([]byte, 32), "not ours"},
-		"a longer one":   {99, cp.Root[:], "ours has 3"},
+		"a longer one":   {99, cp.Root[:], "ours has 4"},
 		"none":           {0, nil, ""},
 	} {
 		if why := must(l.Judge(t.Context(), c.size, c.root))(t); (why == "") != (c.want == "") || !strings.Contains(why, c.want) {
@@ -357,15 +370,89 @@ func TestALostStoreGoesOnUnderAnotherKey(t *testing.T) {
 	w.decide()
 	must(w.prove(l))(t)
 	former := w.key
-	private, public, err := ledger.NewKey("plant")
-	w.signer, w.key = must(note.NewSigner(must(private, err)(t)))(t), public
+	w.key = w.newKey()
 	w.store = w.fresh()
 	w.former = []string{former}
 	l = must(w.open())(t)
 	must(w.prove(l))(t) // the directive in force, which the new policy has to be proven for
 	w.decide()
 	must(w.prove(l))(t)
-	if n := w.check(); n != 6 {
-		t.Errorf("the log has %d entries, want 6", n)
+	if n := w.check(); n != 8 { // two keys, two decisions
+		t.Errorf("the log has %d entries, want 8", n)
+	}
+}
+
+// A policy that lists another key asks for no restart: the log says which key signs
+// from there on, and whoever kept a checkpoint by any of them finds it again. A key
+// that is not at hand changes nothing.
+func TestTheNextKeyIsTakenUpWithoutARestart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := must(w.open())(t)
+	var kept []audit.Head
+	for range 3 {
+		w.decide()
+		must(w.prove(l))(t)
+		kept = append(kept, l.Head())
+		if _, err := l.Prove(t.Context(), "modelfleet/plant+00000000+AAAA", fleet.DefaultGroup, w.wrote); err == nil || l.Head() != kept[len(kept)-1] {
+			t.Errorf("a key that is no key: %v, head %+v", err, l.Head())
+		}
+		w.key = w.newKey()
+		signer := w.keys[w.key]
+		delete(w.keys, w.key)
+		if _, err := w.prove(l); trust.RuleOf(err) != trust.RuleAudit || l.Head() != kept[len(kept)-1] {
+			t.Errorf("a key that is not here: %v, head %+v", err, l.Head())
+		}
+		w.keys[w.key] = signer
+		w.bucket.left = 2 // the power fails while the log goes over to it
+		if _, err := w.prove(l); !errors.Is(err, errCrash) {
+			t.Errorf("without power: %v", err)
+		}
+		w.bucket.left = -1
+		if h := l.Head(); h != kept[len(kept)-1] {
+			t.Errorf("the head is not what lies in the bucket: %+v", h)
+		}
+		must(w.prove(l))(t) // the directive in force, for members that have the new policy
+		if h := l.Head(); h.Key != w.key {
+			t.Errorf("signed by %s, want %s", h.Key, w.key)
+		}
+	}
+	src := must(auditor.With(w.get, w.key))(t)
+	for _, h := range kept {
+		if r, err := src.Verify(t.Context(), h.Note); err != nil || r.Since != h.Size {
+			t.Errorf("from the checkpoint of %d entries: %+v, %v", h.Size, r, err)
+		}
+	}
+	if n := w.check(); n != 4+3*3 {
+		t.Errorf("the log has %d entries, want four keys and three decisions", n)
+	}
+	must(w.open())(t)
+	if n := must(w.store.AuditSize(t.Context()))(t); n != 4+3*3 {
+		t.Errorf("a restart under the same key made %d entries of 13", n)
+	}
+}
+
+// A log that nobody signs is kept, says nothing, and is signed from the beginning
+// once a policy lists a key.
+func TestALogWithoutAKeyTakesUpTheFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	key := w.key
+	w.key = ""
+	l := must(w.open())(t)
+	w.decide()
+	if err := l.Publish(t.Context()); err != nil || l.Head().Note != "" {
+		t.Errorf("without a key: %v, %+v", err, l.Head())
+	}
+	if _, err := l.JudgeNote(t.Context(), "x"); !fault.Is(err, fault.Untrusted) {
+		t.Errorf("a checkpoint of nobody's: %v", err)
+	}
+	if _, err := l.Entry(t.Context(), 0); !fault.Is(err, fault.NotFound) {
+		t.Errorf("an entry that nobody signed: %v", err)
+	}
+	w.key = key
+	must(w.prove(l))(t)
+	if n := w.check(); n != 4 {
+		t.Errorf("the log has %d entries, want 4", n)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/trust/ledger"
 )
 
-var errOtherKey = errors.New("the policy lists another audit key")
+var errUnsigned = errors.New("this fleet's audit log is not signed")
 
 // Judge says whether somebody was shown another log than this one: why is "" when
 // the checkpoint, size and root hash, is of it. A root hash of which only a
@@ -40,7 +40,13 @@ func (l *Log) Judge(ctx context.Context, size uint64, root []byte) (why string, 
 // JudgeNote is [Log.Judge] of a signed checkpoint. One that the log's key did not
 // sign is Untrusted: it says nothing.
 func (l *Log) JudgeNote(ctx context.Context, signed string) (why string, err error) {
-	c, err := ledger.Open(signed, l.verifier)
+	l.mu.Lock()
+	k := l.key
+	l.mu.Unlock()
+	if k.public == "" {
+		return "", fault.New(fault.Untrusted, "compare checkpoint", "", errUnsigned)
+	}
+	c, err := ledger.Open(signed, k.verifier)
 	if err != nil {
 		return "", fault.New(fault.Untrusted, "compare checkpoint", "", err)
 	}

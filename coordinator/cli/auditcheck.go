@@ -24,8 +24,7 @@ import (
 // tiles is where an audit log is read from without a coordinator.
 type tiles struct {
 	*desk
-	dir, bucket, root string
-	keys              []string // the log's, then those it had before
+	dir, bucket, root, key string
 }
 
 func (t *tiles) declare(cmd *cobra.Command) {
@@ -33,7 +32,7 @@ func (t *tiles) declare(cmd *cobra.Command) {
 	f.StringVar(&t.dir, "dir", t.env("MODELFLEET_DIR"), "the fleet's `folder`: it says where the bucket is, and pins the root; $MODELFLEET_DIR")
 	f.StringVar(&t.bucket, "bucket", "", "the tiles in another `bucket`, or a copy of one: dir:PATH")
 	f.StringVar(&t.root, "root", "", "SHA-256 of root.json in `hex`, instead of the folder's")
-	f.StringArrayVar(&t.keys, "key", nil, "the audit log's public key, a `file`, instead of the policy's; once more for each that it had before")
+	f.StringVar(&t.key, "key", "", "the audit log's public key, a `file`, instead of the policy's")
 }
 
 // offline reports whether somebody said where the tiles are.
@@ -61,16 +60,12 @@ func (t *tiles) source(ctx context.Context) (auditor.Source, error) {
 	if err != nil {
 		return none, err
 	}
-	if len(t.keys) > 0 {
-		keys := make([]string, len(t.keys))
-		for i, path := range t.keys {
-			public, err := os.ReadFile(path)
-			if err != nil {
-				return none, fault.New(fault.NotFound, "read audit key", path, err)
-			}
-			keys[i] = string(public)
+	if t.key != "" {
+		public, err := os.ReadFile(t.key)
+		if err != nil {
+			return none, fault.New(fault.NotFound, "read audit key", t.key, err)
 		}
-		return auditor.With(folder.Get(store), keys[0], keys[1:]...)
+		return auditor.With(folder.Get(store), string(public))
 	}
 	if file.Root.IsZero() {
 		return none, fault.Newf(fault.Invalid, "verify audit log", file.Bucket, "nothing says which key the log is signed with").
@@ -118,7 +113,8 @@ key in the policy that the pinned root leads to, and every verdict is reached ag
 from its recorded evidence. Without them it reads the log from the coordinator, and
 takes its word for the key.
 
-With --since the log has to go on from a checkpoint that was kept before.`,
+With --since the log has to go on from a checkpoint that was kept before, however
+often the audit key was replaced since: the log says which keys it had.`,
 		Example: `  modelfleet audit verify --dir orchard
   modelfleet audit verify --dir orchard --since checkpoint-2026-11
   modelfleet audit verify --dir orchard --bucket dir:/media/usb     # a copy of audit/ and tuf/
@@ -169,56 +165,19 @@ func (o *auditVerify) ask(ctx context.Context, since string) error {
 	if err != nil {
 		return err
 	}
-	size, signed, root, err := client.VerifyAudit(ctx)
+	r, err := client.VerifyAudit(ctx, since)
 	if err != nil {
 		return err
-	}
-	if since != "" {
-		if err := goesOn(ctx, client, since); err != nil {
-			return err
-		}
 	}
 	if o.json() {
-		return o.JSON(map[string]any{"entries": size, "signed": signed, "root": root})
+		return o.JSON(r)
 	}
-	o.Print("%d entries, whole; the newest checkpoint covers %d", size, signed)
+	o.Print("%d entries, whole; the newest checkpoint covers %d", r.Entries, r.Signed)
 	if since != "" {
-		o.Print("goes on from the earlier checkpoint")
+		o.Print("goes on from the checkpoint of %d entries", r.Since)
 	}
-	o.Print("root hash %s", root)
+	o.Print("root hash %s", r.Root)
 	o.Say("this is what the coordinator shows; --dir FLEET reads the bucket and trusts the pinned root alone")
-	return nil
-}
-
-// goesOn has the coordinator prove that its log is the one of an earlier checkpoint.
-func goesOn(ctx context.Context, client *api.Client, since string) error {
-	const op = "verify audit log"
-	head, err := client.AuditCheckpoint(ctx)
-	if err != nil {
-		return err
-	}
-	v, err := ledger.ParseKey(head.Key)
-	if err != nil {
-		return fault.New(fault.Untrusted, op, "key", err)
-	}
-	old, err := ledger.Open(since, v)
-	if err != nil {
-		return fault.New(fault.Untrusted, op, "earlier checkpoint", err)
-	}
-	now, err := ledger.Open(head.Note, v)
-	if err != nil {
-		return fault.New(fault.Untrusted, op, "checkpoint", err)
-	}
-	proof := api.AuditConsistency{}
-	if old.Size < now.Size {
-		if proof, err = client.AuditConsistency(ctx, old.Size, now.Size); err != nil {
-			return err
-		}
-	}
-	if err := ledger.Consistent(old, now, proof.Path); err != nil {
-		return fault.New(fault.Untrusted, op, "earlier checkpoint", err).
-			WithHint("the log was made anew since it was kept: keep both checkpoints, they are the proof")
-	}
 	return nil
 }
 

@@ -55,9 +55,9 @@ has several. A custodian who keeps root and policy is replaced in both. Keys of 
 coordinator, the timestamp, the device CA and the audit log are made here unless
 --to names one. Without a key, --threshold changes how many must sign.
 
-A new coordinator or timestamp key is used by a running coordinator as soon as root
-names it, if it lies in the keys folder of the coordinator's fleet folder (or is
-named by its fleet.json); copy it there first.
+A new coordinator, timestamp or audit key is used by a running coordinator as soon as
+root or policy names it, if it lies in the keys folder of the coordinator's fleet
+folder (or is named by its fleet.json); copy it there first.
 
 ` + roles,
 		Example: `  modelfleet key rotate coordinator --rehearse
@@ -273,7 +273,7 @@ func (o *keyChange) audit(home folder.Folder, listed string) (plan ceremony.Plan
 	if o.rehearse {
 		_, public, err = ledger.NewKey(home.Name)
 	} else if public, path, err = home.NextAuditKey(listed); err == nil {
-		o.Say("the audit log's next key is %s; the coordinator needs it once this is published", path)
+		o.Say("the next key is %s: copy it into the keys folder of the coordinator's fleet folder before this is published", path)
 	}
 	return ceremony.Plan{Policy: &repository.PolicyChange{AuditKey: public}}, "", err
 }

@@ -175,9 +175,8 @@ func (d *desk) publishCeremony(ctx context.Context, home folder.Folder, c *cerem
 	}
 	d.Say("published %s: %d objects put into %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), created, home.Bucket)
 	if key := home.AuditKeyFile(c); key != "" {
-		d.Say("the audit log has another key now, which a running coordinator does not take up: members refuse")
-		d.Say("its proofs until it has %s and is restarted with  -audit-key %s", key, key)
-		return nil
+		d.Say("the audit log has another key now: %s must be in the keys folder of the coordinator's", key)
+		d.Say("fleet folder; until it is there, members hold what they have, for no proof is by that key")
 	}
 	d.Say("a running coordinator takes it up within a minute, and members with its next directive")
 	for _, team := range c.Renewals() {

@@ -108,7 +108,7 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	saysAll(t, person(t, 6, "", "key", "publish", "a.json", "--dir", "orchard"), "a.json", "modelfleet key sign a.json")
 	person(t, 0, "", "key", "sign", "a.json", "--key", "root-ben.pem", "--yes")
 	person(t, 0, "apples\n", "key", "sign", "a.json", "--key", "root-ana.pem", "--yes")
-	saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "restarted with  -audit-key orchard/keys/audit-2.key")
+	saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "orchard/keys/audit-2.key must be in the keys folder", "takes it up within a minute")
 	saysAll(t, person(t, 0, "", "key", "renew", "--dir", "orchard", "--rehearse"), "policy-3")
 	saysAll(t, person(t, 6, "yes\n", "key", "sign", "trusted_root.json", "--key", "root-ben.pem"), "hint: ")
 	saysAll(t, person(t, 3, "", "key", "show", "none.json"), "hint: ")

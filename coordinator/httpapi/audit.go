@@ -15,7 +15,7 @@ import (
 
 // Audit is what the calls about the audit log need.
 type Audit struct {
-	Log *audit.Log // nil: the log is not signed
+	Log *audit.Log
 	// Witness takes signed checkpoints that a member cannot make agree with its own.
 	Witness func(ctx context.Context, id fleet.MemberID, notes []string) error
 	// Splits counts the evidence of other histories.
@@ -27,7 +27,7 @@ func (c fleetCollector) audit(send func(*prometheus.Desc, prometheus.ValueType, 
 	if c.o.Audit.Log == nil {
 		return
 	}
-	cp, _ := c.o.Audit.Log.Checkpoint()
+	cp := c.o.Audit.Log.Head()
 	send(desc("audit_entries", "Entries of the audit log that its newest checkpoint covers."), prometheus.GaugeValue, float64(cp.Size))
 	n, err := c.o.Audit.Splits(context.Background())
 	if err != nil {
@@ -44,10 +44,8 @@ const maxNotes = 8
 // authenticate themselves.
 func (s *server) auditRoutes(mux *http.ServeMux) {
 	s.handle(mux, "GET /v1/audit/checkpoint", func(w http.ResponseWriter, _ *http.Request) error {
-		if s.Audit.Log != nil {
-			if _, signed := s.Audit.Log.Checkpoint(); signed != "" {
-				return answer(w, api.AuditCheckpoint{Note: signed, Key: s.Audit.Log.Key()})
-			}
+		if head := s.Audit.Log.Head(); head.Note != "" {
+			return answer(w, api.AuditCheckpoint{Note: head.Note, Key: head.Key})
 		}
 		return fault.Newf(fault.NotFound, "get checkpoint", "", "the audit log has no signed checkpoint").
 			WithHint("give the coordinator an audit key: -audit-key")
@@ -75,11 +73,7 @@ func (s *server) auditRoutes(mux *http.ServeMux) {
 		if err != nil || n == 0 {
 			return api.AuditProof{}, fault.Newf(fault.Invalid, "show entry", r.PathValue("n"), "it is no number of an entry")
 		}
-		if s.Audit.Log == nil {
-			return api.AuditProof{}, fault.Newf(fault.NotFound, "show entry", r.PathValue("n"), "the audit log is not signed")
-		}
-		p, aside, err := s.Audit.Log.Entry(r.Context(), n-1)
-		return api.AuditProof{Proof: p, Key: s.Audit.Log.Key(), Aside: aside}, err
+		return s.Audit.Log.Entry(r.Context(), n-1)
 	})
 	see(s, mux, "GET /v1/audit/splits", func(r *http.Request, by api.OperatorToken) ([]api.AuditSplit, error) {
 		return s.Desk.Splits(r.Context(), by)
@@ -88,9 +82,6 @@ func (s *server) auditRoutes(mux *http.ServeMux) {
 
 func (s *server) consistency(w http.ResponseWriter, r *http.Request) error {
 	const op = "prove consistency"
-	if s.Audit.Log == nil {
-		return fault.Newf(fault.NotFound, op, "", "the audit log is not signed")
-	}
 	var sizes [2]uint64
 	for i, name := range []string{"from", "to"} {
 		n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 62)

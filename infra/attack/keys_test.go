@@ -135,7 +135,6 @@ func TestCoordinatorKeyStolenIsRotatedOut(t *testing.T) {
 	for _, role := range []string{"coordinator", "timestamp", "audit"} {
 		f.run("key", "rotate", role, "--dir", "fleet", "--yes")
 	}
-	f.coord.args = append(f.coord.args, "-audit-key", "fleet/keys/audit-2.key")
 	f.restart(f.coord)
 	f.answers()
 	d.until("the new keys are believed", func(l local.Listing) bool { return l.Directive < 1<<40 && l.Freshness == "fresh" })
@@ -167,7 +166,6 @@ func TestSplitView(t *testing.T) {
 	for _, role := range []string{"coordinator", "timestamp", "audit"} {
 		f.run("key", "rotate", role, "--dir", "fleet", "--yes")
 	}
-	f.coord.args = append(f.coord.args, "-audit-key", "fleet/keys/audit-2.key")
 	f.restart(f.coord)
 	f.answers()
 	f.runs("detector@3.0.0", "three", all...)

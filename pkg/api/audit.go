@@ -112,55 +112,84 @@ func (c *Client) AuditSplits(ctx context.Context) ([]AuditSplit, error) {
 	return get[[]AuditSplit](ctx, c, "list split views", "", "/v1/audit/splits")
 }
 
+// AuditReport is what the whole audit log was found to be.
+type AuditReport struct {
+	Entries uint64    `json:"entries"`
+	Signed  uint64    `json:"signed"` // that the newest checkpoint covers
+	Root    tlog.Hash `json:"root"`   // over all entries
+	Since   uint64    `json:"since,omitempty"`
+}
+
 // VerifyAudit reads the whole audit log and checks that it is the one that the
-// newest checkpoint was signed for. It returns the number of entries that the
-// checkpoint covers, and the root hash over all that there are.
-func (c *Client) VerifyAudit(ctx context.Context) (size, signed uint64, root tlog.Hash, err error) {
+// newest checkpoint was signed for. since is a signed checkpoint that was kept from
+// before, or "": the log has to go on from it.
+func (c *Client) VerifyAudit(ctx context.Context, since string) (AuditReport, error) {
 	const op = "verify audit log"
 	var cp ledger.Checkpoint
+	var keys *ledger.Keyring
 	switch head, err := c.AuditCheckpoint(ctx); {
-	case fault.Is(err, fault.NotFound): // a fleet without an audit key
+	case fault.Is(err, fault.NotFound) && since == "": // a fleet without an audit key
 	case err != nil:
-		return 0, 0, root, err
+		return AuditReport{}, err
 	default:
 		v, err := ledger.ParseKey(head.Key)
 		if err == nil {
 			cp, err = ledger.Open(head.Note, v)
 		}
 		if err != nil {
-			return 0, 0, root, fault.New(fault.Untrusted, op, "checkpoint", err)
+			return AuditReport{}, fault.New(fault.Untrusted, op, "checkpoint", err)
 		}
+		keys = ledger.NewKeyring(v)
 	}
-	tree := &ledger.Tree{}
-	for {
-		page, err := c.Audit(ctx, tree.Size(), 500)
-		if err != nil {
-			return 0, 0, root, err
+	tree, err := c.auditTree(ctx, func(e AuditEntry) error {
+		if keys == nil || e.Index > cp.Size {
+			return nil // nobody signed it
 		}
-		for _, e := range page {
-			leaf, _, err := e.Leaf()
-			if err != nil || e.Index != tree.Size()+1 {
-				return 0, 0, root, fault.Newf(fault.Untrusted, op, "", "entry %d follows entry %d", e.Index, tree.Size())
-			}
-			if err := tree.Append(leaf); err != nil {
-				return 0, 0, root, fault.New(fault.Internal, op, "", err)
-			}
-		}
-		if len(page) == 0 {
-			break
-		}
+		return keys.Learn(e.Entry)
+	})
+	if err != nil {
+		return AuditReport{}, err
 	}
+	r := AuditReport{Entries: tree.Size(), Signed: cp.Size}
 	if tree.Size() < cp.Size {
-		return 0, 0, root, fault.Newf(fault.Untrusted, op, "", "the log has %d entries, its checkpoint says %d", tree.Size(), cp.Size)
+		return r, fault.Newf(fault.Untrusted, op, "", "the log has %d entries, its checkpoint says %d", tree.Size(), cp.Size)
 	}
 	at, err := tree.Root(cp.Size)
 	if err == nil && cp.Size > 0 && at != cp.Root {
 		err = fault.Newf(fault.Untrusted, op, "", "the root hash of %d entries is %s, the checkpoint says %s", cp.Size, at, cp.Root).
-			WithHint("entries were changed, added or taken out: compare with the tiles in the bucket by modelfleet audit verify")
+			WithHint("entries were changed, added or taken out: compare with the tiles in the bucket by modelfleet audit verify --dir")
 	}
 	if err != nil {
-		return 0, 0, root, err
+		return r, err
 	}
-	root, err = tree.Root(tree.Size())
-	return tree.Size(), cp.Size, root, err
+	if r.Root, err = tree.Root(tree.Size()); err != nil || since == "" {
+		return r, err
+	}
+	old, err := keys.Kept(tree, cp.Size, since)
+	r.Since = old.Size
+	return r, err
+}
+
+// auditTree reads all entries of the audit log.
+func (c *Client) auditTree(ctx context.Context, visit func(AuditEntry) error) (*ledger.Tree, error) {
+	const op = "verify audit log"
+	tree := &ledger.Tree{}
+	for {
+		page, err := c.Audit(ctx, tree.Size(), 500)
+		if err != nil || len(page) == 0 {
+			return tree, err
+		}
+		for _, e := range page {
+			leaf, _, err := e.Leaf()
+			if err != nil || e.Index != tree.Size()+1 {
+				return nil, fault.Newf(fault.Untrusted, op, "", "entry %d follows entry %d", e.Index, tree.Size())
+			}
+			if err := tree.Append(leaf); err != nil {
+				return nil, fault.New(fault.Internal, op, "", err)
+			}
+			if err := visit(e); err != nil {
+				return nil, fault.New(fault.Untrusted, op, strconv.FormatUint(e.Index, 10), err)
+			}
+		}
+	}
 }

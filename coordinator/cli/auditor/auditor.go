@@ -32,7 +32,7 @@ const op = "verify audit log"
 type Source struct {
 	get    ledger.Get
 	key    note.Verifier
-	former []note.Verifier // that earlier checkpoints may be signed with
+	former []string // public keys that policies listed before
 }
 
 // Open finds the audit key in the policy that root, which the caller trusts,
@@ -47,27 +47,20 @@ func Open(ctx context.Context, get repository.Get, root []byte) (Source, error) 
 		return Source{}, fault.Newf(fault.NotFound, op, trust.PathAuditKey, "the policy of fleet %s lists no audit key", repo.Fleet()).
 			WithHint("have the keeper of the policy add one: modelfleet key rotate audit")
 	}
-	former, err := repo.FormerAuditKeys(ctx)
-	if err != nil {
-		return Source{}, err
+	s, err := With(get, key)
+	if err == nil {
+		s.former, err = repo.FormerAuditKeys(ctx)
 	}
-	return With(get, key, former...)
+	return s, err
 }
 
-// With is a source whose key is known, and keys that it had before.
-func With(get repository.Get, publicKey string, former ...string) (Source, error) {
+// With is a source whose key is known.
+func With(get repository.Get, publicKey string) (Source, error) {
 	v, err := ledger.ParseKey(strings.TrimSpace(publicKey))
 	if err != nil {
 		return Source{}, fault.New(fault.Invalid, op, "key", err)
 	}
-	s := Source{get: ledger.Get(get), key: v}
-	for _, k := range former {
-		if v, err = ledger.ParseKey(strings.TrimSpace(k)); err != nil {
-			return Source{}, fault.New(fault.Invalid, op, "earlier key", err)
-		}
-		s.former = append(s.former, v)
-	}
-	return s, nil
+	return Source{get: ledger.Get(get), key: v}, nil
 }
 
 // Checkpoint is the newest checkpoint, its signature checked, and as it was signed.
@@ -80,17 +73,38 @@ func (s Source) Checkpoint(ctx context.Context) (ledger.Checkpoint, string, erro
 	if err != nil {
 		return ledger.Checkpoint{}, "", err
 	}
-	c, err := s.Signed(string(raw), ledger.CheckpointKey)
-	return c, string(raw), err
+	c, err := ledger.Open(string(raw), s.key)
+	if err != nil {
+		return c, "", fault.New(fault.Untrusted, op, ledger.CheckpointKey, s.whose(string(raw), err)).
+			WithHint("it is another fleet's, or signed by a key that the policy does not list: %s, %08x, is the one it lists", s.key.Name(), s.key.KeyHash())
+	}
+	return c, string(raw), nil
 }
 
-// Signed opens a signed checkpoint; where says what it was read from.
-func (s Source) Signed(signed, where string) (ledger.Checkpoint, error) {
-	c, err := ledger.Open(signed, s.key)
-	if err != nil {
-		return c, fault.New(fault.Untrusted, op, where, err).WithHint("it is another fleet's, or signed by a key that the policy does not list: %s", s.key.Name())
+// whose says more of a checkpoint that a former key signed: the coordinator has not
+// taken up the next one.
+func (s Source) whose(signed string, err error) error {
+	for _, k := range s.former {
+		if v, perr := ledger.ParseKey(k); perr == nil {
+			if _, oerr := ledger.Open(signed, v); oerr == nil {
+				return fmt.Errorf("it is still signed by %08x, the key that the policy listed before: the coordinator lacks the new one", v.KeyHash())
+			}
+		}
 	}
-	return c, nil
+	return err
+}
+
+// keyring is the log's key, and those that the policy listed before.
+func (s Source) keyring() (*ledger.Keyring, error) {
+	keys := ledger.NewKeyring(s.key)
+	for _, k := range s.former {
+		v, err := ledger.ParseKey(k)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, op, "earlier key", err)
+		}
+		keys.Add(v)
+	}
+	return keys, nil
 }
 
 // Report is what a log was found to be.
@@ -103,26 +117,34 @@ type Report struct {
 	Since      uint64         `json:"since,omitempty"` // entries of the earlier checkpoint that it goes on from
 	Actions    []string       `json:"-"`               // in the order of their first appearance
 	Counts     map[string]int `json:"actions"`
-
-	tree *ledger.Tree
 }
 
 // Verify recomputes the tree from the tiles, checks it against the checkpoint, and
-// reaches every verdict again from its recorded evidence. since is an earlier
-// signed checkpoint, or "": the log has to go on from it.
+// reaches every verdict again from its recorded evidence. since is an earlier signed
+// checkpoint, or "": the log has to go on from it. The keys that it may be signed
+// with are those that the log itself and the policy's history name.
 func (s Source) Verify(ctx context.Context, since string) (Report, error) {
 	c, _, err := s.Checkpoint(ctx)
 	if err != nil {
 		return Report{}, err
 	}
+	keys, err := s.keyring()
+	if err != nil {
+		return Report{}, err
+	}
 	r := Report{Entries: c.Size, Root: c.Root, Counts: map[string]int{}}
-	r.tree, err = ledger.Verify(ctx, s.get, c, func(index uint64, _ []byte, e ledger.Entry) error {
+	tree, err := ledger.Verify(ctx, s.get, c, func(index uint64, _ []byte, e ledger.Entry) error {
+		if err := keys.Learn(e); err != nil {
+			return fault.New(fault.Untrusted, op, fmt.Sprintf("entry %d", index+1), err)
+		}
 		return s.entry(ctx, &r, index, e)
 	})
 	if err != nil || since == "" {
 		return r, err
 	}
-	return r, s.goesOn(&r, c, since)
+	old, err := keys.Kept(tree, c.Size, since)
+	r.Since = old.Size
+	return r, err
 }
 
 func (s Source) entry(ctx context.Context, r *Report, index uint64, e ledger.Entry) error {
@@ -163,34 +185,6 @@ func (s Source) Whole(ctx context.Context, index uint64, e ledger.Entry) (ledger
 			WithHint("put back the object, or compare with a copy kept elsewhere")
 	}
 	return e, nil
-}
-
-// goesOn checks that the log is the one of an earlier checkpoint.
-func (s Source) goesOn(r *Report, c ledger.Checkpoint, since string) error {
-	const where = "earlier checkpoint"
-	old, err := s.Signed(since, where)
-	for i := 0; err != nil && i < len(s.former); i++ {
-		if c, ferr := ledger.Open(since, s.former[i]); ferr == nil {
-			old, err = c, nil
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if old.Size > c.Size {
-		return fault.Newf(fault.Untrusted, op, where, "it is of %d entries, the log has %d now: entries were taken out", old.Size, c.Size).
-			WithHint("the bucket was set back, or members are shown another log: keep both checkpoints")
-	}
-	root, err := r.tree.Root(old.Size)
-	if err != nil {
-		return fault.New(fault.Internal, op, where, err)
-	}
-	if old.Size > 0 && root != old.Root {
-		return fault.Newf(fault.Untrusted, op, where, "the first %d entries are not those that it was signed for: the log was made anew", old.Size).
-			WithHint("keep both checkpoints: together they prove that the log's key signed two histories")
-	}
-	r.Since = old.Size
-	return nil
 }
 
 // Entry is one entry of the verified log, with the proof that it is in it.

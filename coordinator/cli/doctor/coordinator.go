@@ -143,7 +143,7 @@ func (x *examination) audit(ctx context.Context) {
 		return
 	}
 	if x.repo != nil && strings.TrimSpace(x.repo.AuditKey()) != strings.TrimSpace(head.Key) {
-		x.bad("audit", fault.Untrusted, "start the coordinator with the key that the policy lists, -audit-key, or have the policy list this one: `modelfleet key rotate audit`", "the log is signed by another key than the policy lists: members refuse its proofs")
+		x.bad("audit", fault.Untrusted, "copy the key that the policy lists, audit-N.key, into the keys folder of the coordinator's fleet folder, or have the policy list another: `modelfleet key rotate audit`", "the log is signed by another key than the policy lists: members refuse its proofs")
 		return
 	}
 	splits, err := x.Client.AuditSplits(ctx)

@@ -124,12 +124,12 @@ func (x *examination) auditKey(name, path string) {
 	case strings.TrimSpace(x.repo.AuditKey()) == strings.TrimSpace(public):
 		x.ok(name, "it signs the audit log")
 	case x.logKey == strings.TrimSpace(public):
-		x.warn(name, "keep it until the coordinator is restarted with -audit-key and the new key's file", "the policy lists another key for the audit log, and the coordinator's log is still signed by this one")
+		x.warn(name, "copy the new key's file into the keys folder of the coordinator's fleet folder", "the policy lists another key for the audit log, and the coordinator's log is still signed by this one")
 	case x.next(path, func(older string) bool {
 		_, has, err := ledger.LoadKey(older, x.Home.Name)
 		return err == nil && strings.TrimSpace(has) == strings.TrimSpace(x.repo.AuditKey())
 	}):
-		x.ok(name, "not in use yet: it signs the audit log once a change of keys is published and the coordinator restarted with it")
+		x.ok(name, "not in use yet: it signs the audit log once a change of keys is published")
 	default:
 		x.warn(name, "once nobody checks what it signed, delete it: shred -u "+path, "the policy lists another key for the audit log: it was rotated out")
 	}

@@ -8,14 +8,17 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/mod/sumdb/tlog"
-
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
 // DirectiveIssued is the action of the entries that make directives valid.
 const DirectiveIssued = "directive.issued"
+
+// KeyTaken is the action of the entries that say which key signs the log from there
+// on. The log's key signs for them, as for all others: who trusts it knows by them
+// the keys that it had before.
+const KeyTaken = "audit.key"
 
 // The limits of an entry.
 const (
@@ -52,6 +55,11 @@ type Directive struct {
 	Group    fleet.Group  `json:"group"`
 	Sequence uint64       `json:"sequence"`
 	Digest   fleet.Digest `json:"sha256"` // of the directive's bytes
+}
+
+// KeyDetail is the detail of a [KeyTaken] entry.
+type KeyDetail struct {
+	Key string `json:"vkey"` // as in the policy's trust/audit.vkey, without the line's end
 }
 
 // Leaf is the entry's canonical bytes: compact JSON, keys in the order above,
@@ -119,5 +127,15 @@ func (e Entry) Directive() (Directive, error) {
 	return d, oms.DecodeStrict(e.Detail, &d)
 }
 
-// HashOf is the hash of a leaf in the tree.
-func HashOf(leaf []byte) tlog.Hash { return tlog.RecordHash(leaf) }
+// Key reads what a [KeyTaken] entry says: a public key.
+func (e Entry) Key() (string, error) {
+	var d KeyDetail
+	if e.Action != KeyTaken {
+		return "", fmt.Errorf("the entry is %q, not %q", e.Action, KeyTaken)
+	}
+	if err := oms.DecodeStrict(e.Detail, &d); err != nil {
+		return "", err
+	}
+	_, err := ParseKey(d.Key)
+	return d.Key, err
+}

@@ -58,7 +58,7 @@ func (p Proof) Check(v note.Verifier) (Checkpoint, Entry, error) {
 	if p.Index >= c.Size {
 		return Checkpoint{}, Entry{}, fmt.Errorf("entry %d is not in a log of %d", p.Index+1, c.Size)
 	}
-	if err := tlog.CheckRecord(p.Path, int64(c.Size), c.Root, int64(p.Index), HashOf(p.Leaf)); err != nil {
+	if err := tlog.CheckRecord(p.Path, int64(c.Size), c.Root, int64(p.Index), tlog.RecordHash(p.Leaf)); err != nil {
 		return Checkpoint{}, Entry{}, fmt.Errorf("entry %d: %w", p.Index+1, err)
 	}
 	e, err := ParseEntry(p.Leaf)
