@@ -167,7 +167,7 @@ func TestRowsComeStraightFromTheCell(t *testing.T) {
 		if p.Version == 0 || len(p.Body) == 0 {
 			t.Errorf("pack %d of %d bytes", p.Version, len(p.Body))
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("no pack came down the cell")
 	}
 	row := d.messages(time.Now())[0]

@@ -218,7 +218,7 @@ func (w *world) admit(version string) fleet.Release {
 // eventually asks until cond holds.
 func (w *world) eventually(what string, cond func() bool) {
 	w.t.Helper()
-	tick, limit := time.NewTicker(20*time.Millisecond), time.NewTimer(60*time.Second)
+	tick, limit := time.NewTicker(20*time.Millisecond), time.NewTimer(3*time.Minute)
 	defer tick.Stop()
 	defer limit.Stop()
 	for !cond() {

@@ -123,7 +123,7 @@ func TestStatusShowsARunningAgent(t *testing.T) {
 			"-socket", socket + "/a.sock", "-source", f.Bucket, "-soak", "50ms", "-report", "100ms"}, &logs, &logs)
 	}()
 	var out string
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out, "healthy"); <-time.After(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(out, "healthy"); <-time.After(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("status never said healthy: %s", out)
 		}

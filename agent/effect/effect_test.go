@@ -70,7 +70,7 @@ func newWorld(t *testing.T, s source) *world {
 		Progress:  func(update.Effect, delivery.Progress) {},
 		Failpoint: func(point string) error { return w.fail(point) },
 	})
-	t.Cleanup(func() { w.Await(10 * time.Second) })
+	t.Cleanup(func() { w.Await(2 * time.Minute) })
 	return w
 }
 
@@ -83,7 +83,7 @@ func (w *world) answer() update.Event {
 	select {
 	case ev := <-w.answers:
 		return ev
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		w.t.Fatal("no answer")
 		return update.Event{}
 	}
@@ -131,7 +131,7 @@ func TestAnEffectUnderWayIsNotBegunAgainAndMayBeCancelled(t *testing.T) {
 	}
 	<-begun
 	w.Do(t.Context(), w.effect(update.Cancel))
-	w.Await(10 * time.Second)
+	w.Await(2 * time.Minute)
 	if len(begun) > 0 || len(w.answers) > 0 {
 		t.Errorf("begun %d times more, %d answers", len(begun), len(w.answers))
 	}

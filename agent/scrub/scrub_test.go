@@ -82,7 +82,7 @@ func expect(t *testing.T, found <-chan fleet.Digest, want ...fleet.Digest) {
 			if got != w {
 				t.Errorf("found %s, want %s", got.Short(), w.Short())
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s was not found", w.Short())
 		}
 	}

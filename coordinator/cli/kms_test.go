@@ -84,7 +84,7 @@ func TestAFleetWithKeysInKMS(t *testing.T) {
 	stop()
 	k.Change("alias/modelfleet/orchard/coordinator", func(k *kmstest.Key) { k.State = "PendingDeletion" })
 	coordinate(t, dir)
-	patience := time.After(20 * time.Second)
+	patience := time.After(2 * time.Minute)
 	for rootVersion(t, believe(t, member)) != 2 {
 		select {
 		case <-patience:

@@ -51,7 +51,8 @@ func startFunction(ts *testscript.TestScript, _ bool, args []string) {
 	path, err := exec.LookPath("scorer")
 	ts.Check(err)
 	s.function, err = lambdasim.New(lambdasim.Options{
-		Command: []string{path}, Name: "scorer", MaxEnvironments: n, Env: append(args[1:], "MODELFLEET_REPORT="+reportPeriod.String()), Timeout: 20 * time.Second, InitTimeout: 20 * time.Second,
+		Command: []string{path}, Name: "scorer", MaxEnvironments: n, Timeout: patience, InitTimeout: patience,
+		Env: append(args[1:], "MODELFLEET_REPORT="+reportPeriod.String(), "MODELFLEET_INIT_BUDGET="+(patience/2).String()),
 	})
 	ts.Check(err)
 }

@@ -275,7 +275,7 @@ func TestADamagedFrameOfAnInstallIsFetchedForNeighbours(t *testing.T) {
 	<-wrote
 	part := delivery.PartPath(w.store.StagingDir(want.Key), last.File)
 	corrupt(t, part, func(b []byte) []byte { b[99] ^= 1; return b })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	dst := make([]byte, first.Length)
 	err := f.Frame(ctx, want, first, dst)

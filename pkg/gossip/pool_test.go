@@ -539,7 +539,7 @@ func TestOnLoopback(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		end := time.After(20 * time.Second)
+		end := time.After(2 * time.Minute)
 		for !ok() {
 			select {
 			case <-tick.C:

@@ -60,7 +60,7 @@ type town struct {
 
 // patience is how long the tests wait for anything. It is long because the machine
 // may be loaded; a test that works never waits for it.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // life is that of the town's certificates.
 const life = 12 * time.Second
