@@ -135,11 +135,14 @@ func (d *desk) admission(ctx context.Context, name fleet.Team, what string) erro
 		quiet.output = "table" // what was done is the JSON
 		err = quiet.admit(ctx, client, name)
 	}
-	if err != nil {
-		return fault.New(fault.KindOf(err), "admit", what, err).
-			WithHint("it is signed and in the bucket; once the coordinator can be reached: `modelfleet releases admit %s`", name)
+	switch {
+	case err == nil:
+		return nil
+	case fault.Hint(err) != "" && (fault.Is(err, fault.Untrusted) || fault.Is(err, fault.Invalid)):
+		return fault.New(fault.KindOf(err), "admit", what, err) // it was judged, and what to do was said
 	}
-	return nil
+	return fault.New(fault.KindOf(err), "admit", what, err).
+		WithHint("it is signed and in the bucket; once the coordinator can be reached: `modelfleet releases admit %s`", name)
 }
 
 // run is a command's work: change the role, print, ask for admission.

@@ -56,6 +56,9 @@ func (p *Publisher) reload(ctx context.Context) error {
 	}
 	p.untold = p.untold || news
 	p.takeClock()
+	if news {
+		p.blind()
+	}
 	if err := p.tell(ctx); err != nil {
 		return err
 	}

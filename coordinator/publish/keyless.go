@@ -2,6 +2,9 @@ package publish
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -41,11 +44,15 @@ func (p *Publisher) vouch(ctx context.Context, a *repository.Admission) error {
 // vouched is who signed a variant without a key.
 func (p *Publisher) vouched(ctx context.Context, r fleet.Release, v fleet.Variant, root []byte, allowed []keyless.Identity) (who keyless.Identity, err error) {
 	const op = "admit release"
+	if !keyless.Available {
+		return who, fault.Newf(fault.Invalid, op, r.Ref(), "the policy asks team %s for a keyless signature, and this coordinator was built without the means to check one", r.Team).
+			WithHint("%s", rebuild)
+	}
 	key := keyless.BundleKey(r.BundlePath(v.Name))
 	raw, err := p.get(ctx, key)
 	if fault.Is(err, fault.NotFound) {
 		return who, trust.Violated(trust.RuleKeyless, op, r.Ref(), err).
-			WithHint("the policy asks team %s for a keyless signature: delist this version, and publish a new one with --identity-token-file", r.Team)
+			WithHint("the policy asks team %s for a keyless signature: publish this version once more, with --identity-token-file", r.Team)
 	} else if err != nil {
 		return who, err
 	}
@@ -58,7 +65,35 @@ func (p *Publisher) vouched(ctx context.Context, r fleet.Release, v fleet.Varian
 		return err
 	})
 	if fault.Is(err, fault.Untrusted) {
-		return who, trust.Violated(trust.RuleKeyless, op, r.Ref(), err).WithHint("%s", fault.Hint(err))
+		return who, trust.Violated(trust.RuleKeyless, op, r.Ref(), err).
+			WithHint("take it back with `modelfleet releases delist %s`, as nothing else of the team is admitted before, and publish a new version as %s", r.Ref(), whom(allowed))
 	}
 	return who, err
+}
+
+// rebuild is the remedy where a policy asks for what this program cannot check.
+const rebuild = "run the coordinator that `make keyless` builds (-tags keyless) in its place: it takes up what waits"
+
+// whom names those who may sign.
+func whom(allowed []keyless.Identity) string {
+	names := make([]string, len(allowed))
+	for i, a := range allowed {
+		names[i] = a.String()
+	}
+	return strings.Join(names, ", or as ")
+}
+
+// blind says aloud that the policy in force asks for what this program cannot
+// check, before a publisher finds out.
+func (p *Publisher) blind() {
+	if keyless.Available {
+		return
+	}
+	_, targets := p.repo.Policy()
+	policy, err := keyless.ParsePolicy(targets[trust.PathKeyless])
+	if err == nil && len(policy.Teams) == 0 {
+		return
+	}
+	p.o.Logger.Error("the policy asks for keyless signatures, which this build cannot check: such releases are not admitted",
+		"teams", slices.Sorted(maps.Keys(policy.Teams)), "err", err, "hint", rebuild)
 }

@@ -28,7 +28,6 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/signature"
 
-	"github.com/modelfleet/modelfleet/coordinator/health"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
@@ -168,6 +167,7 @@ func (p *Publisher) open(ctx context.Context) error {
 	p.repo = repo
 	p.newest.Store(repo)
 	p.takeClock()
+	p.blind()
 	return p.checkSeen()
 }
 
@@ -193,9 +193,6 @@ func (p *Publisher) DeviceCA() []byte { return p.repository().DeviceCA() }
 
 // Teams is the publishers that the policy knows.
 func (p *Publisher) Teams() []fleet.Team { return p.repository().Teams() }
-
-// Standing is what is known of the fleet's roles and certificates.
-func (p *Publisher) Standing() (health.Facts, error) { return health.Of(p.repository()) }
 
 // Listed is what the admitted publishers list.
 func (p *Publisher) Listed() ([]trust.Entry, error) { return p.repository().Releases() }

@@ -28,6 +28,9 @@ func (o Options) vouchable(team fleet.Team) error {
 	switch {
 	case err != nil:
 		return err
+	case v.asked && !keyless.Available && !o.DryRun:
+		return fault.Newf(fault.Invalid, "publish", string(team), "the fleet's policy asks for a keyless signature of the team's releases, and this program was built without it").
+			WithHint("publish with the modelfleet that `make keyless` builds (-tags keyless)")
 	case v.asked && o.Keyless.Token == "" && !o.DryRun:
 		return fault.Newf(fault.Invalid, "publish", string(team), "the fleet's policy asks for a keyless signature of the team's releases").
 			WithHint("give the identity token of your pipeline with --identity-token-file; see `modelfleet publish --help`")
