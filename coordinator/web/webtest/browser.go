@@ -19,7 +19,7 @@ import (
 
 // patience is how long one step may take. It is long because the machine may be
 // loaded; a test that passes never waits for it.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // Browser is a real headless Chromium that remembers what pages complain of.
 type Browser struct {
