@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -74,24 +75,26 @@ func (s Source) Checkpoint(ctx context.Context) (ledger.Checkpoint, string, erro
 		return ledger.Checkpoint{}, "", err
 	}
 	c, err := ledger.Open(string(raw), s.key)
-	if err != nil {
-		return c, "", fault.New(fault.Untrusted, op, ledger.CheckpointKey, s.whose(string(raw), err)).
-			WithHint("it is another fleet's, or signed by a key that the policy does not list: %s, %08x, is the one it lists", s.key.Name(), s.key.KeyHash())
+	switch {
+	case err == nil:
+		return c, string(raw), nil
+	case s.byFormer(string(raw)):
+		return c, "", fault.Newf(fault.Untrusted, op, ledger.CheckpointKey, "it is still signed by the key that the policy listed before, not by %08x", s.key.KeyHash()).
+			WithHint("copy audit-N.key into the keys folder of the coordinator's fleet folder: it takes it up within a minute")
 	}
-	return c, string(raw), nil
+	return c, "", fault.New(fault.Untrusted, op, ledger.CheckpointKey, err).
+		WithHint("it is another fleet's, or signed by a key that the policy does not list: it lists %08x of %s", s.key.KeyHash(), s.key.Name())
 }
 
-// whose says more of a checkpoint that a former key signed: the coordinator has not
-// taken up the next one.
-func (s Source) whose(signed string, err error) error {
-	for _, k := range s.former {
-		if v, perr := ledger.ParseKey(k); perr == nil {
-			if _, oerr := ledger.Open(signed, v); oerr == nil {
-				return fmt.Errorf("it is still signed by %08x, the key that the policy listed before: the coordinator lacks the new one", v.KeyHash())
-			}
+// byFormer reports whether a key that the policy listed before signed a checkpoint.
+func (s Source) byFormer(signed string) bool {
+	return slices.ContainsFunc(s.former, func(k string) bool {
+		v, err := ledger.ParseKey(k)
+		if err == nil {
+			_, err = ledger.Open(signed, v)
 		}
-	}
-	return err
+		return err == nil
+	})
 }
 
 // keyring is the log's key, and those that the policy listed before.
