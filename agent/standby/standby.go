@@ -150,7 +150,7 @@ func (s *Standby) judge(u string, err error) {
 		s.refused = nil
 	case fault.Is(err, fault.Denied), fault.Is(err, fault.Invalid):
 		if s.refused == nil {
-			s.o.Logger.Warn("the bucket refuses the pack url", "host", s.have.host(), "until", s.have.end(), "err", err)
+			s.o.Logger.Warn("the bucket refuses the pack url", "host", s.have.host(), "until", s.have.end(), "kind", fault.KindOf(err).String(), "err", err)
 		}
 		s.refused = err
 	}

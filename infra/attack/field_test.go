@@ -123,6 +123,8 @@ type fieldOptions struct {
 	teams []string      // default vision
 	cell  bool          // the coordinator takes part in the gossip of site hall
 	url   string        // that members are told; default where it listens
+	more  []string      // of the coordinator's flags
+	flags []string      // of the coordinator, besides
 }
 
 // newField starts a fleet without members.
@@ -157,7 +159,7 @@ func newField(t *testing.T, o fieldOptions) *field {
 	if o.cell {
 		args = append(args, "-join-cell", "hall", "-gossip-bind", freeAddr(t))
 	}
-	f.coord = f.launch("coordinator", args...)
+	f.coord = f.launch("coordinator", append(args, o.flags...)...)
 	f.answers()
 	return f
 }

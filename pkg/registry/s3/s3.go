@@ -16,6 +16,7 @@ import (
 	"iter"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -47,6 +48,7 @@ type Store struct {
 	o       Options
 	api     *s3.Client
 	presign *s3.PresignClient
+	clock   *atomic.Pointer[answered]
 }
 
 // Open returns the registry; it finds credentials but makes no request to the
@@ -84,6 +86,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	cfg.Retryer = func() aws.Retryer {
 		return retry.NewStandard(func(so *retry.StandardOptions) { so.MaxAttempts = o.Attempts })
 	}
+	clock := &atomic.Pointer[answered]{}
 	api := s3.NewFromConfig(cfg, func(so *s3.Options) {
 		if o.Endpoint != "" {
 			so.BaseEndpoint, so.UsePathStyle = aws.String(o.Endpoint), true
@@ -91,11 +94,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		if o.Client != nil {
 			so.HTTPClient = o.Client
 		}
+		so.HTTPClient = dated{so.HTTPClient, clock}
 		// Whoever reads verifies against what was signed; a second checksum is cost only.
 		so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	})
-	return &Store{o: o, api: api, presign: s3.NewPresignClient(api)}, nil
+	return &Store{o: o, api: api, presign: s3.NewPresignClient(api), clock: clock}, nil
 }
 
 // Check asks the bucket whether it is there and may be used.
@@ -222,7 +226,7 @@ func (s *Store) Presign(ctx context.Context, key string, ttl time.Duration) (url
 	if ttl, err = s.life(ctx, ttl); err != nil {
 		return "", time.Time{}, err
 	}
-	expires = time.Now().Add(ttl)
+	expires = time.Now().Truncate(time.Second).Add(ttl) // the signature's time is of whole seconds
 	req, err := s.presign.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &s.o.Bucket, Key: s.key(key)}, s3.WithPresignExpires(ttl))
 	if err != nil {
 		return "", time.Time{}, s.fault(ctx, "presign", key, err)
