@@ -15,10 +15,10 @@ import (
 // actStart builds the programs, and brings up S3, the keys and the coordinator.
 func (w *world) actStart(ctx context.Context) (string, error) {
 	w.n.say("building the programs; the first time it takes a few minutes")
+	go w.train(ctx)
 	if err := w.build(ctx); err != nil {
 		return "", err
 	}
-	go w.train(ctx)
 	if err := w.startStore(ctx); err != nil {
 		return "", err
 	}
@@ -40,6 +40,7 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 	if err := w.plan(); err != nil {
 		return "", err
 	}
+	w.slow().flags = []string{"-rate", "8MiB"}
 	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
 	if err != nil {
 		return "", err
@@ -83,8 +84,8 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 // everyone is a policy for the first release: nobody runs anything yet.
 const everyone = `# The first release of a model: there is nothing to compare it with.
 stages:
-  - {name: lab, selector: "ring=lab", soak: 2s}
-  - {name: all, percent: 100, soak: 2s}
+  - {name: lab, selector: "ring=lab", soak: 1s}
+  - {name: all, percent: 100, soak: 1s}
 burnIn: 500ms
 memberSoak: 1s
 stageDeadline: 30s
@@ -138,19 +139,20 @@ func (w *world) actFirst(ctx context.Context) (string, error) {
 
 func ref(version string) string { return string(model) + "@" + version }
 
-// staged is the policy of v2 and v3.
+// staged is the policy of v2 and v3. The more members a stage has, the sooner they
+// have told as much.
 const staged = `stages:
   - {name: lab,  selector: "ring=lab", soak: 4s}
-  - {name: ten,  percent: 10,  soak: 4s}
-  - {name: half, percent: 50,  soak: 4s, budget: {inProgress: 16}}
-  - {name: all,  percent: 100, soak: 4s, control: 5}
+  - {name: ten,  percent: 10,  soak: 3s}
+  - {name: half, percent: 50,  soak: 2s, budget: {inProgress: 16}}
+  - {name: all,  percent: 100, soak: 2s, control: 5}
 gates:
   - {gate: fatal}
   - {gate: errors, tolerate: 50%}
   - {gate: breaker, failures: 3, of: 5}
 alpha: 1%
 burnIn: 1s
-memberSoak: 3s
+memberSoak: 2s
 health: {failStreak: 20, restarts: 2}
 stageDeadline: 15s
 onInconclusive: continue

@@ -82,7 +82,8 @@ type device struct {
 	labels fleet.Labels
 	socket string
 	state  string
-	binary string // of its agent
+	binary string   // of its agent
+	flags  []string // of its agent, beside everybody's
 	agent  *process
 	app    *process
 }
@@ -109,15 +110,9 @@ func (w *world) build(ctx context.Context) error {
 	if err := os.MkdirAll(w.bins, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", w.bins, err)
 	}
-	for i, p := range programs {
-		w.n.progress("programs built", i, len(programs))
-		_, err := run(ctx, nil, "go", "-C", root, "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", w.bins+"/", p)
-		if err != nil {
-			return err
-		}
-	}
-	w.n.progress("programs built", len(programs), len(programs))
-	return nil
+	args := []string{"go", "-C", root, "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", w.bins + "/"}
+	_, err = run(ctx, nil, append(args, programs[:]...)...)
+	return err
 }
 
 func (w *world) bin(name string) string { return filepath.Join(w.bins, name) }
@@ -265,6 +260,7 @@ func (w *world) startDevice(d *device, i int, token string) error {
 	}
 	args := append([]string{d.binary, "-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(),
 		"-socket", d.socket, "-gossip-bind", gossip, "-pack", d.packFile(), "-selftest", w.bin("device") + ` selftest "$1"`}, w.pace.agent...)
+	args = append(args, d.flags...)
 	d.agent, err = w.ps.spawn(string(d.id), nil, args...)
 	if err != nil {
 		return err

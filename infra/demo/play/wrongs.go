@@ -29,7 +29,7 @@ import (
 // one exposes a single member: enough for what goes wrong in the bucket.
 const one = `population: {selector: "id=%s"}
 stages:
-  - {name: one, percent: 100, soak: 2s}
+  - {name: one, percent: 100, soak: 1s}
 burnIn: 500ms
 memberSoak: 1s
 stageDeadline: 60s
@@ -65,7 +65,7 @@ func (w *world) grow(version string, seed uint64, size int64) (string, error) {
 // actTamper changes bytes of a published release in the bucket, and puts them
 // right again.
 func (w *world) actTamper(ctx context.Context) (string, error) {
-	dir, err := w.grow("v4", 4, 12<<20)
+	dir, err := w.grow("v4", 4, 8<<20)
 	if err != nil {
 		return "", err
 	}
@@ -373,16 +373,21 @@ func (w *world) scored(ctx context.Context) (uint64, error) {
 	return total, nil
 }
 
+// slow is the device that is killed in the middle of an install: until then it
+// fetches slowly enough for there to be a middle, however busy the machine is.
+func (w *world) slow() *device { return w.agents[1] }
+
 // actKill kills an agent in the middle of a download.
 func (w *world) actKill(ctx context.Context) (string, error) {
-	dir, err := w.grow("v5", 5, 192<<20)
+	const size = 48 << 20
+	dir, err := w.grow("v5", 5, size)
 	if err != nil {
 		return "", err
 	}
 	if err := w.publish(ctx, dir, "5.0.0"); err != nil {
 		return "", err
 	}
-	d := w.agents[1]
+	d := w.slow()
 	policy, err := w.policy("one", fmt.Sprintf(one, d.id))
 	if err != nil {
 		return "", err
@@ -395,7 +400,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	err = until(ctx, 30*time.Second, string(d.id)+" is in the middle of the install", func() (bool, error) {
 		s, err := d.local(ctx)
 		done = s.BytesDone
-		return err == nil && s.Phase == fleet.Downloading && s.BytesDone > 16<<20, err
+		return err == nil && s.Phase == fleet.Downloading && s.BytesDone > 8<<20, err
 	})
 	if err != nil {
 		return "", err
@@ -403,7 +408,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	if err := d.agent.kill(); err != nil {
 		return "", err
 	}
-	w.n.say("%s is killed (kill -9) with %d MiB of %d MiB fetched", d.id, done>>20, 192)
+	w.n.say("%s is killed (kill -9) with %d MiB of %d MiB fetched", d.id, done>>20, size>>20)
 	folder, err := d.current()
 	if err != nil {
 		return "", fmt.Errorf("the old model is gone: %w", err)
@@ -415,6 +420,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 		return "", errors.New("the application ended with the agent")
 	}
 	w.n.say("its application keeps scoring with %s, whose files are whole", filepath.Base(folder)[:12]+"…")
+	d.agent.args = d.agent.args[:len(d.agent.args)-len(d.flags)]
 	if err := d.agent.start(); err != nil {
 		return "", err
 	}
