@@ -268,7 +268,7 @@ func (m *machine) activate() {
 	switch t := m.st.Terms; {
 	case m.ev.At.Before(t.NotBefore):
 		m.st.Why = "waits until " + t.NotBefore.Format(time.RFC3339)
-	case !fleet.Open(t.Windows, m.ev.At):
+	case !fleet.InWindow(t.Windows, m.ev.At):
 		m.st.Why = "waits for its window"
 		m.st.Since = m.ev.At
 	default:

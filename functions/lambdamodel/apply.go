@@ -41,7 +41,7 @@ func (m *member) choose(now time.Time) (choice, bool) {
 	c.Bundle, c.Rollout, c.Arm = a.Variant.Bundle, a.Rollout, a.Arm
 	if x := a.Exposure; x != nil && x.Release.Has(a.Variant.Root) {
 		c.Soak, c.Health = x.Soak.D(), x.Health
-		if m.mem.Serving != nil && (now.Before(x.NotBefore) || !fleet.Open(x.Windows, now)) {
+		if m.mem.Serving != nil && (now.Before(x.NotBefore) || !fleet.InWindow(x.Windows, now)) {
 			return choice{}, false // not now
 		}
 	}

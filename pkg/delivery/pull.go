@@ -90,7 +90,7 @@ func (f *Fetcher) Frame(ctx context.Context, w Want, r FrameRef, dst []byte) err
 	if err != nil {
 		return err
 	}
-	if !fleet.Open(f.o.Windows, time.Now()) && f.Read(r, dst) != nil {
+	if !fleet.InWindow(f.o.Windows, time.Now()) && f.Read(r, dst) != nil {
 		return fault.Newf(fault.Transient, "read frame", r.File.Short(), "outside of the download window, %s", windows(f.o.Windows))
 	}
 	for alone := false; ; {

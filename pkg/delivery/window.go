@@ -18,7 +18,7 @@ const windowCheck = 20 * time.Second
 // whileOpen runs do in the download windows: it waits for one, cuts do short
 // when it closes, and goes on in the next. What came is not lost.
 func (in *install) whileOpen(ctx context.Context, do func(context.Context) error) error {
-	open := func() bool { return in.want.Urgent || fleet.Open(in.o.Windows, time.Now()) }
+	open := func() bool { return in.want.Urgent || fleet.InWindow(in.o.Windows, time.Now()) }
 	for {
 		for !open() {
 			in.waitsFor("its download window, " + windows(in.o.Windows))

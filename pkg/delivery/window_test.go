@@ -31,7 +31,7 @@ func TestFetchingKeepsToItsWindows(t *testing.T) {
 			if p.Waits != "" && p.Waits != last {
 				waited++
 			}
-			if last = p.Waits; p.Waits == "" && p.From[delivery.Raw] > 0 && !fleet.Open([]fleet.Window{window}, time.Now().Add(-time.Minute)) && !fleet.Open([]fleet.Window{window}, time.Now()) {
+			if last = p.Waits; p.Waits == "" && p.From[delivery.Raw] > 0 && !fleet.InWindow([]fleet.Window{window}, time.Now().Add(-time.Minute)) && !fleet.InWindow([]fleet.Window{window}, time.Now()) {
 				t.Errorf("fetched at %s, outside of %s", time.Now().Format("15:04"), window)
 			}
 		})

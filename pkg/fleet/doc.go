@@ -2,8 +2,8 @@
 // selectors, releases, the directive, exposure and the rollout's spec. Every
 // other package speaks in these types.
 //
-// It imports the standard library and pkg/fault only, does no I/O and reads no
-// clock. Values are parsed once, at the edge ([ParseMemberID], [ParseSelector],
+// It imports the standard library, pkg/fault and pkg/strict only, does no I/O and
+// reads no clock. Values are parsed once, at the edge ([ParseMemberID], [ParseSelector],
 // [ParseSpec]); inside, invalid values do not exist.
 //
 // One idea carries the whole design: a decision does not list members. It is a

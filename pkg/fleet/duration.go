@@ -81,9 +81,9 @@ func (c *ClockTime) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Open reports whether t, in its own location, lies in one of the windows. No
-// windows at all are always open.
-func Open(ws []Window, t time.Time) bool {
+// InWindow reports whether t, in its own location, lies in one of the windows.
+// Without any it always does.
+func InWindow(ws []Window, t time.Time) bool {
 	if len(ws) == 0 {
 		return true
 	}

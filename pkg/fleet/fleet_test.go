@@ -237,11 +237,11 @@ func TestWindows(t *testing.T) {
 		"2026-11-28 23:00": false,
 	} {
 		at, _ := time.Parse("2006-01-02 15:04", text)
-		if got := fleet.Open(ws, at); got != want {
+		if got := fleet.InWindow(ws, at); got != want {
 			t.Errorf("%s: open = %v, want %v", text, got, want)
 		}
 	}
-	if !fleet.Open(nil, time.Time{}) {
+	if !fleet.InWindow(nil, time.Time{}) {
 		t.Error("no windows must be always open")
 	}
 }
