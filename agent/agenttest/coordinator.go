@@ -32,17 +32,16 @@ type Coordinator struct {
 	srv   *httptest.Server
 	codec *telemetry.Codec
 
-	mu       sync.Mutex
-	down     bool
-	cut      map[fleet.MemberID]bool
-	seeds    []string
-	ahead    time.Duration
-	renewals uint64
-	keys     map[fleet.MemberID]*ecdsa.PublicKey
-	rows     []telemetry.Row
-	cell     api.Cell
-	notes    []string              // checkpoints that members handed over
-	back     map[fleet.Digest]bool // certificates of members that came back; nil: all are good
+	mu    sync.Mutex
+	down  bool
+	cut   map[fleet.MemberID]bool
+	seeds []string
+	ahead time.Duration
+	keys  map[fleet.MemberID]*ecdsa.PublicKey
+	rows  []telemetry.Row
+	cell  api.Cell
+	notes []string              // checkpoints that members handed over
+	back  map[fleet.Digest]bool // certificates of members that came back; nil: all are good
 }
 
 // Secret is the secret of every join token.
@@ -150,13 +149,6 @@ func (c *Coordinator) Rows() []telemetry.Row {
 	return slices.Clone(c.rows)
 }
 
-// Renewals is how often a certificate was renewed.
-func (c *Coordinator) Renewals() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.renewals
-}
-
 func (c *Coordinator) who(r *http.Request, member bool) (fleet.MemberID, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -232,9 +224,6 @@ func (c *Coordinator) renew(r *http.Request, who fleet.MemberID) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	c.renewals++
-	c.mu.Unlock()
 	return api.RenewReply{Certificate: cert, DeviceCA: c.f.ca.Certificate.Raw, Generation: req.Generation + 1}, nil
 }
 

@@ -107,9 +107,6 @@ func cmdEnd(cmd *exec.Cmd, readErr error) error {
 	return readErr
 }
 
-// PID is the server's process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
 // Stop ends the server after the requests under way.
 func (p *Process) Stop() error {
 	_ = p.stdin.Close() // an error means that it is closed already

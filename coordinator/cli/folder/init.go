@@ -214,13 +214,6 @@ type waiting struct {
 // is ours: of copies that come back only signatures are taken.
 const pendingName = "pending.json"
 
-// Pending reports whether a fleet in dir waits for signatures.
-func Pending(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, pendingName))
-	_, made := os.Stat(filepath.Join(dir, api.FleetFileName))
-	return err == nil && made != nil
-}
-
 func (f Folder) pending() (w waiting, err error) {
 	path := filepath.Join(f.Dir, pendingName)
 	data, err := os.ReadFile(path)

@@ -165,9 +165,6 @@ func (p *Pipeline) Fork() *Pipeline {
 	return &Pipeline{config: p.config, scorer: p.scorer.m.NewScorer(), x: make([]float32, len(p.x))}
 }
 
-// Config is the release's configuration.
-func (p *Pipeline) Config() Config { return p.config }
-
 // Score scores one sample. The tables are the release's own: one that reaches
 // for a channel the regime does not deliver is a bug of the release and panics
 // like any bug. Taking such a release back is what the fleet is for.
