@@ -55,6 +55,13 @@ func Run(ctx context.Context, o figure.Options) ([]figure.Figure, error) {
 			}
 			figures = append(figures, got...)
 			o.Logf("%s: verified in %.2f ms", name, got[0].Value/1e6)
+			if s.named > 1 || s.teams == 1 {
+				warm, err := w.warm(ctx, name, rounds, s, work)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", name, err)
+				}
+				figures = append(figures, warm...)
+			}
 			if s.teams == 1 && !audit {
 				bundle, err := w.bundleFigures(rounds)
 				if err != nil {

@@ -47,6 +47,10 @@ type world struct {
 	key     *ecdsa.PublicKey
 	path    string // target path of the bundle
 	now     time.Time
+
+	repo      *repository.Repository
+	directive fleet.Directive // of the pack
+	publisher *signer.Signer  // of the first team
 }
 
 func (w *world) get(_ context.Context, key string) ([]byte, error) {
@@ -97,7 +101,7 @@ func build(ctx context.Context, s shape, audit bool, work string) (*world, error
 	}
 	d := fleet.Directive{Schema: fleet.DirectiveSchema, Group: fleet.DefaultGroup, Sequence: 1, Issued: w.now.UTC()}
 	for i, k := range teams {
-		rel, err := w.publish(ctx, repo, team(i), k, s.releases, work)
+		rel, err := w.publish(ctx, repo, team(i), k, 0, s.releases, work)
 		if err != nil {
 			return nil, err
 		}
@@ -117,6 +121,7 @@ func build(ctx context.Context, s shape, audit bool, work string) (*world, error
 	}
 	w.put(pub.Writes)
 	w.pack = pub.Packs[fleet.DefaultGroup]
+	w.repo, w.directive, w.publisher = repo, d, teams[0]
 	return w, nil
 }
 
@@ -132,8 +137,8 @@ func compare(a, b fleet.ModelName) int {
 	return 0
 }
 
-// publish has a team list so many versions of its model, and returns the newest.
-func (w *world) publish(ctx context.Context, repo *repository.Repository, name fleet.Team, key *signer.Signer, releases int, work string) (fleet.Release, error) {
+// publish has a team list so many more versions of its model, and returns the newest.
+func (w *world) publish(ctx context.Context, repo *repository.Repository, name fleet.Team, key *signer.Signer, from, releases int, work string) (fleet.Release, error) {
 	dir, err := os.MkdirTemp(work, "model")
 	if err != nil {
 		return fleet.Release{}, err
@@ -150,7 +155,7 @@ func (w *world) publish(ctx context.Context, repo *repository.Repository, name f
 		return fleet.Release{}, err
 	}
 	var c repository.Change
-	for v := range releases {
+	for v := from; v < from+releases; v++ {
 		r := fleet.Release{
 			Team: name, Model: fleet.ModelName(name) + "-model", Version: fleet.Version(fmt.Sprintf("1.%d.0", v)), Counter: uint64(v + 1),
 			Variants: []fleet.Variant{{Name: fleet.DefaultVariant, Size: man.Size()}},
