@@ -151,6 +151,9 @@ func (l *loop) ready() error {
 // turn looks at everything once: it decides, commits, publishes.
 func (l *loop) turn(ctx context.Context) error {
 	now := l.now().UTC()
+	if err := l.publisher.CheckClock(ctx, now); err != nil {
+		return err
+	}
 	if !l.loaded {
 		if err := l.load(ctx); err != nil {
 			return err

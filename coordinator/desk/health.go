@@ -9,11 +9,11 @@ import (
 
 // Health is what a person should know of the fleet's keys and metadata.
 func (d *Desk) Health(context.Context, api.OperatorToken) (api.Health, error) {
-	facts, err := d.o.Publisher.Standing()
+	now := d.o.Now().UTC()
+	facts, err := d.o.Publisher.Standing(now)
 	if err != nil {
 		return api.Health{}, err
 	}
-	now := d.o.Now().UTC()
 	out := api.Health{At: now, Version: d.o.Version, Findings: health.Findings(facts, now), Expiries: health.Expiries(facts)}
 	if out.Findings == nil {
 		out.Findings = []api.Finding{}

@@ -42,6 +42,8 @@ type Facts struct {
 	// Skew is how far the other clock is ahead of this one; 0 when no other was
 	// asked.
 	Skew time.Duration
+	// Against is whose the other clock is; default "the coordinator's".
+	Against string
 }
 
 // Certificate is one that members are judged by.
@@ -89,7 +91,7 @@ func Findings(f Facts, now time.Time) []api.Finding {
 	out = append(out, certificates(f.Certificates, now)...)
 	out = append(out, signers(f.Roles)...)
 	out = append(out, shared(f.Roles)...)
-	out = append(out, clock(f.Skew)...)
+	out = append(out, clock(f.Skew, cmp.Or(f.Against, coordinators))...)
 	slices.SortStableFunc(out, func(a, b api.Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity.Rank(), a.Severity.Rank()), soonest(a.When, b.When), cmp.Compare(a.Subject, b.Subject))
 	})
@@ -366,15 +368,21 @@ func conflict(held []string) api.Severity {
 	return ""
 }
 
+// coordinators is whose the other clock is unless facts say otherwise.
+const coordinators = "the coordinator's"
+
 // clock judges the difference of two clocks: members move theirs when it is five
 // minutes off.
-func clock(skew time.Duration) []api.Finding {
+func clock(skew time.Duration, other string) []api.Finding {
 	f := api.Finding{
-		Severity: api.Warning, Code: CodeClock, Subject: "clock", What: fmt.Sprintf("is %s behind the coordinator's", span(skew)),
+		Severity: api.Warning, Code: CodeClock, Subject: "clock", What: fmt.Sprintf("is %s behind %s", span(skew), other),
 		Remedy: "set the clocks: `timedatectl` shows whether a time server is used",
 	}
 	if skew < 0 {
-		f.What = fmt.Sprintf("is %s ahead of the coordinator's", span(-skew))
+		f.What = fmt.Sprintf("is %s ahead of %s", span(-skew), other)
+	}
+	if other != coordinators {
+		f.Subject = "the coordinator's clock"
 	}
 	switch {
 	case skew.Abs() >= 5*time.Minute:

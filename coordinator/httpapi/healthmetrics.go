@@ -12,12 +12,14 @@ import (
 // health gives how long each role and certificate is good for, and how many
 // findings of each severity there are. Roles are bounded: a publisher each.
 func (c fleetCollector) health(send func(*prometheus.Desc, prometheus.ValueType, float64, ...string)) {
-	facts, err := c.o.Publisher.Standing()
+	now := c.o.Now()
+	facts, err := c.o.Publisher.Standing(now)
 	if err != nil {
 		c.o.Logger.Error("no figures of the fleet's keys", "err", err)
 		return
 	}
-	now := c.o.Now()
+	send(prometheus.NewDesc("modelfleet_coordinator_clock_ahead_seconds", "Seconds by which the coordinator's clock is ahead of the bucket's; negative: behind. From 300 on it signs nothing.", nil, nil),
+		prometheus.GaugeValue, c.o.Publisher.ClockAhead(now).Seconds())
 	left := map[string]float64{}
 	for _, e := range health.Expiries(facts) {
 		if s := e.Expires.Sub(now).Seconds(); left[e.Subject] < s || left[e.Subject] == 0 {
@@ -40,7 +42,7 @@ func (c fleetCollector) health(send func(*prometheus.Desc, prometheus.ValueType,
 
 // notice tells operators, whatever they ask for, of what runs out.
 func (s *server) notice(h http.Header) {
-	facts, err := s.Publisher.Standing()
+	facts, err := s.Publisher.Standing(s.Now())
 	if err != nil {
 		return // the metrics say so
 	}

@@ -37,7 +37,7 @@ func (s *server) signedTime(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Retry-After", "60")
 		return fault.Newf(fault.Transient, op, "", "too many ask at once").WithHint("ask again in a minute")
 	}
-	at, err := s.Publisher.SignTime(trust.Nonce(raw), s.Now())
+	at, err := s.Publisher.SignTime(r.Context(), trust.Nonce(raw), s.Now())
 	if err != nil {
 		return err
 	}

@@ -143,8 +143,3 @@ func (p *Publisher) overdue(now time.Time) error {
 	}
 	return fault.Newf(fault.Transient, "publish", "snapshot", "no heartbeat has stamped it since %s", p.awaiting.UTC().Format(time.RFC3339)).WithHint(hintHeart)
 }
-
-// SignTime gives the coordinator's word for the time to whoever drew the nonce.
-func (p *Publisher) SignTime(n trust.Nonce, at time.Time) (trust.SignedTime, error) {
-	return trust.SignTime(*p.clock.Load(), n, at)
-}

@@ -65,6 +65,9 @@ func Beat(ctx context.Context, o Options, now time.Time) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := registry.CheckClock(ctx, o.Bucket, trust.MetadataKey("timestamp", 0), now); err != nil {
+		return Result{}, err
+	}
 	for look := 1; ; look++ {
 		res, err := beat(ctx, o, root, now)
 		if !errors.Is(err, errOvertaken) && !fault.Is(err, fault.Conflict) {
