@@ -16,11 +16,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/modelfleet/modelfleet/functions/lambdasim"
+	"github.com/modelfleet/modelfleet/pkg/signer/awskms/kmstest"
 )
 
 // patience is how long a script waits for anything. It is long because the
 // machine may be loaded; a script that works never waits for it.
-const patience = 45 * time.Second
+const patience = 3 * time.Minute
 
 // stage is what runs in the background of a script.
 type stage struct {
@@ -30,6 +31,7 @@ type stage struct {
 	order    []*program
 	function *lambdasim.Function
 	answered map[string]int // by release: invocations
+	kms      *kmstest.Server
 }
 
 type stageKey struct{}

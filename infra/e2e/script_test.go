@@ -95,6 +95,7 @@ func scripts(dir string) testscript.Params {
 			"function": startFunction,
 			"invoke":   invoke,
 			"counted":  counted,
+			"kms":      keysInKMS,
 		},
 	}
 }
@@ -127,6 +128,11 @@ func setUp(env *testscript.Env) error {
 			env.T().Log(s.logs())
 		}
 		s.close()
+		if s.kms != nil {
+			if err := s.kms.Close(); err != nil {
+				env.T().Fatal(err)
+			}
+		}
 	})
 	return nil
 }

@@ -1,11 +1,13 @@
 package repository
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -238,11 +240,25 @@ func (c PolicyChange) apply(m *metadata.Metadata[metadata.TargetsType], signers 
 // sign adds the signers' signatures and encodes.
 func sign[T metadata.Roles](m *metadata.Metadata[T], signers ...signature.Signer) ([]byte, error) {
 	for _, s := range signers {
-		if _, err := m.Sign(s); err != nil {
-			return nil, fmt.Errorf("sign: %w", err)
+		h := heard{Signer: s}
+		if _, err := m.Sign(&h); err != nil {
+			return nil, fmt.Errorf("sign: %w", cmp.Or(h.err, err))
 		}
 	}
 	return m.ToBytes(false)
+}
+
+// heard is a signer that keeps why it did not sign, which go-tuf does not tell: it
+// names the key, whether to try again, and what to do.
+type heard struct {
+	signature.Signer
+	err error
+}
+
+// SignMessage signs.
+func (h *heard) SignMessage(message io.Reader, opts ...signature.SignOption) (sig []byte, err error) {
+	sig, h.err = h.Signer.SignMessage(message, opts...)
+	return sig, h.err
 }
 
 // delegate gives a delegated role exactly these keys and this path.

@@ -69,7 +69,7 @@ func NextRoot(current []byte, change RootChange, now time.Time, life Lifetimes, 
 	setHolders(&m.Signed.UnrecognizedFields, change.Holders, maps.Keys(m.Signed.Keys))
 	raw, err := sign(m, signers...)
 	if err != nil {
-		return nil, false, fault.New(fault.Invalid, op, "", err)
+		return nil, false, wrap(err, op, metadata.ROOT)
 	}
 	_, err = successor(prev, raw)
 	return raw, err == nil, nil

@@ -170,7 +170,7 @@ func (r *Repository) signFleet(next *signed, now time.Time) ([]Write, error) {
 	}
 	raw, err := sign(m, r.opts.Coordinator)
 	if err != nil {
-		return nil, fault.New(fault.Internal, signOp, trust.RoleFleet, err)
+		return nil, fault.New(fault.KindOf(err), signOp, trust.RoleFleet, err)
 	}
 	if err := r.policy.meta.VerifyDelegate(trust.RoleFleet, m); err != nil {
 		return nil, r.wrongKey(trust.RulePolicy, trust.RoleFleet, m.Signatures, err)
@@ -195,7 +195,7 @@ func (r *Repository) signSnapshot(next *signed, now time.Time) ([]Write, error) 
 	}
 	raw, err := sign(m, r.opts.Coordinator)
 	if err != nil {
-		return nil, fault.New(fault.Internal, signOp, metadata.SNAPSHOT, err)
+		return nil, fault.New(fault.KindOf(err), signOp, metadata.SNAPSHOT, err)
 	}
 	if err := r.root.VerifyDelegate(metadata.SNAPSHOT, m); err != nil {
 		return nil, r.wrongKey(trust.RuleSnapshot, metadata.SNAPSHOT, m.Signatures, err)
@@ -221,7 +221,7 @@ func (r *Repository) signTimestamp(next *signed, now, until time.Time) (Write, e
 	m.Signed.UnrecognizedFields = map[string]any{trust.FieldIssued: now.UTC().Format(time.RFC3339)}
 	raw, err := sign(m, r.opts.Timestamp)
 	if err != nil {
-		return Write{}, fault.New(fault.Internal, signOp, metadata.TIMESTAMP, err)
+		return Write{}, fault.New(fault.KindOf(err), signOp, metadata.TIMESTAMP, err)
 	}
 	if err := r.root.VerifyDelegate(metadata.TIMESTAMP, m); err != nil {
 		return Write{}, r.wrongKey(trust.RuleTimestamp, metadata.TIMESTAMP, m.Signatures, err)

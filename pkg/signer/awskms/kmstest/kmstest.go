@@ -17,6 +17,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,8 @@ import (
 
 // Server is a KMS. It is safe for concurrent use.
 type Server struct {
-	URL string
+	URL    string
+	server *httptest.Server
 
 	mu     sync.Mutex // guards the following
 	keys   map[string]*Key
@@ -51,18 +53,33 @@ type Key struct {
 // as KMS wants it.
 func New(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{keys: map[string]*Key{}}
-	srv := httptest.NewServer(s)
-	s.URL = srv.URL
+	s := Start()
 	t.Cleanup(func() {
-		srv.Close()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, b := range s.Broken {
-			t.Errorf("a request that KMS would refuse: %s", b)
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 	return s
+}
+
+// Start starts a KMS that ends with [Server.Close].
+func Start() *Server {
+	s := &Server{keys: map[string]*Key{}}
+	s.server = httptest.NewServer(s)
+	s.URL = s.server.URL
+	return s
+}
+
+// Close ends the server. It fails when a request was not as KMS wants it.
+func (s *Server) Close() error {
+	s.server.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var bad []error
+	for _, b := range s.Broken {
+		bad = append(bad, fmt.Errorf("a request that KMS would refuse: %s", b))
+	}
+	return errors.Join(bad...)
 }
 
 // Env is the environment of a process that uses the server.
