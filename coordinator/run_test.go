@@ -15,17 +15,21 @@ import (
 const quick = `{"stages": [{"name": "half", "percent": 50, "soak": "1s"}, {"name": "all", "percent": 100, "soak": "1s"}],
 	"stageDeadline": "1s", "onInconclusive": "continue", "burnIn": "100ms", "memberSoak": "100ms"}`
 
-// roll starts a rollout and keeps everybody reporting until it ends.
+// byEvidence decides by evidence alone, however long it takes to come.
+const byEvidence = `{"stages": [{"name": "half", "percent": 50, "soak": "1s"}, {"name": "all", "percent": 100, "soak": "1s"}],
+	"stageDeadline": "1h", "burnIn": "100ms", "memberSoak": "100ms"}`
+
+// roll starts a rollout and keeps everybody reporting until it ends and they have
+// heard so.
 func (w *world) roll(ds []*device, version string, act map[fleet.Digest]behaviour) api.RolloutInfo {
 	w.t.Helper()
-	info := must(w.admin.StartRollout(w.t.Context(), api.RolloutRequest{Model: model, Version: fleet.Version(version), Spec: []byte(quick), Reason: "a test"}))(w.t)
-	w.eventually("rollout "+string(info.ID)+" ends", func() bool {
-		beat(w.t, ds, act)
-		info = must(w.admin.Rollout(w.t.Context(), info.ID))(w.t)
-		return !info.Ended.IsZero()
-	})
-	beat(w.t, ds, act)
-	return info
+	return w.rollBy(quick, ds, version, act)
+}
+
+func (w *world) rollBy(spec string, ds []*device, version string, act map[fleet.Digest]behaviour) api.RolloutInfo {
+	w.t.Helper()
+	info := must(w.admin.StartRollout(w.t.Context(), api.RolloutRequest{Model: model, Version: fleet.Version(version), Spec: []byte(spec), Reason: "a test"}))(w.t)
+	return w.end(ds, info.ID, act)
 }
 
 func TestFromEnrolmentToRollback(t *testing.T) {
@@ -34,7 +38,16 @@ func TestFromEnrolmentToRollback(t *testing.T) {
 	ds := w.join(12)
 	v1, act := w.admit("1.0.0"), map[fleet.Digest]behaviour{}
 	act[v1.Variants[0].Root] = behaviour{requests: 5}
-	if info := w.roll(ds, "1.0.0", act); info.State != "Succeeded" || info.EverExposed != 12 {
+	// It waits for a person at the end: until all twelve were heard, however long that takes.
+	spec := strings.Replace(quick, `"soak": "1s"}],`, `"soak": "1s"}, {"name": "end", "percent": 100, "soak": "1ms", "approval": 1}],`, 1)
+	first := must(w.operator("op", api.Operator).StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: []byte(spec)}))(t).ID
+	w.eventually("all ran the first release, and approval is asked for", func() bool {
+		beat(t, ds, act)
+		info := must(w.admin.Rollout(t.Context(), first))(t)
+		return info.EverExposed == 12 && info.State == "AwaitingApproval"
+	})
+	must(w.admin.Command(t.Context(), first, api.Approve, api.CommandRequest{}))(t)
+	if info := w.end(ds, first, act); info.State != "Succeeded" || info.EverExposed != 12 {
 		t.Fatalf("first release: %s, %d ever exposed: %s", info.State, info.EverExposed, info.Reason)
 	}
 	for _, d := range ds {
@@ -45,7 +58,7 @@ func TestFromEnrolmentToRollback(t *testing.T) {
 
 	v2 := w.admit("2.0.0")
 	act[v2.Variants[0].Root] = behaviour{fails: true}
-	info := w.roll(ds, "2.0.0", act)
+	info := w.rollBy(byEvidence, ds, "2.0.0", act)
 	if info.State != "RolledBack" || info.StillOn != 0 {
 		t.Fatalf("bad release: %s (%s), still on %d", info.State, info.Reason, info.StillOn)
 	}
