@@ -112,8 +112,9 @@ func (d *desk) keyPublish() *cobra.Command {
 		Long: `Put a ceremony that enough have signed into the bucket. Copies that were signed apart
 are put together. It is checked as the fleet will check it; one that is not whole is
 refused with who is missing, and one that somebody else's change has overtaken is
-refused too. Doing it again is harmless. A running coordinator takes it up within a
-minute, and members with its next directive.`,
+refused too. Junk that lies in its place, which its keepers did not sign, is written
+over. Doing it again is harmless. A running coordinator takes it up within a minute,
+and members with its next directive.`,
 		Example: "  modelfleet key publish orchard-root-2.ceremony.json --dir orchard\n  modelfleet key publish from-ana.json from-ben.json --dir orchard",
 		RunE:    run(func(ctx context.Context, args []string) error { return o.run(ctx, args) }),
 	}
@@ -162,18 +163,21 @@ func (o *keyPublish) run(ctx context.Context, paths []string) error {
 
 // publishCeremony puts a ceremony into the fleet's bucket and says what follows.
 func (d *desk) publishCeremony(ctx context.Context, home folder.Folder, c *ceremony.Ceremony) error {
-	created, err := home.Publish(ctx, c)
+	p, err := home.Publish(ctx, c)
 	if err != nil {
 		return err
 	}
-	if d.json() {
-		return d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "objectsMade": created})
+	for _, line := range p.Replaced {
+		d.Say("%s; find who put it there", line)
 	}
-	if created == 0 {
+	if d.json() {
+		return d.JSON(map[string]any{"fleet": c.Fleet(), "words": c.Words(), "objectsMade": p.Created, "replaced": list(p.Replaced)})
+	}
+	if p.Created == 0 {
 		d.Say("%s is published already, just so", c.File())
 		return nil
 	}
-	d.Say("published %s: %d objects put into %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), created, home.Bucket)
+	d.Say("published %s: %d objects put into %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), p.Created, home.Bucket)
 	if key := home.AuditKeyFile(c); key != "" {
 		d.Say("the audit log has another key now: %s must be in the keys folder of the coordinator's", key)
 		d.Say("fleet folder; until it is there, members hold what they have, for no proof is by that key")

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -108,8 +109,44 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	saysAll(t, person(t, 6, "", "key", "publish", "a.json", "--dir", "orchard"), "a.json", "modelfleet key sign a.json")
 	person(t, 0, "", "key", "sign", "a.json", "--key", "root-ben.pem", "--yes")
 	person(t, 0, "apples\n", "key", "sign", "a.json", "--key", "root-ana.pem", "--yes")
+	// Whoever writes to the bucket but cannot sign stops no ceremony.
+	next := newestPolicy(t) + 1
+	for _, junk := range []struct{ body, why string }{
+		{`{"signed":{"_type":"root"},"signatures":[]}`, "bytes that are no metadata of targets"},
+		{string(policyFile(t, next-1)), fmt.Sprintf("says version %d, not %d", next-1, next)},
+		{string(bytes.Replace(policyFile(t, next-1), []byte(fmt.Sprintf(`"version":%d`, next-1)), []byte(fmt.Sprintf(`"version":%d`, next)), 1)), "signed by none of its keepers, and 2 of them are needed"},
+	} {
+		path := fmt.Sprintf("bucket/tuf/%d.targets.json", next)
+		if err := os.WriteFile(path, []byte(junk.body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), fmt.Sprintf("tuf/%d.targets.json was junk", next), junk.why)
+		saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "published already, just so")
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
 	saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "orchard/keys/audit-2.key must be in the keys folder", "takes it up within a minute")
 	saysAll(t, person(t, 0, "", "key", "renew", "--dir", "orchard", "--rehearse"), "policy-3")
 	saysAll(t, person(t, 6, "yes\n", "key", "sign", "trusted_root.json", "--key", "root-ben.pem"), "hint: ")
 	saysAll(t, person(t, 3, "", "key", "show", "none.json"), "hint: ")
+}
+
+// newestPolicy is the version of the newest policy in the bucket.
+func newestPolicy(t *testing.T) int {
+	t.Helper()
+	for v := 1; ; v++ {
+		if _, err := os.Stat(fmt.Sprintf("bucket/tuf/%d.targets.json", v)); err != nil {
+			return v - 1
+		}
+	}
+}
+
+func policyFile(t *testing.T, version int) []byte {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("bucket/tuf/%d.targets.json", version))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -31,33 +31,37 @@ func (f Folder) Now(ctx context.Context) (ceremony.Metadata, map[string][]byte, 
 
 const opPublish = "publish ceremony"
 
+// Published is what a ceremony changed in the bucket.
+type Published struct {
+	Created  int
+	Replaced []string // junk that lay in the way, a line each
+}
+
 // Publish puts a ceremony into the fleet's bucket: whole, signed by enough as the
 // newest root there says, and not overtaken by another. Doing it again is harmless.
-func (f Folder) Publish(ctx context.Context, c *ceremony.Ceremony) (created int, err error) {
+// Junk under the name of a version that it makes is written over: whoever can write
+// to the bucket but not sign stops no ceremony.
+func (f Folder) Publish(ctx context.Context, c *ceremony.Ceremony) (Published, error) {
 	if c.Fleet() != f.Name {
-		return 0, fault.Newf(fault.Conflict, opPublish, c.File(), "it changes fleet %s, %s is the folder of fleet %s", c.Fleet(), f.Dir, f.Name).
+		return Published{}, fault.Newf(fault.Conflict, opPublish, c.File(), "it changes fleet %s, %s is the folder of fleet %s", c.Fleet(), f.Dir, f.Name).
 			WithHint("name that fleet's folder with --dir")
 	}
 	writes, err := c.Writes()
 	if err != nil {
-		return 0, err
+		return Published{}, err
 	}
 	store, err := OpenBucket(ctx, f.FleetFile)
 	if err != nil {
-		return 0, err
+		return Published{}, err
 	}
-	for _, w := range writes {
-		if !strings.HasPrefix(w.Key, "tuf/targets/") {
-			if err := unpublished(ctx, store, w); err != nil {
-				return 0, err
-			}
-		}
+	found, err := f.inTheWay(ctx, store, writes)
+	if err != nil {
+		return Published{}, err
 	}
 	// The fleet as it would be, from the pinned root on.
-	get := Get(store)
 	root, err := f.ReadRoot(ctx, store)
 	if err != nil {
-		return 0, err
+		return Published{}, err
 	}
 	would, err := repository.Open(ctx, func(ctx context.Context, key string) ([]byte, error) {
 		for _, w := range writes {
@@ -65,32 +69,97 @@ func (f Folder) Publish(ctx context.Context, c *ceremony.Ceremony) (created int,
 				return w.Body, nil
 			}
 		}
-		return get(ctx, key)
+		return Get(store)(ctx, key)
 	}, repository.Options{Root: root})
 	if err != nil {
-		return 0, err
+		return Published{}, err
 	}
 	policy, _ := would.Policy()
 	if c.Next.Root != nil && !bytes.Equal(would.Root(), c.Next.Root) || c.Next.Policy != nil && !bytes.Equal(policy, c.Next.Policy) {
-		return 0, trust.Violated(trust.RuleVersion, opPublish, c.File(), fmt.Errorf("it follows a root or policy that is not the newest in the bucket")).
+		return Published{}, trust.Violated(trust.RuleVersion, opPublish, c.File(), fmt.Errorf("it follows a root or policy that is not the newest in the bucket")).
 			WithHint("propose the change anew: `modelfleet key status` shows what is in force")
 	}
-	return Put(ctx, store, writes)
+	var p Published
+	for _, w := range writes {
+		made := 1
+		if j, is := found[w.Key]; is {
+			err = f.replace(ctx, store, w, j)
+			p.Replaced = append(p.Replaced, fmt.Sprintf("%s was junk, and is written over: %s", w.Key, j.why))
+		} else {
+			made, err = Put(ctx, store, []repository.Write{w})
+		}
+		if err != nil {
+			return p, err
+		}
+		p.Created += made
+	}
+	return p, nil
 }
 
-// unpublished refuses a version that somebody else has published.
-func unpublished(ctx context.Context, store registry.Reader, w repository.Write) error {
-	there, _, err := store.Get(ctx, w.Key, "")
-	switch {
-	case fault.Is(err, fault.NotFound):
+// junk is an object that lies in the way of a ceremony and that nobody believes.
+type junk struct{ why, etag string }
+
+// replace writes over junk, if it is still that.
+func (f Folder) replace(ctx context.Context, store registry.Store, w repository.Write, j junk) error {
+	_, err := store.Swap(ctx, w.Key, w.Body, j.etag)
+	if err == nil {
 		return nil
-	case err != nil:
-		return err
-	case !bytes.Equal(there, w.Body):
-		return fault.New(fault.Conflict, opPublish, w.Key, trust.Violated(trust.RuleVersion, "", "", fmt.Errorf("another one of this version was published meanwhile"))).
-			WithHint("if `modelfleet key status` shows this version, the draft is stale: propose the change anew, and have it signed again. If not, the keepers did not sign what lies there: remove it from the bucket, and find who put it there")
 	}
-	return nil
+	rm := "aws s3 rm s3://" + f.Bucket + "/" + f.Prefix + w.Key
+	if path, ok := strings.CutPrefix(f.Bucket, folderScheme); ok {
+		rm = "rm " + filepath.Join(path, w.Key)
+	}
+	return fault.New(fault.KindOf(err), opPublish, w.Key, fmt.Errorf("what lies there is junk (%s), and cannot be written over: %w", j.why, err)).
+		WithHint("remove it by `%s`, publish again, and find who put it there", rm)
+}
+
+// inTheWay finds the junk under the names of a ceremony's versions. A version that
+// its keepers signed, and that says something else, is a Conflict.
+func (f Folder) inTheWay(ctx context.Context, store registry.Store, writes []repository.Write) (map[string]junk, error) {
+	found, bodies := map[string]junk{}, map[string][]byte{}
+	for _, w := range writes {
+		if strings.HasPrefix(w.Key, "tuf/targets/") {
+			continue // named after its content
+		}
+		there, etag, err := store.Get(ctx, w.Key, "")
+		switch {
+		case fault.Is(err, fault.NotFound):
+		case err != nil:
+			return nil, err
+		case !bytes.Equal(there, w.Body):
+			found[w.Key], bodies[w.Key] = junk{etag: etag}, there
+		}
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	root, err := f.ReadRoot(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	// The fleet as it is without them.
+	repo, err := repository.Open(ctx, func(ctx context.Context, key string) ([]byte, error) {
+		if _, hidden := found[key]; hidden {
+			return nil, fault.Newf(fault.NotFound, "read object", key, "it is looked at by itself")
+		}
+		return Get(store)(ctx, key)
+	}, repository.Options{Root: root})
+	if err != nil {
+		return nil, err
+	}
+	for key, j := range found {
+		var version int64
+		var role string
+		if _, err := fmt.Sscanf(strings.TrimSuffix(key, ".json"), "tuf/%d.%s", &version, &role); err != nil {
+			return nil, fault.New(fault.Internal, opPublish, key, err)
+		}
+		if j.why = repo.Junk(role, version, bodies[key]); j.why == "" {
+			return nil, fault.New(fault.Conflict, opPublish, key, trust.Violated(trust.RuleVersion, "", "", fmt.Errorf("another one of this version was published meanwhile, and its keepers signed it"))).
+				WithHint("the draft is stale: propose the change anew, and have it signed again; `modelfleet key status` shows what is in force")
+		}
+		found[key] = j
+	}
+	return found, nil
 }
 
 // NextKey makes the key that is to follow the folder's key of that name, in a file
