@@ -1,6 +1,7 @@
 package trust_test
 
 import (
+	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,22 +80,22 @@ func plain(t trust.Trusted) any {
 		why = append(why, fmt.Sprint(r.Err, trust.RuleOf(r.Err)))
 		t.Refused[i].Err = nil
 	}
-	keys := []string{}
-	for _, k := range t.FleetKeys {
-		keys = append(keys, fmt.Sprint(k.X, k.Y))
-	}
-	for _, path := range slices.Sorted(maps.Keys(t.Releases)) {
-		b := t.Releases[path]
-		for _, k := range b.Keys {
-			keys = append(keys, fmt.Sprint(path, k.X, k.Y))
-		}
-	}
+	keys := fingerprints(t.FleetKeys)
 	entries := map[string]trust.Entry{}
-	for path, b := range t.Releases {
-		entries[path] = b.Entry
+	for _, path := range slices.Sorted(maps.Keys(t.Releases)) {
+		keys = append(keys, fingerprints(t.Releases[path].Keys)...)
+		entries[path] = t.Releases[path].Entry
 	}
 	t.FleetKeys, t.Releases = nil, nil
 	return []any{t, why, keys, entries}
+}
+
+func fingerprints(keys []*ecdsa.PublicKey) (out []string) {
+	for _, k := range keys {
+		raw, err := k.Bytes()
+		out = append(out, fmt.Sprint(fleet.DigestOf(raw), err))
+	}
+	return out
 }
 
 // life is packs as they follow each other in a fleet's life: timestamps alone, new
