@@ -67,6 +67,7 @@ func (b *bucket) Swap(ctx context.Context, key string, body []byte, etag string)
 
 type world struct {
 	t      *testing.T
+	dir    string // the bucket's
 	store  *sqlite.Store
 	bucket *bucket
 	key    string
@@ -77,7 +78,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, keys: map[string]note.Signer{}, bucket: &bucket{must(dir.Open(t.TempDir()))(t), -1}}
+	w := &world{t: t, dir: t.TempDir(), keys: map[string]note.Signer{}}
+	w.bucket = &bucket{must(dir.Open(w.dir))(t), -1}
 	t.Cleanup(func() { w.bucket.Close() })
 	w.store, w.key = w.fresh(), w.newKey()
 	return w
