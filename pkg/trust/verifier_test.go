@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -305,6 +306,27 @@ func TestAMemoryIsOfTheKeysToo(t *testing.T) {
 			t.Errorf("after it: %v", err)
 		}
 	}
+}
+
+// One verifier serves several goroutines, which know different packs.
+func TestAVerifierMayBeShared(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	pack := f.Direct(f.Release("detector", "1.0.0"))
+	packs, st := [][]byte{pack, stampedAnew(t, f, pack), pack[:len(pack)/2]}, f.State()
+	var v trust.Verifier
+	var all sync.WaitGroup
+	for i := range 6 {
+		all.Go(func() {
+			for range 5 {
+				got, _, err := v.Verify(packs[i%3], st, f.Member(), f.Now)
+				if i%3 == 2 && trust.RuleOf(err) != trust.RuleFormat || i%3 < 2 && (err != nil || len(got.Teams[trusttest.Team].Entries) != 1) {
+					t.Errorf("pack %d: %v, %v", i%3, got.Teams, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Of a pack that differs by its timestamp, little more than the timestamp is read;

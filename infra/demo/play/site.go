@@ -86,8 +86,7 @@ func (w *world) actSite(ctx context.Context) (string, error) {
 		if r.State != "Succeeded" {
 			return "", fault.Newf(fault.Internal, "bring a larger model to "+site, r.Release.Ref(), "the rollout is %s: %s", words(r.State), r.Reason)
 		}
-		// Rows that were on their way when the last device was healthy have come by then.
-		have, after, err := w.took(ctx, site, r.Ended.Add(time.Second))
+		have, after, err := w.took(ctx, site, r.Ended) // all had installed it, and served it for its soak
 		if err != nil {
 			return "", err
 		}
