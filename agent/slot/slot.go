@@ -128,19 +128,6 @@ func (s *Slots) Switch(m fleet.ModelName, release string) error {
 	return s.recover(m)
 }
 
-// Back makes previous current again; what was current becomes previous. It is
-// NotFound when there is no previous.
-func (s *Slots) Back(m fleet.ModelName) error {
-	to, err := s.Previous(m)
-	if err != nil {
-		return err
-	}
-	if to == "" {
-		return fault.Newf(fault.NotFound, "go back", string(m), "there is no previous release")
-	}
-	return s.Switch(m, to)
-}
-
 // Remove takes a model's links away. The releases stay until they are collected.
 func (s *Slots) Remove(m fleet.ModelName) error {
 	s.mu.Lock()

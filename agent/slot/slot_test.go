@@ -99,17 +99,10 @@ func TestSwitchKeepsThePrevious(t *testing.T) {
 			t.Fatalf("after switching to %s: %s, serves %s, want %s", c.to, got, d.serves(t), c.want)
 		}
 	}
-	ok(t, s.Back(m))
-	if got := d.names(t, s); got != "c b" {
-		t.Fatalf("after going back: %s", got)
-	}
 	ok(t, s.Remove(m))
 	ok(t, s.Remove(m))
 	if got := d.names(t, s); got != "- -" {
 		t.Fatalf("after removing: %s", got)
-	}
-	if err := s.Back(m); !fault.Is(err, fault.NotFound) {
-		t.Fatalf("going back to nothing: %v", err)
 	}
 	if err := s.Switch(m, d.release("nothing")); !fault.Is(err, fault.NotFound) {
 		t.Fatalf("switching to nothing: %v", err)

@@ -113,17 +113,6 @@ func Expiries(f Facts) []api.Expiry {
 	return out
 }
 
-// Worst is the gravest severity among findings; "" for none.
-func Worst(fs []api.Finding) api.Severity {
-	var worst api.Severity
-	for _, f := range fs {
-		if f.Severity.Rank() > worst.Rank() {
-			worst = f.Severity
-		}
-	}
-	return worst
-}
-
 // Pressing is the one finding that people should hear of whatever they do: the
 // gravest of those about what only people can sign anew.
 func Pressing(fs []api.Finding) (api.Finding, bool) {

@@ -13,7 +13,9 @@
 //
 // No source is trusted, so every source is equal: S3, a presigned URL, a
 // difference to a file that is here, a neighbour, a file that is here already.
-// Neighbours are given single frames by [Fetcher.Open] and [Fetcher.Frame]. Errors say who is to blame: Transient is the network
-// (try later, never held against a release), Exhausted is this member's disk,
-// Untrusted means that every source delivered other bytes than were signed.
+// Neighbours are given single frames by [Fetcher.Open] and [Fetcher.Frame].
+//
+// Errors say who is to blame: Transient is the network (try later, never held
+// against a release), Exhausted is this member's disk, Untrusted means that every
+// source delivered other bytes than were signed.
 package delivery

@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -288,20 +287,6 @@ func (in *install) finish() (string, error) {
 		return "", err
 	}
 	return dir, in.o.Store.DropStaging(in.want.Key)
-}
-
-// Bundle reads a release's bundle and checks that it is the one that was
-// signed. Its signature is the caller's to verify.
-func Bundle(ctx context.Context, src Source, key string, digest fleet.Digest) ([]byte, error) {
-	b, _, err := src.Get(ctx, key, "")
-	if err != nil {
-		return nil, fmt.Errorf("read bundle: %w", err)
-	}
-	if fleet.DigestOf(b) != digest {
-		return nil, fault.Newf(fault.Untrusted, "read bundle", key, "its bytes are not the ones the fleet was told to run").
-			WithHint("someone changed the object; publish the release again")
-	}
-	return b, nil
 }
 
 var _ Source = registry.Reader(nil)

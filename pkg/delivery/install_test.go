@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/delivery"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -267,26 +266,4 @@ func TestInstallOnTmpfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.holds(res.Dir, m)
-}
-
-func TestBundleIsTheOneThatWasSigned(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	key := fleet.Release{Team: "vision", Model: "detector", Version: "1.0.0"}.BundlePath("default")
-	if err := os.MkdirAll(filepath.Dir(w.object(key)), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(w.object(key), []byte("bundle"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := delivery.Bundle(t.Context(), w.reg, key, fleet.DigestOf([]byte("bundle"))); err != nil {
-		t.Fatal(err)
-	}
-	w.tamper(key, 0)
-	if _, err := delivery.Bundle(t.Context(), w.reg, key, fleet.DigestOf([]byte("bundle"))); !fault.Is(err, fault.Untrusted) {
-		t.Fatalf("error is %v", err)
-	}
-	if _, err := delivery.Bundle(t.Context(), w.reg, artifact.RawKey(fleet.Digest{}), fleet.Digest{}); !fault.Is(err, fault.NotFound) {
-		t.Fatalf("error is %v", err)
-	}
 }
