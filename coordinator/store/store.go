@@ -4,7 +4,7 @@
 // to pass.
 //
 // Two promises hold for every method. It is one transaction: all of it happened
-// or nothing. And an audit [audit.Note] given along with a change is written in
+// or nothing. And an [audit.Note] given along with a change is written in
 // that same transaction, so that no change is without its entry and no entry
 // without its change.
 //

@@ -1,7 +1,7 @@
 // Package api is the coordinator's HTTP contract: the types that travel, the
 // paths they travel by, and a typed client. Members, functions, the operator's
-// commands and the demo all speak to the coordinator through it; docs/formats/
-// http.md is the same for people.
+// commands and the demo all speak to the coordinator through it;
+// docs/formats/http.md is the same for people.
 //
 // Errors are application/problem+json ([Problem]); a kind of pkg/fault survives
 // the wire.
