@@ -123,7 +123,6 @@ type fieldOptions struct {
 	teams []string      // default vision
 	cell  bool          // the coordinator takes part in the gossip of site hall
 	url   string        // that members are told; default where it listens
-	more  []string      // of the coordinator's flags
 	flags []string      // of the coordinator, besides
 }
 

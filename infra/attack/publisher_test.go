@@ -3,7 +3,11 @@ package attack_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -122,4 +126,47 @@ func TestReleaseTakenBack(t *testing.T) {
 	d.until("it has left the release", func(l local.Listing) bool { return serving(l, model) == "detector@1.0.0" })
 	f.sees("cam-1", "on what is left", func(m api.MemberInfo) bool { return standing(m, model).Running == "detector@1.0.0" })
 	d.stillServes("detector@1.0.0", "one")
+}
+
+// The only release that a device ever had is taken back: there is nothing to go back
+// to. It stops serving the model, or goes on where the fleet says so; it tells both,
+// also after a start; and it runs the next good release.
+func TestTheOnlyReleaseIsTakenBack(t *testing.T) {
+	t.Parallel()
+	const kept fleet.ModelName = "tracker"
+	f := newField(t, fieldOptions{flags: []string{"-keep-revoked", string(kept)}})
+	d := f.agent("cam-1")
+	f.runs("detector@1.0.0", "one", d)
+	f.runs("tracker@1.0.0", "a", d)
+	for _, ref := range []string{"detector@1.0.0", "tracker@1.0.0"} {
+		f.run("releases", "delist", ref, "--reason", "poisoned", "--dir", "fleet")
+	}
+	stands := func(l local.Listing) bool {
+		stopped, goes := of(l, model), of(l, kept)
+		return stopped.Serving == nil && stopped.Revoked != "" && serving(l, kept) == "tracker@1.0.0" && goes.Revoked != ""
+	}
+	d.until("it serves nothing of the one, and goes on with the other", stands)
+	if _, err := os.Stat(filepath.Join(d.state, "models", string(model), "current")); !os.IsNotExist(err) {
+		t.Errorf("applications that read the folder still find the release: %v", err)
+	}
+	f.sees("cam-1", "without the one", func(m api.MemberInfo) bool {
+		return standing(m, model).Running == "" && standing(m, kept).Running == "tracker@1.0.0" && standing(m, kept).Revoked != ""
+	})
+	if list := f.run("members", "list", "--revoked"); !strings.Contains(list, "tracker") {
+		t.Errorf("nobody sees who goes on with what was taken back: %s", list)
+	}
+	f.logs("stable release is delisted", "detector@1.0.0")
+	d.end(syscall.SIGTERM)
+	f.restart(d.program)
+	d.until("it stands the same after a start", stands)
+	out, err := exec.Command("modelfleet-agent", "status", "-socket", d.socket).CombinedOutput()
+	sure(t, err)
+	if !strings.Contains(string(out), "detector@1.0.0 was revoked") || !strings.Contains(string(out), "tracker@1.0.0 was revoked") {
+		t.Errorf("its status does not say so: %s", out)
+	}
+	f.runs("detector@2.0.0", "two", d)
+	f.runs("tracker@2.0.0", "b", d)
+	d.stillServes("detector@2.0.0", "two")
+	d.stillServes("tracker@2.0.0", "b")
+	d.until("nothing is revoked any more", func(l local.Listing) bool { return of(l, model).Revoked == "" && of(l, kept).Revoked == "" })
 }
