@@ -150,6 +150,7 @@ func (h *house) openBucket(ctx context.Context) error {
 	default:
 		b, err := s3.Open(ctx, s3.Options{
 			Bucket: name, Prefix: or(h.o.Prefix, f.Prefix), Endpoint: or(h.o.Endpoint, f.Endpoint), Region: or(h.o.Region, f.Region),
+			URLProfile: h.o.URLProfile,
 		})
 		if err != nil {
 			return err

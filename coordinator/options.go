@@ -54,6 +54,8 @@ type Options struct {
 	// PackURLs is how long the URLs are good that members read packs by while the
 	// coordinator is away; default, and at most, [registry.MaxURLLife]: a week.
 	PackURLs time.Duration
+	// URLProfile is the AWS profile whose credentials sign URLs; see [s3.Options].
+	URLProfile string
 
 	AuditKey string // the audit log's private key, a file; default Fleet/keys/audit.key
 

@@ -39,14 +39,19 @@ type Options struct {
 	// AccessKey and SecretKey are for development; default: the SDK's chain
 	// (environment, shared files, role of the machine or function).
 	AccessKey, SecretKey string
-	Attempts             int          // tries of each request; default 3
-	Client               *http.Client // for the bucket; default: the SDK's
+	// URLProfile is the profile of the shared files whose credentials sign URLs
+	// ([Store.Presign]); default: those that everything else is done with. A role's
+	// credentials end with its session, and what they signed with them.
+	URLProfile string
+	Attempts   int          // tries of each request; default 3
+	Client     *http.Client // for the bucket; default: the SDK's
 }
 
 // Store is a registry in a bucket. It may be used by many goroutines at once.
 type Store struct {
 	o       Options
 	api     *s3.Client
+	signs   aws.CredentialsProvider // URLs
 	presign *s3.PresignClient
 	clock   *atomic.Pointer[answered]
 }
@@ -99,7 +104,27 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	})
-	return &Store{o: o, api: api, presign: s3.NewPresignClient(api), clock: clock}, nil
+	signs, err := urlCredentials(ctx, o.URLProfile, cfg.Credentials)
+	if err != nil {
+		return nil, err
+	}
+	presign := s3.NewPresignClient(api, s3.WithPresignClientFromClientOptions(func(so *s3.Options) { so.Credentials = signs }))
+	return &Store{o: o, api: api, signs: signs, presign: presign, clock: clock}, nil
+}
+
+// urlCredentials are what URLs are signed with.
+func urlCredentials(ctx context.Context, profile string, others aws.CredentialsProvider) (aws.CredentialsProvider, error) {
+	if profile == "" {
+		return others, nil
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithSharedConfigProfile(profile))
+	if err == nil {
+		_, err = cfg.Credentials.Retrieve(ctx)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Denied, "find what signs urls", profile, err).WithHint("give the profile keys in the AWS credentials file")
+	}
+	return cfg.Credentials, nil
 }
 
 // Check asks the bucket whether it is there and may be used.
@@ -193,6 +218,17 @@ func (s *Store) Swap(ctx context.Context, key string, body []byte, etag string) 
 	return aws.ToString(out.ETag), nil
 }
 
+// Remove removes an object; a bucket that keeps versions keeps it as an old one.
+func (s *Store) Remove(ctx context.Context, key string) error {
+	if err := registry.CheckKey(key); err != nil {
+		return err
+	}
+	if _, err := s.api.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.o.Bucket, Key: s.key(key)}); err != nil {
+		return s.fault(ctx, "remove object", key, err)
+	}
+	return nil
+}
+
 // List yields the objects whose key begins with prefix.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[registry.Object, error] {
 	return func(yield func(registry.Object, error) bool) {
@@ -206,7 +242,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[registry.Obje
 			for _, o := range page.Contents {
 				obj := registry.Object{
 					Key:  strings.TrimPrefix(aws.ToString(o.Key), s.o.Prefix),
-					Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag),
+					Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag), Modified: aws.ToTime(o.LastModified),
 				}
 				if !yield(obj, nil) {
 					return
@@ -238,7 +274,7 @@ func (s *Store) Presign(ctx context.Context, key string, ttl time.Duration) (url
 func (s *Store) life(ctx context.Context, ttl time.Duration) (time.Duration, error) {
 	const op = "presign"
 	ttl = min(ttl, registry.MaxURLLife)
-	creds, err := s.api.Options().Credentials.Retrieve(ctx)
+	creds, err := s.signs.Retrieve(ctx)
 	if err != nil {
 		return 0, fault.New(fault.Transient, op, s.o.Bucket, err).WithHint("look whether the role or profile still gives AWS credentials")
 	}
