@@ -63,7 +63,7 @@ type town struct {
 const patience = 3 * time.Minute
 
 // life is that of the town's certificates.
-const life = 12 * time.Second
+const life = 24 * time.Second
 
 func newTown(t *testing.T) *town {
 	t.Helper()
@@ -227,7 +227,7 @@ func (w *town) watch(n int) (end func()) {
 			if quiet++; w.reporting(n) {
 				quiet = 0
 			}
-			if quiet == 50 && ctx.Err() == nil { // 5 s besides the 3 s above
+			if quiet == 100 && ctx.Err() == nil { // 10 s besides the 3 s above: less than half a certificate's life
 				w.Error("members stopped reporting")
 			}
 			<-time.After(100 * time.Millisecond)
