@@ -147,6 +147,7 @@ func TestAnAdmissionFinishedAfterARestartIsAuditedWhole(t *testing.T) {
 	w := newWorld(t)
 	down := new(atomic.Bool)
 	w.opts.Store = flaky{w.bucket, down}
+	w.opts.Tick = time.Hour // it is stopped before it has a publication to keep and to finish
 	w.start()
 	down.Store(true)
 	w.admit("1.0.0")
