@@ -1,5 +1,7 @@
-// Package cli is the operator's commands: `modelfleet init, publish, delta, verify,
-// token, members, releases, rollout, pack, audit, operator, login, logout, whoami, context, version`.
+// Package cli is the operator's commands, all of the program modelfleet:
+// `modelfleet --help` lists them. What people do before there is a coordinator, or
+// beside it, has packages of its own below: folder and ceremony (keys and roots),
+// publisher (releases), medium (air gaps), auditor and doctor.
 //
 // Each command is an options struct, a constructor that declares its flags and a
 // run method: everything it needs is handed in, nothing is global, so a command
@@ -143,7 +145,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 			cmd.AddCommand(c)
 		}
 	}
-	cmd.AddCommand(d.signModelCommand(), d.verifyModelCommand()) // hidden: for the conformance suite
+	cmd.AddCommand(d.signModelCommand(), d.verifyModelCommand(), d.capabilitiesCommand(), d.benchmarkModelCommand()) // hidden: for the conformance suite
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.SetHelpCommandGroupID("desk")
 	cmd.SetCompletionCommandGroupID("desk")

@@ -29,6 +29,7 @@ type model struct {
 	method, path string
 	chain        []string // certificate files
 	ignore       []string // paths as given
+	workers      int      // files or shards hashed at once; 0: as package oms has it
 	staging      bool     // of the method sigstore, like the next
 	trustedRoot  string
 }
@@ -38,6 +39,8 @@ func (o *model) declare(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.method, "method", "", "signing `method`: key, certificate, or sigstore in a build with -tags keyless")
 	f.StringVar(&o.path, "model-path", "", "model `folder`, or one file")
+	f.StringArrayVar(&o.chain, "cert-chain", nil, "certificate `file`, may be repeated: signing, those between the key's and the root; verifying, whom to trust")
+	f.IntVar(&o.workers, "max-workers", 0, "`number` of files or shards hashed at once; 0: one for each core, at most 8")
 	f.StringArrayVar(&o.ignore, "ignore-paths", nil, "a `path` in the model to look over; may be repeated")
 	f.BoolVar(&o.staging, "use-staging", false, "use the staging instance of the public Sigstore")
 	f.StringVar(&o.trustedRoot, "trusted-root", "", "trusted_root.json `file` of a Sigstore of your own; default: the public one's, from the network")

@@ -348,3 +348,48 @@ func TestModelsMayBeHashedOtherwise(t *testing.T) {
 		}
 	}
 }
+
+// The two calls that the suite's benchmarks make besides.
+func TestTheSuitesBenchmarksAreAnswered(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must(t, os.Mkdir(at("model"), 0o755))
+	must(t, os.WriteFile(at("model/weights.bin"), []byte("weights"), 0o644))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	must(t, err)
+	must(t, os.WriteFile(at("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	must(t, os.WriteFile(at("key.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644))
+
+	var can struct {
+		Flags  []string `json:"flags"`
+		Hashes []string `json:"hash_algorithms"`
+		Timed  bool     `json:"benchmark_model"`
+	}
+	code, said := runModel(t, moment, "capabilities")
+	if err := json.Unmarshal([]byte(said), &can); code != 0 || err != nil || !can.Timed || len(can.Flags) == 0 || len(can.Hashes) != 3 {
+		t.Fatalf("exit %d, %v: %s", code, err, said)
+	}
+	timed := func(args ...string) {
+		t.Helper()
+		var out struct {
+			Times []float64 `json:"times_ms"`
+		}
+		code, said := runModel(t, moment, append(args, "--method", "key", "--model-path", at("model"), "--repeat", "3", "--max-workers", "2")...)
+		if err := json.Unmarshal([]byte(said), &out); code != 0 || err != nil || len(out.Times) != 3 || out.Times[0] <= 0 {
+			t.Errorf("%v: exit %d, %v: %s", args, code, err, said)
+		}
+	}
+	timed("benchmark-model", "--operation", "sign", "--private-key", at("key.pem"), "--output-bundle", at("model.sig"), "--hash-algorithm", "blake2b")
+	timed("benchmark-model", "--operation", "sign", "--private-key", at("key.pem"), "--shard-size", "4")
+	timed("benchmark-model", "--operation", "verify", "--public-key", at("key.pub"), "--bundle", at("model.sig"))
+	for _, args := range [][]string{{"--operation", "hash"}, {"--operation", "sign", "--repeat", "0"}, {"--operation", "verify"}} {
+		if code, said := runModel(t, moment, append(args, "benchmark-model", "--method", "key", "--model-path", at("model"))...); code != fault.Invalid.Exit() {
+			t.Errorf("%v: exit %d: %s", args, code, said)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -37,47 +38,25 @@ model to a fleet use "modelfleet publish", which signs too.`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
 	o.declare(cmd)
-	f := cmd.Flags()
+	o.flags(cmd.Flags())
+	return cmd
+}
+
+// flags are those that signing has alone.
+func (o *signModel) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.out, "output-bundle", "", "`file` to write the bundle to")
 	f.StringVar(&o.key, "private-key", "", "private EC key `file` in PEM, P-256, P-384 or P-521")
 	f.StringVar(&o.cert, "signing-cert", "", "certificate `file` of the key in PEM, for the method certificate")
-	f.StringArrayVar(&o.chain, "cert-chain", nil, "certificate `file` between it and the root; may be repeated, leaf to root")
 	f.StringVar(&o.token, "identity-token", "", "identity `token` (JWT) for the method sigstore, of audience sigstore")
 	f.StringVar(&o.fulcio, "fulcio-url", "", "`URL` of the certificate authority of the method sigstore; default: the public one")
 	f.StringVar(&o.rekor, "rekor-url", "", "`URL` of the transparency log of the method sigstore; default: the public one")
 	f.StringVar(&o.hash, "hash-algorithm", "sha256", "`hash` of the files: sha256, or blake2b or blake3, which not every verifier has")
 	f.Int64Var(&o.shardSize, "shard-size", 0, "sign ranges of so many `bytes` in place of whole files")
-	return cmd
 }
 
 func (o *signModel) run(ctx context.Context) error {
-	const op = "sign model"
-	if err := o.complete(op); err != nil {
-		return err
-	}
-	opts := oms.Options{Ignore: o.inside(append(o.ignore, o.out))}
-	if o.shardSize != 0 {
-		opts.Method, opts.ShardSize = oms.Shards, o.shardSize
-	}
-	if o.hash != "sha256" {
-		i := slices.IndexFunc(hashTypes(), func(h oms.HashType) bool { return h.Name == o.hash })
-		if i < 0 {
-			return fault.Newf(fault.Invalid, op, "--hash-algorithm "+o.hash, "there is no such hash").WithHint("say sha256, blake2b or blake3")
-		}
-		opts.Hash = hashTypes()[i]
-	}
-	m, err := oms.Hash(ctx, o.path, opts)
+	m, err := o.write(ctx)
 	if err != nil {
-		return unsigned(op, o.path, err)
-	}
-	bundle, err := o.sign(ctx, m)
-	if err != nil {
-		if _, ok := errors.AsType[*fault.Error](err); ok {
-			return err
-		}
-		return unsigned(op, o.path, err)
-	}
-	if err := cas.WriteFile(o.out, bundle, 0o644); err != nil {
 		return err
 	}
 	if o.json() {
@@ -85,6 +64,37 @@ func (o *signModel) run(ctx context.Context) error {
 	}
 	o.Print("signed %d files, identity %s", len(m.Files()), m.Root)
 	return nil
+}
+
+// write signs the model and writes the bundle.
+func (o *signModel) write(ctx context.Context) (oms.Manifest, error) {
+	const op = "sign model"
+	if err := o.complete(op); err != nil {
+		return oms.Manifest{}, err
+	}
+	opts := oms.Options{Ignore: o.inside(append(o.ignore, o.out)), Workers: o.workers}
+	if o.shardSize != 0 {
+		opts.Method, opts.ShardSize = oms.Shards, o.shardSize
+	}
+	if o.hash != "sha256" {
+		i := slices.IndexFunc(hashTypes(), func(h oms.HashType) bool { return h.Name == o.hash })
+		if i < 0 {
+			return oms.Manifest{}, fault.Newf(fault.Invalid, op, "--hash-algorithm "+o.hash, "there is no such hash").WithHint("say sha256, blake2b or blake3")
+		}
+		opts.Hash = hashTypes()[i]
+	}
+	m, err := oms.Hash(ctx, o.path, opts)
+	if err != nil {
+		return m, unsigned(op, o.path, err)
+	}
+	bundle, err := o.sign(ctx, m)
+	if err != nil {
+		if _, ok := errors.AsType[*fault.Error](err); ok {
+			return m, err
+		}
+		return m, unsigned(op, o.path, err)
+	}
+	return m, cas.WriteFile(o.out, bundle, 0o644)
 }
 
 // complete checks that the method has the flags it needs.

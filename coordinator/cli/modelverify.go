@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -36,18 +37,33 @@ that the model is not to be trusted, and the message names what is wrong.`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
 	o.declare(cmd)
-	f := cmd.Flags()
-	f.StringVar(&o.bundle, "bundle", "", "bundle `file`")
-	f.StringVar(&o.key, "public-key", "", "public EC key `file` in PEM, for the method key")
-	f.StringArrayVar(&o.chain, "cert-chain", nil, "trusted certificate `file`; may be repeated")
-	f.BoolVar(&o.ignoreUnsigned, "ignore-unsigned-files", false, "accept files that were not signed")
-	f.StringVar(&o.identity, "identity", "", "certificate's `name` that may have signed by the method sigstore")
-	f.StringVar(&o.provider, "identity-provider", "", "`URL` of the OpenID provider that vouches for it")
+	o.flags(cmd.Flags())
 	return cmd
 }
 
+// flags are those that verifying has alone.
+func (o *verifyModel) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.bundle, "bundle", "", "bundle `file`")
+	f.StringVar(&o.key, "public-key", "", "public EC key `file` in PEM, for the method key")
+	f.BoolVar(&o.ignoreUnsigned, "ignore-unsigned-files", false, "accept files that were not signed")
+	f.StringVar(&o.identity, "identity", "", "certificate's `name` that may have signed by the method sigstore")
+	f.StringVar(&o.provider, "identity-provider", "", "`URL` of the OpenID provider that vouches for it")
+}
+
 func (o *verifyModel) run(ctx context.Context) error {
-	const op = "verify model"
+	m, err := o.check(ctx)
+	if err != nil {
+		return err
+	}
+	if o.json() {
+		return o.JSON(map[string]any{"ok": true, "files": len(m.Files()), "identity": m.Root.String()})
+	}
+	o.Print("%s is what was signed: %d files, identity %s", console.Clean(o.path), len(m.Files()), m.Root)
+	return nil
+}
+
+// complete checks that the method has the flags it needs.
+func (o *verifyModel) complete(op string) error {
 	if err := o.checkMethod(op); err != nil {
 		return err
 	}
@@ -63,30 +79,35 @@ func (o *verifyModel) run(ctx context.Context) error {
 	case o.method == "sigstore" && o.provider == "":
 		return lacks(op, "--identity-provider")
 	}
+	return nil
+}
+
+// check verifies the bundle, and the model against it.
+func (o *verifyModel) check(ctx context.Context) (m oms.Manifest, err error) {
+	const op = "verify model"
+	if err := o.complete(op); err != nil {
+		return m, err
+	}
 	raw, err := readBundle(o.bundle)
 	if err != nil {
-		return err
+		return m, err
 	}
 	b, err := oms.ParseHistorical(raw)
 	if err != nil {
-		return fault.New(fault.Untrusted, "read bundle", o.bundle, err)
+		return m, fault.New(fault.Untrusted, "read bundle", o.bundle, err)
 	}
 	b.Accept(hashTypes()...)
-	m, err := o.signed(b, raw)
-	if err != nil {
-		return err
+	if m, err = o.signed(b, raw); err != nil {
+		return m, err
 	}
-	err = m.Check(ctx, o.path, oms.CheckOptions{Ignore: o.inside(append(o.ignore, o.bundle)), IgnoreUnsigned: o.ignoreUnsigned})
+	err = m.Check(ctx, o.path, oms.CheckOptions{Ignore: o.inside(append(o.ignore, o.bundle)), IgnoreUnsigned: o.ignoreUnsigned, Workers: o.workers})
 	switch {
-	case err != nil && oms.ClassOf(err) == oms.Reading:
-		return unsigned(op, o.path, err)
-	case err != nil:
-		return fault.New(fault.Untrusted, op, o.path, err).WithHint("the model is not what was signed: fetch it again from where it was published")
-	case o.json():
-		return o.JSON(map[string]any{"ok": true, "files": len(m.Files()), "identity": m.Root.String()})
+	case err == nil:
+		return m, nil
+	case oms.ClassOf(err) == oms.Reading:
+		return m, unsigned(op, o.path, err)
 	}
-	o.Print("%s is what was signed: %d files, identity %s", console.Clean(o.path), len(m.Files()), m.Root)
-	return nil
+	return m, fault.New(fault.Untrusted, op, o.path, err).WithHint("the model is not what was signed: fetch it again from where it was published")
 }
 
 // signed is what the bundle says when whom we trust stands behind it.
