@@ -40,4 +40,9 @@
 //     FlushBudget at the end of each of the first invocations, later beside a handler;
 //     when the coordinator is slow or away they wait, and no invocation fails.
 //   - Without coordinator or bucket the function serves what it has.
+//   - The host's clock is taken to be right, since AWS keeps it. One that is ahead
+//     makes what is believed stale too soon; one that is behind is caught by what was
+//     signed, and by the coordinator's signed time, which is asked for when its answer
+//     to a report is more than 5 minutes later. That ends what is believed, and has
+//     the next invocation look for a newer pack; it never prolongs anything.
 package lambdamodel

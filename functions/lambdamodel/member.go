@@ -77,6 +77,7 @@ type member struct {
 	fetcher *delivery.Fetcher
 	use     func(Release) error
 	drop    func()
+	ask     func(context.Context, trust.Nonce) (trust.SignedTime, error) // the coordinator for its time
 
 	turn sync.Mutex // one refresh at a time
 
@@ -88,6 +89,8 @@ type member struct {
 	etag      string           // of the newest pack judged
 	bucketTag string           // of the newest one judged out of the bucket
 	distrust  trust.Rule       // that refused the newest pack, while no source has a good one; "": none
+	behind    time.Duration    // the host's clock, by what the coordinator said; until a newer pack proves the time
+	timeAsked time.Time        // when it was last asked for that
 	refreshAt time.Time
 	streak    int            // failed invocations in a row
 	problem   error          // of the newest refresh
@@ -108,6 +111,7 @@ func newMember(ctx context.Context, o Options, use func(Release) error, drop fun
 		return nil, err
 	}
 	m := &member{o: o, me: me, rootPin: tok.Root, use: use, drop: drop}
+	m.ask = func(ctx context.Context, n trust.Nonce) (trust.SignedTime, error) { return me.Client().Time(ctx, n) }
 	if m.store, err = cas.Open(filepath.Join(o.Dir, "store")); err != nil {
 		return nil, err
 	}
@@ -270,7 +274,7 @@ func (m *member) offer(pack []byte, where *string, tag string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	*where = tag // also when it is refused: the next one may do better
-	err := m.judge(pack, time.Now())
+	err := m.judge(pack, m.late())
 	switch {
 	case err == nil:
 		m.distrust = ""
@@ -304,14 +308,15 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	if t.Freshness == trust.Stale {
 		return fault.Newf(fault.Untrusted, "verify pack", string(facts.Group), "%s has expired", t.Expired)
 	}
-	if was := m.mem.Trust; !st.Equal(was) {
+	was := m.mem.Trust
+	if !st.Equal(was) {
 		m.mem.Trust = st
 		if err := m.save(); err != nil {
 			m.mem.Trust = was
 			return err
 		}
 	}
-	m.trusted = &t
+	m.accept(&t, was)
 	if err := m.revoke(&t); err != nil {
 		return err
 	}

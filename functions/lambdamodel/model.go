@@ -90,7 +90,7 @@ func (m *Model[T]) Current() (T, Release, error) {
 		return none, Release{}, noModel(m.m.o.Model)
 	}
 	if m.m.o.OnStale == RefuseStale {
-		if err := m.m.stale(time.Now()); err != nil {
+		if err := m.m.stale(); err != nil {
 			var none T
 			return none, Release{}, err
 		}
@@ -99,13 +99,13 @@ func (m *Model[T]) Current() (T, Release, error) {
 }
 
 // stale is an error when no directive was verified that is still valid.
-func (m *member) stale(now time.Time) error {
+func (m *member) stale() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.trusted == nil {
 		return fault.Newf(fault.Untrusted, "serve model", string(m.o.Model), "no directive was verified since the start")
 	}
-	if now.Round(0).After(m.trusted.Expires) {
+	if !m.fresh() {
 		return fault.Newf(fault.Untrusted, "serve model", string(m.o.Model), "the directive was valid until %s", m.trusted.Expires)
 	}
 	return nil

@@ -54,6 +54,8 @@ type Options struct {
 
 	Version string // of the function, for the coordinator; default "dev"
 	Logger  *slog.Logger
+
+	clock func() time.Time // the host's; default time.Now. Tests move it
 }
 
 // FromEnv reads the options from the function's environment:
@@ -145,6 +147,9 @@ func (o Options) withDefaults() Options {
 	o.FlushBudget = cmp.Or(o.FlushBudget, 50*time.Millisecond)
 	o.Version = cmp.Or(o.Version, "dev")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.clock == nil {
+		o.clock = time.Now
+	}
 	labels := fleet.Labels{}
 	if name := os.Getenv("AWS_LAMBDA_FUNCTION_NAME"); name != "" {
 		labels["function"] = name

@@ -83,7 +83,7 @@ func (m *member) report(now time.Time) (telemetry.ModelState, telemetry.MemberSt
 	}
 	if m.trusted != nil {
 		ms.Freshness = telemetry.Fresh
-		if now.After(m.trusted.Expires) {
+		if !m.fresh() {
 			ms.Freshness = telemetry.Stale
 		}
 	}
@@ -201,6 +201,7 @@ func (u *usage) sendRow(ctx context.Context, now time.Time) error {
 		return fault.Newf(fault.Denied, "send report", reply.Refused[0].Member, "%s", reply.Refused[0].Reason)
 	}
 	u.rec.Acked(row.Seq)
+	u.m.hear(ctx, reply.Time)
 	if reply.Directive > row.Directive {
 		u.m.hurry()
 	}
