@@ -135,4 +135,3 @@ func (l *Log) asides(ctx context.Context, get ledger.Get, leaves [][]byte) ([][]
 	}
 	return out, nil
 }
-

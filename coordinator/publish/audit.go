@@ -19,6 +19,9 @@ type Audit struct {
 // AuditKey is the public key of the audit log that the policy lists, or "".
 func (p *Publisher) AuditKey() string { return p.repository().AuditKey() }
 
+// Versions are those of root, policy and the roles in force.
+func (p *Publisher) Versions() map[string]int64 { return p.repository().Versions() }
+
 // FormerAuditKeys are the public keys of the audit log that policies listed
 // before, newest first.
 func (p *Publisher) FormerAuditKeys(ctx context.Context) ([]string, error) {

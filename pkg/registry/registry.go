@@ -43,6 +43,8 @@ type Object struct {
 	Key  string
 	Size int64
 	ETag string // names this very content; opaque; compare only with what the same store gave
+	// Modified is when it was written, by the store's clock.
+	Modified time.Time
 }
 
 // Reader reads objects. It may be used by many goroutines at once; it does not
@@ -74,6 +76,12 @@ type Writer interface {
 type Store interface {
 	Reader
 	Writer
+}
+
+// Remover removes objects. It is apart from [Writer]: hardly anybody may.
+type Remover interface {
+	// Remove removes an object; one that is not there is no error.
+	Remove(ctx context.Context, key string) error
 }
 
 // Body is the content of an object to be made: random access, so that it can be

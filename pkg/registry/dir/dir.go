@@ -143,6 +143,21 @@ func (s *Store) Swap(ctx context.Context, key string, body []byte, etag string) 
 	return etagOf(body), cas.Classify("swap object", key, err)
 }
 
+// Remove removes an object. Its folders stay.
+func (s *Store) Remove(ctx context.Context, key string) error {
+	if err := check(ctx, key); err != nil {
+		return err
+	}
+	err := s.root.Remove(key)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err == nil {
+		err = cas.SyncDir(filepath.Join(s.dir, path.Dir(key)))
+	}
+	return cas.Classify("remove object", key, err)
+}
+
 // List yields the objects whose key begins with prefix.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[registry.Object, error] {
 	return func(yield func(registry.Object, error) bool) {
@@ -177,7 +192,7 @@ func (s *Store) stat(key string) (registry.Object, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return registry.Object{}, cas.Classify("list objects", key, err)
 	}
-	return registry.Object{Key: key, Size: fi.Size(), ETag: hex.EncodeToString(h.Sum(nil))}, nil
+	return registry.Object{Key: key, Size: fi.Size(), ETag: hex.EncodeToString(h.Sum(nil)), Modified: fi.ModTime()}, nil
 }
 
 func (s *Store) open(key string) (*os.File, fs.FileInfo, error) {

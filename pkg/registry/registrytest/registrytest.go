@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/registry"
@@ -34,6 +35,7 @@ func Suite(t *testing.T, s registry.Store) {
 		{"SwapRaceHasOneWinner", swapRace},
 		{"ListIsSortedAndPrefixed", listIsSorted},
 		{"BadKeysAreInvalid", badKeys},
+		{"RemoveIsForGood", removes},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, s, prefix+c.name) })
 	}
@@ -285,7 +287,7 @@ func listIsSorted(t *testing.T, s registry.Store, key string) {
 	var got []string
 	for o, err := range s.List(t.Context(), key+"/") {
 		ok(t, err)
-		if o.Size != int64(len(strings.TrimPrefix(o.Key, key))) || o.ETag == "" {
+		if o.Size != int64(len(strings.TrimPrefix(o.Key, key))) || o.ETag == "" || time.Since(o.Modified).Abs() > time.Hour {
 			t.Fatalf("listed %+v", o)
 		}
 		got = append(got, strings.TrimPrefix(o.Key, key))
@@ -299,6 +301,28 @@ func listIsSorted(t *testing.T, s registry.Store, key string) {
 	for range s.List(t.Context(), key+"/") {
 		break // stopping early is allowed
 	}
+}
+
+func removes(t *testing.T, s registry.Store, key string) {
+	r, can := s.(registry.Remover)
+	if !can {
+		t.Skip("it removes nothing")
+	}
+	mustCreate(t, s, key, []byte("one"))
+	mustCreate(t, s, key+"-2", []byte("two"))
+	for range 2 { // what is not there is no error
+		ok(t, r.Remove(t.Context(), key))
+	}
+	ok(t, r.Remove(t.Context(), key+"-2/below"))
+	_, _, err := s.Get(t.Context(), key, "")
+	want(t, err, fault.NotFound)
+	b, _, err := s.Get(t.Context(), key+"-2", "")
+	ok(t, err)
+	if string(b) != "two" {
+		t.Fatalf("its neighbour is %q", b)
+	}
+	mustCreate(t, s, key, []byte("another"))
+	want(t, r.Remove(t.Context(), "a/../b"), fault.Invalid)
 }
 
 func badKeys(t *testing.T, s registry.Store, _ string) {

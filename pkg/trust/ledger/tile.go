@@ -14,7 +14,8 @@ import (
 // The objects of a log, below the fleet's prefix in the bucket.
 const (
 	CheckpointKey = "audit/checkpoint"
-	tilePrefix    = "audit/tile/"
+	// TilePrefix begins the keys of all tiles.
+	TilePrefix = "audit/tile/"
 	// TileHeight is C2SP's: a tile covers 256 hashes.
 	TileHeight = 8
 	tileWidth  = 1 << TileHeight
@@ -31,7 +32,7 @@ func TileKey(t tlog.Tile) string {
 	if rest, ok := strings.CutPrefix(p, "data/"); ok {
 		p = "entries/" + rest
 	}
-	return tilePrefix + p
+	return TilePrefix + p
 }
 
 // Tiles lists what has to be written when a log grows: bundles of entries, then

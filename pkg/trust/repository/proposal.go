@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,13 +30,37 @@ import (
 // A proposal proves nothing: everything is verified by whoever approves it, and
 // the complete role again by the coordinator and by every member.
 
+// Proposals begins the keys of all proposals in the bucket.
+const Proposals = "proposals/"
+
 // ProposalPrefix begins the keys of a team's proposals in the bucket.
-func ProposalPrefix(t fleet.Team) string { return "proposals/" + trust.RoleOf(t) + "/" }
+func ProposalPrefix(t fleet.Team) string { return Proposals + trust.RoleOf(t) + "/" }
 
 // ProposalKey is where a proposal lies: it names the version it would become and
 // its own digest.
 func ProposalKey(t fleet.Team, version int64, raw []byte) string {
 	return fmt.Sprintf("%s%d.%s.json", ProposalPrefix(t), version, fleet.DigestOf(raw))
+}
+
+// ParseProposalKey reads which role's version a proposal is for.
+func ParseProposalKey(key string) (role string, version int64, ok bool) {
+	rest, is := strings.CutPrefix(key, Proposals)
+	role, name, in := strings.Cut(rest, "/")
+	parts := strings.Split(name, ".")
+	if !is || !in || len(parts) != 3 || parts[2] != "json" {
+		return "", 0, false
+	}
+	version, err := strconv.ParseInt(parts[0], 10, 64)
+	return role, version, err == nil && version > 0
+}
+
+// ProposalExpires is when what a proposal says expires, as it says itself.
+func ProposalExpires(raw []byte) (at time.Time, ok bool) {
+	m, err := metadata.Targets().FromBytes(raw)
+	if err != nil {
+		return at, false
+	}
+	return m.Signed.Expires, true
 }
 
 // Review is a proposal that was verified, and what it would change.

@@ -125,12 +125,19 @@ data "aws_iam_policy_document" "publisher" {
   }
 }
 
-# The coordinator writes metadata and packs, and reads releases to admit them.
+# The coordinator writes metadata, packs and the audit log, reads releases to admit
+# them, and takes away what nobody needs any more: partial tiles, and proposals that
+# were decided.
 data "aws_iam_policy_document" "coordinator" {
   statement {
     sid       = "Metadata"
     actions   = ["s3:PutObject"]
-    resources = ["${local.arn}/tuf/*", "${local.arn}/packs/*"]
+    resources = ["${local.arn}/tuf/*", "${local.arn}/packs/*", "${local.arn}/audit/*"]
+  }
+  statement {
+    sid       = "Tidy"
+    actions   = ["s3:DeleteObject"]
+    resources = ["${local.arn}/audit/tile/*", "${local.arn}/proposals/*"]
   }
   statement {
     sid       = "Read"
