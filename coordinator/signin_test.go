@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -265,4 +266,39 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 func challenge(verifier string) string {
 	sum := sha256.Sum256([]byte(verifier))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// Whatever the moment in which an approver is deleted, what they approved does not
+// count afterwards.
+func TestAnApprovalInTheMomentOfADeletionDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.join(1)
+	w.admit("1.0.0")
+	spec := []byte(`{"stages": [{"name": "all", "percent": 100, "soak": "1h", "approval": 3}]}`)
+	x := must(w.operator("author", api.Operator).StartRollout(t.Context(), api.RolloutRequest{Model: model, Version: "1.0.0", Spec: spec}))(t)
+	state := func() api.RolloutInfo { return must(w.admin.Rollout(t.Context(), x.ID))(t) }
+	w.eventually("approval is asked for", func() bool { return state().State == "AwaitingApproval" })
+	command := func(c api.Command, then string) {
+		must(w.admin.Command(t.Context(), x.ID, c, api.CommandRequest{}))(t)
+		w.eventually(then, func() bool { return state().State == then })
+	}
+	for i := range 6 {
+		name := fmt.Sprint("ap", i)
+		c := w.operator(name, api.Approver)
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Command(context.Background(), x.ID, api.Approve, api.CommandRequest{})
+			done <- err
+		}()
+		ok(t, w.admin.DeleteOperator(t.Context(), name))
+		if err := <-done; err != nil && !fault.Is(err, fault.Denied) {
+			t.Errorf("%s: %v", name, err)
+		}
+		command(api.Pause, "Paused") // all that was said before is taken
+		if n := len(state().Approvals); n != 0 {
+			t.Fatalf("%d approvals count after %s was deleted", n, name)
+		}
+		command(api.Resume, "AwaitingApproval")
+	}
 }

@@ -51,7 +51,9 @@ type Options struct {
 type Desk struct {
 	o Options
 
-	mu      sync.RWMutex // guards the following
+	commanding sync.RWMutex // held for reading while a command is taken, for writing while an operator goes
+
+	mu      sync.RWMutex        // guards the following
 	catalog map[content][]known // newest first
 	rolls   map[telemetry.Prefix]fleet.RolloutID
 	refs    map[fleet.RolloutID]string // the releases of rollouts

@@ -3,6 +3,7 @@ package desk
 import (
 	"context"
 	"crypto/subtle"
+	"slices"
 	"strings"
 	"time"
 
@@ -230,6 +231,34 @@ func (d *Desk) Operators(ctx context.Context, by api.OperatorToken) ([]api.Opera
 	if err := AllowWhole(by, "list operators"); err != nil {
 		return nil, err
 	}
+	return d.everyone(ctx)
+}
+
+// still is an operator as they stand now, whatever was so when they were asked who
+// they are: a command of somebody who was deleted meanwhile does not count.
+func (d *Desk) still(ctx context.Context, by api.OperatorToken, op string) (api.OperatorToken, error) {
+	all, err := d.o.Store.Operators(ctx)
+	if err != nil {
+		return by, err
+	}
+	for _, o := range all {
+		if o.Name == by.Name && !by.Session {
+			return operatorInfo(o), nil
+		}
+	}
+	sessions, err := d.o.Store.Sessions(ctx)
+	if err != nil {
+		return by, err
+	}
+	for _, s := range sessions {
+		if by.Session && s.Token.IsZero() && s.Name == by.Name && slices.Equal(s.As, by.As) && d.o.Now().Before(s.Expires) {
+			return by, nil
+		}
+	}
+	return by, fault.Newf(fault.Denied, op, by.Name, "%s is no operator any more", by.Name).WithHint("have somebody else do it: `modelfleet operator list` shows who there is")
+}
+
+func (d *Desk) everyone(ctx context.Context) ([]api.OperatorToken, error) {
 	os, err := d.o.Store.Operators(ctx)
 	if err != nil {
 		return nil, err
@@ -254,7 +283,9 @@ func (d *Desk) DeleteOperator(ctx context.Context, by api.OperatorToken, name st
 		return fault.Newf(fault.Invalid, op, name, "an admin cannot delete itself").
 			WithHint("have another admin do it: the last one must stay")
 	}
-	ops, err := d.Operators(ctx, by)
+	d.commanding.Lock() // no approval comes between the end of those that are there and the operator's
+	defer d.commanding.Unlock()
+	ops, err := d.everyone(ctx)
 	if err != nil {
 		return err
 	}

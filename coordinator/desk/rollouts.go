@@ -214,6 +214,12 @@ func (d *Desk) Command(ctx context.Context, by api.OperatorToken, id fleet.Rollo
 		return fault.Newf(fault.Invalid, "command rollout", string(cmd), "there is no such command").
 			WithHint("there are pause, resume, abort, rollback, approve and skip")
 	}
+	d.commanding.RLock()
+	defer d.commanding.RUnlock()
+	by, err := d.still(ctx, by, op)
+	if err != nil {
+		return err
+	}
 	if err := Allow(by, need, op); err != nil {
 		return err
 	}
