@@ -2,6 +2,9 @@
 // and in all, and says when there were too many. What is guessed here is 192
 // bits of chance, so this is about noise and the work it makes, for this
 // coordinator and for the issuer it asks.
+//
+// Nobody is turned away for what others did: when many fail, each address may
+// fail less often, and one that has not failed may always try.
 package throttle
 
 import (
@@ -18,12 +21,13 @@ import (
 // Options are the limits. The zero value is useful.
 type Options struct {
 	PerAddress int           // failures of one address in a window; default 10
-	Overall    int           // of all addresses; default 200
+	Overall    int           // of all addresses, from which on each has a fifth of that; default 200
 	Window     time.Duration // default 1 minute
 	Now        func() time.Time
 }
 
-// most bounds the addresses remembered in a window; more are counted in all.
+// most bounds the addresses remembered in a window; more are counted in all, and
+// not held back.
 const most = 4096
 
 // Throttle counts failures. It is safe for concurrent use.
@@ -50,7 +54,11 @@ func (t *Throttle) Check(from string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turn()
-	if t.all < t.o.Overall && t.by[network(from)] < t.o.PerAddress {
+	limit := t.o.PerAddress
+	if t.all >= t.o.Overall {
+		limit = max(1, limit/5)
+	}
+	if t.by[network(from)] < limit {
 		return nil
 	}
 	return fault.Newf(fault.Transient, "sign in", from, "too many attempts failed").
