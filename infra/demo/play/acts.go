@@ -48,7 +48,7 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 	if err := w.startDevices(ctx, token.Text); err != nil {
 		return "", err
 	}
-	err = until(ctx, 60*time.Second, "every device reports", func() (bool, error) {
+	err = until(ctx, patience, "every device reports", func() (bool, error) {
 		for _, d := range w.agents {
 			if !d.agent.running() {
 				return false, fault.Newf(fault.Internal, "run agent", string(d.id), "it ended: %s", d.agent.tail(3))
@@ -121,10 +121,10 @@ func (w *world) actFirst(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, 60*time.Second, "Succeeded"); err != nil {
+	if r, err = w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("1.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("1.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
 	bucket, err := w.bucket(ctx)
@@ -172,16 +172,16 @@ func (w *world) actBetter(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, 120*time.Second, "Succeeded", "RolledBack", "Paused"); err != nil {
+	if r, err = w.follow(ctx, r.ID, patience, "Succeeded", "RolledBack", "Paused"); err != nil {
 		return "", err
 	}
 	if r.State != "Succeeded" {
 		return "", fmt.Errorf("a better release is %s: %s", words(r.State), r.Reason)
 	}
-	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Function, ref("2.0.0"), environments); err != nil {
+	if err := w.awaitRunning(ctx, patience, fleet.Function, ref("2.0.0"), environments); err != nil {
 		return "", err
 	}
 	w.n.figure("v2 rollout, start to done", r.Ended.Sub(r.Started).Seconds(), "s")
@@ -202,13 +202,13 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, 120*time.Second, "RolledBack", "Succeeded", "Paused"); err != nil {
+	if r, err = w.follow(ctx, r.ID, patience, "RolledBack", "Succeeded", "Paused"); err != nil {
 		return "", err
 	}
 	if r.State != "RolledBack" {
 		return "", fmt.Errorf("a bad release is %s: %s", words(r.State), r.Reason)
 	}
-	if err := w.awaitRunning(ctx, 30*time.Second, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
 	back := time.Since(began)
@@ -216,7 +216,7 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%d members ran it", r.EverExposed)
 	}
 	quarantined := 0
-	err = until(ctx, 10*time.Second, "every member that ran it refuses it", func() (bool, error) {
+	err = until(ctx, patience, "every member that ran it refuses it", func() (bool, error) {
 		quarantined, err = w.quarantined(ctx, ref("3.0.0"))
 		if err == nil && quarantined < r.EverExposed {
 			err = fmt.Errorf("%d of %d do", quarantined, r.EverExposed)

@@ -50,7 +50,7 @@ func (w *world) actFunctions(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, 20*time.Second, fleet.Function, ref("1.0.0"), environments); err != nil {
+	if err := w.awaitRunning(ctx, patience, fleet.Function, ref("1.0.0"), environments); err != nil {
 		return "", err
 	}
 	w.traffic = w.keepInvoking()

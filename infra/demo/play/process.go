@@ -161,6 +161,10 @@ func (ps *processes) stopAll() {
 	}
 }
 
+// patience is how long anything is waited for. It is long because the machine may be
+// loaded; a demo that works never waits for it.
+const patience = 3 * time.Minute
+
 // until polls cond until it holds, ctx ends or the limit passes. what names the
 // condition in the error. An Internal fault of cond ends the wait at once: what
 // broke will not mend by waiting.

@@ -80,7 +80,7 @@ func (w *world) actSite(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if r, err = w.follow(ctx, r.ID, 60*time.Second, "Succeeded", "RolledBack", "Paused"); err != nil {
+		if r, err = w.follow(ctx, r.ID, patience, "Succeeded", "RolledBack", "Paused"); err != nil {
 			return "", err
 		}
 		if r.State != "Succeeded" {
@@ -102,7 +102,7 @@ func (w *world) actSite(ctx context.Context) (string, error) {
 // took is what the devices of the site fetched since their agents started, what
 // they fetched for each other too. Only rows that are newer than since count.
 func (w *world) took(ctx context.Context, site string, since time.Time) (from api.Sources, wire int64, err error) {
-	err = until(ctx, 20*time.Second, "every device of "+site+" reports", func() (bool, error) {
+	err = until(ctx, patience, "every device of "+site+" reports", func() (bool, error) {
 		members, err := w.members(ctx)
 		if err != nil {
 			return false, err

@@ -202,7 +202,7 @@ func (w *world) startCoordinator(ctx context.Context) error {
 	} else if err := w.coord.start(); err != nil {
 		return err
 	}
-	err := until(ctx, 30*time.Second, "the coordinator answers", func() (bool, error) {
+	err := until(ctx, patience, "the coordinator answers", func() (bool, error) {
 		if !w.coord.running() {
 			return false, errors.New("it ended")
 		}

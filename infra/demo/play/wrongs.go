@@ -123,7 +123,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.say("the bytes are put right; the device goes on by itself")
-	if _, err := w.follow(ctx, r.ID, 60*time.Second, "Succeeded"); err != nil {
+	if _, err := w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
 		return "", err
 	}
 	return "refused: " + refusal, nil
@@ -132,7 +132,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 // refusal waits until the member says that it could not install, and returns why.
 func (w *world) refusal(ctx context.Context, id fleet.MemberID) (string, error) {
 	why := ""
-	err := until(ctx, 30*time.Second, string(id)+" refuses the release", func() (bool, error) {
+	err := until(ctx, patience, string(id)+" refuses the release", func() (bool, error) {
 		d := w.device(id)
 		m, err := d.local(ctx)
 		why = m.FailureText
@@ -192,7 +192,7 @@ func (w *world) actReplay(ctx context.Context) (string, error) {
 	}
 	w.n.say("the genuine pack of the time when v1 was stable is brought to %s on a USB stick", d.id)
 	why := ""
-	err := until(ctx, 20*time.Second, string(d.id)+" refuses the pack", func() (bool, error) {
+	err := until(ctx, patience, string(d.id)+" refuses the pack", func() (bool, error) {
 		l, err := local.NewClient(local.ClientOptions{Socket: d.socket, App: "demo"}).List(ctx)
 		why = l.Refused
 		return err == nil && why != "", err
@@ -312,7 +312,7 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 	w.n.say("the coordinator is gone (kill -9)")
 	down := time.Now()
 	served := uint64(0)
-	err = until(ctx, 20*time.Second, "devices keep scoring without the coordinator", func() (bool, error) {
+	err = until(ctx, patience, "devices keep scoring without the coordinator", func() (bool, error) {
 		now, err := w.scored(ctx)
 		served = now - before
 		return time.Since(down) > 3*time.Second && served > uint64(20*len(w.agents)), err
@@ -335,7 +335,7 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 	}
 	back := time.Now()
 	w.n.say("the coordinator is back, with the state it had")
-	err = until(ctx, 60*time.Second, "every device reports again", func() (bool, error) {
+	err = until(ctx, patience, "every device reports again", func() (bool, error) {
 		members, err := w.members(ctx)
 		if err != nil {
 			return false, err
@@ -397,7 +397,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var done int64
-	err = until(ctx, 30*time.Second, string(d.id)+" is in the middle of the install", func() (bool, error) {
+	err = until(ctx, patience, string(d.id)+" is in the middle of the install", func() (bool, error) {
 		s, err := d.local(ctx)
 		done = s.BytesDone
 		return err == nil && s.Phase == fleet.Downloading && s.BytesDone > 8<<20, err
@@ -424,7 +424,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	if err := d.agent.start(); err != nil {
 		return "", err
 	}
-	if _, err := w.follow(ctx, r.ID, 60*time.Second, "Succeeded"); err != nil {
+	if _, err := w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
 		return "", err
 	}
 	var reused int64
