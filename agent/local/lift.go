@@ -27,7 +27,8 @@ func (s *Server) lift(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("model")
 	uid, known := r.Context().Value(peerKey{}).(int)
 	if !known || (uid != 0 && uid != os.Getuid()) {
-		return fault.Newf(fault.Denied, "lift quarantine", name, "only root and the agent's own user may")
+		return fault.Newf(fault.Denied, "lift quarantine", name, "only root and the agent's own user may").
+			WithHint("do it with sudo; an application reports what it observes instead")
 	}
 	var req LiftRequest
 	if err := body(r, &req); err != nil {

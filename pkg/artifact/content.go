@@ -234,7 +234,7 @@ func (c *Content) fetchFrom(ctx context.Context, o object, i int) ([]byte, error
 func (c *Content) fetchWhole(ctx context.Context, dir string) error {
 	var err error
 	if c.spool, err = os.CreateTemp(dir, "modelfleet-base-*"); err != nil {
-		return fault.New(fault.Exhausted, "read", c.file.Path, err)
+		return fault.New(fault.Exhausted, "read", c.file.Path, err).WithHint(freeTemp)
 	}
 	sum := sha256.New()
 	for i := range c.objects[0].index.Frames {
@@ -244,7 +244,7 @@ func (c *Content) fetchWhole(ctx context.Context, dir string) error {
 		}
 		sum.Write(plain)
 		if _, err := c.spool.Write(plain); err != nil {
-			return fault.New(fault.Exhausted, "read", c.file.Path, err).WithHint("free space in the temporary folder")
+			return fault.New(fault.Exhausted, "read", c.file.Path, err).WithHint(freeTemp)
 		}
 	}
 	if fleet.Digest(sum.Sum(nil)) != c.file.Digest {

@@ -76,7 +76,7 @@ func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (Del
 	}
 	spool, err := os.CreateTemp(o.TempDir, "modelfleet-delta-*")
 	if err != nil {
-		return s, fault.New(fault.Exhausted, "make delta", j.File.Path, err)
+		return s, fault.New(fault.Exhausted, "make delta", j.File.Path, err).WithHint(freeTemp)
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
@@ -170,7 +170,7 @@ func (m *deltaMaker) pack(ctx context.Context, spool io.Writer, limit int64) (In
 			x.Frames = append(x.Frames, Packed{Length: int64(len(b.packed)), Codec: b.codec, Digest: fleet.DigestOf(b.packed)})
 			sum.Write(b.packed)
 			if _, err := spool.Write(b.packed); err != nil {
-				return x, none, fault.New(fault.Exhausted, "make delta", j.File.Path, err).WithHint("free space in the temporary folder")
+				return x, none, fault.New(fault.Exhausted, "make delta", j.File.Path, err).WithHint(freeTemp)
 			}
 			done += int64(len(b.plain))
 		}

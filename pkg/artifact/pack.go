@@ -14,6 +14,9 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
+// freeTemp is the next move of whoever has no room for what is packed.
+const freeTemp = "free space in the temporary folder, or name another one in TMPDIR"
+
 // sample is how many frames are packed before packing is given up for a file
 // that does not get shorter: 256 MiB at the default frame size.
 const sample = 64
@@ -69,7 +72,7 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 			}
 			fullSum.Write(b.packed)
 			if _, err := spool.Write(b.packed); err != nil {
-				return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint("free space in the temporary folder")
+				return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint(freeTemp)
 			}
 		}
 	}

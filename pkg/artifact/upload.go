@@ -57,7 +57,7 @@ func Upload(ctx context.Context, st Store, dir string, files []File, o UploadOpt
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return UploadStats{}, fault.New(fault.NotFound, "upload", dir, err)
+		return UploadStats{}, fault.New(fault.NotFound, "upload", dir, err).WithHint("give the folder that the manifest was made of")
 	}
 	defer root.Close()
 	u := &uploader{st: st, o: o, packer: packer, root: root}
@@ -133,7 +133,7 @@ func (u *uploader) file(ctx context.Context, f File) error {
 	defer src.Close()
 	spool, err := os.CreateTemp(u.o.TempDir, "modelfleet-pack-*")
 	if err != nil {
-		return fault.New(fault.Exhausted, "upload", f.Path, err)
+		return fault.New(fault.Exhausted, "upload", f.Path, err).WithHint(freeTemp)
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
