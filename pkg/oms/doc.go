@@ -22,5 +22,12 @@
 // the reference implementation's first releases are read by [ParseHistorical]
 // alone.
 //
-// Hashing runs in parallel in memory that does not grow with the model.
+// Hashing runs in parallel in memory that does not grow with the model. All
+// functions and a parsed [Bundle] that is no longer changed by [Bundle.Accept]
+// are safe for concurrent use.
+//
+// A bundle by the method sigstore is parsed here ([Bundle.Keyless]) and verified
+// by package keyless. What is refused and why is in docs/formats/oms.md, with
+// test vectors for readers in any language; the smallest program that verifies
+// is infra/bench/oms/cmd/verify.
 package oms
