@@ -49,6 +49,7 @@ type Standby struct {
 
 const (
 	askAgain = 10 * time.Minute // after a question that failed
+	askSoon  = time.Minute      // the same, of who has no URL at all
 	askNever = 24 * time.Hour   // after the answer that there are no URLs
 )
 
@@ -111,6 +112,9 @@ func (s *Standby) Heard(ctx context.Context) {
 		return
 	}
 	s.failed, s.again = now, now.Add(askAgain)
+	if s.have.URL == "" {
+		s.again = now.Add(askSoon)
+	}
 	if !fits && fault.Is(err, fault.Invalid) {
 		s.again = now.Add(askNever)
 	}
