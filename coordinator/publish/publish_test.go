@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/modelfleet/modelfleet/coordinator/publish"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -344,6 +345,40 @@ func TestJunkInPlaceOfTheNextRootStopsNoRenewal(t *testing.T) {
 	}
 	if hint := fault.Hint(err); !strings.Contains(hint, key) {
 		t.Errorf("hint %q does not name %s", hint, key)
+	}
+}
+
+// Junk under the name of the next policy is no policy: what runs goes on, and the
+// real one is taken up once it is written over the junk, as `key publish` does.
+func TestJunkInPlaceOfTheNextPolicyStopsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := must(w.open())(t)
+	now := time.Now()
+	must(p.Publish(t.Context(), directive(1), now))(t)
+	writes := must(repository.NextPolicy(w.policy, repository.PolicyChange{}, now, repository.Lifetimes{}, w.keeper))(t)
+	next := writes[len(writes)-1]
+	alone := must(metadata.Targets().FromBytes(next.Body))(t)
+	alone.ClearSignatures()
+	unsigned := must(alone.ToBytes(false))(t)
+	etag := ""
+	for _, junk := range [][]byte{[]byte("junk"), w.policy, unsigned} {
+		etag = must(w.bucket.Swap(t.Context(), next.Key, junk, etag))(t)
+		now = now.Add(12 * time.Hour)
+		if done, _, err := p.Refresh(t.Context(), now); !done || err != nil {
+			t.Errorf("renewed %v over %.20q: %v", done, junk, err)
+		}
+		if v := p.Versions()["targets"]; v != 1 {
+			t.Errorf("policy %d is in force", v)
+		}
+		must(w.open())(t) // a start as well
+	}
+	must(w.bucket.Swap(t.Context(), next.Key, next.Body, etag))(t)
+	if done, _, err := p.Refresh(t.Context(), now.Add(time.Hour)); !done || err != nil {
+		t.Errorf("the policy is not taken up: %v, %v", done, err)
+	}
+	if v := p.Versions()["targets"]; v != 2 {
+		t.Errorf("policy %d is in force, want 2", v)
 	}
 }
 
