@@ -298,6 +298,15 @@ func TestOnlyWhatMembersReadIsPresigned(t *testing.T) {
 	if _, err := d.client.Presign(t.Context(), []string{"files/ab/raw"}); !fault.Is(err, fault.Invalid) || fault.Hint(err) == "" {
 		t.Errorf("a folder has no URLs: %v", err)
 	}
+	if _, err := d.client.PackURL(t.Context(), fleet.DefaultGroup); !fault.Is(err, fault.Invalid) || fault.Hint(err) == "" {
+		t.Errorf("nor has its pack: %v", err)
+	}
+	if _, err := d.client.PackURL(t.Context(), "lab"); !fault.Is(err, fault.Denied) || fault.Hint(err) == "" {
+		t.Errorf("the pack of another group: %v", err)
+	}
+	if _, err := w.admin.PackURL(t.Context(), fleet.DefaultGroup); !fault.Is(err, fault.Denied) {
+		t.Errorf("to who is no member: %v", err)
+	}
 }
 
 func TestANewerRolloutTakesTheOlderOnesPlace(t *testing.T) {
