@@ -26,7 +26,7 @@ func floorNotes(a repository.Admission, by string, now time.Time) []audit.Note {
 	for _, m := range slices.Sorted(maps.Keys(a.Floors)) {
 		notes = append(notes, audit.Note{
 			At: now, Actor: by, Action: audit.FloorRaised, Subject: string(m),
-			Reason: said(fmt.Sprintf("raised to counter %d", a.Floors[m]), a), Detail: map[string]any{"floor": a.Floors[m]},
+			Reason: said(fmt.Sprintf("raised to counter %d, so that nothing older runs,", a.Floors[m]), a), Detail: map[string]any{"floor": a.Floors[m]},
 		})
 	}
 	return notes

@@ -112,7 +112,7 @@ func (s *server) operator(r *http.Request) (api.OperatorToken, error) {
 	if err != nil {
 		return by, err
 	}
-	return by, s.rules[r.Pattern].allow(by, r.Pattern)
+	return by, s.rules[r.Pattern].allow(by, r.Method+" "+r.URL.EscapedPath())
 }
 
 // wrong counts a token that is not known. Right ones are taken from any address

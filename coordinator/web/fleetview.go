@@ -110,12 +110,14 @@ func (s *site) present(all []api.MemberInfo) []api.MemberInfo {
 	})
 }
 
-// palette gives each release a colour class that stays its own: by counter, so
-// that neighbours in time differ.
+// palette gives each release a colour class that stays its own: by its place in the
+// order of admission, so that neighbours of a model differ. Counters begin anew with
+// a team's keys.
 func palette(releases []api.ReleaseInfo) map[string]string {
-	p := map[string]string{}
-	for _, r := range releases {
-		p[r.Release.Ref()] = fmt.Sprintf("c%d", r.Release.Counter%6)
+	p, n := make(map[string]string, len(releases)), map[fleet.ModelName]int{}
+	for _, r := range slices.Backward(releases) { // the oldest first
+		n[r.Release.Model]++
+		p[r.Release.Ref()] = fmt.Sprintf("c%d", n[r.Release.Model]%6)
 	}
 	return p
 }
@@ -131,9 +133,9 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 			running[st.Model][st.Running]++
 		}
 	}
-	order, revoked := map[string]uint64{}, map[string]bool{}
-	for _, r := range releases {
-		order[r.Release.Ref()], revoked[r.Release.Ref()] = r.Release.Counter, r.Revoked
+	order, revoked := map[string]int{}, map[string]bool{}
+	for i, r := range releases { // newest first
+		order[r.Release.Ref()], revoked[r.Release.Ref()] = len(releases)-i, r.Revoked
 	}
 	var bars []modelBar
 	for _, model := range slices.Sorted(maps.Keys(running)) {

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,7 +36,7 @@ func (s *site) releasesPage(r *http.Request, who visitor) (view, error) {
 	}
 	p := palette(all)
 	by := map[fleet.ModelName][]releaseRow{}
-	for _, x := range all {
+	for _, x := range all { // newest first
 		row := releaseRow{ReleaseInfo: x, Class: p[x.Release.Ref()]}
 		for _, v := range x.Release.Variants {
 			row.Size = max(row.Size, v.Size)
@@ -49,7 +48,6 @@ func (s *site) releasesPage(r *http.Request, who visitor) (view, error) {
 	}
 	var models []modelReleases
 	for _, m := range slices.Sorted(maps.Keys(by)) {
-		slices.SortFunc(by[m], func(a, b releaseRow) int { return cmp.Compare(b.Release.Counter, a.Release.Counter) })
 		models = append(models, modelReleases{m, by[m]})
 	}
 	return view{page: "releases", title: "Releases", nav: "releases", data: models}, nil

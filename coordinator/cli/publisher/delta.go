@@ -58,7 +58,7 @@ func (d Delta) String() string {
 	case d.Files == 0:
 		return "no file differs"
 	case d.Tried == 0:
-		return "what differs is new or small"
+		return "not needed: each file that differs is new, or so small that it is fetched whole"
 	case d.Kept == 0:
 		return "80 % of the full pack or more: not kept"
 	}
