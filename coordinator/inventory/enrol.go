@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/subtle"
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -264,11 +265,24 @@ func (v *Inventory) checkHardware(r api.EnrolRequest, t store.Token) (fleet.Dige
 	found := r.Hardware[at]
 	for _, m := range v.Members() {
 		if m.Hardware == found && !m.Revoked && m.Facts.ID != r.Member {
+			v.claimed(m, r.Member)
 			return fleet.Digest{}, fault.Newf(fault.Conflict, op, string(r.Member), "its hardware has enrolled as %s", m.Facts.ID).
-				WithHint("start the agent with -id %s, or `modelfleet members revoke %s --reason ...` first", m.Facts.ID, m.Facts.ID)
+				WithHint("if this is the same machine, start the agent with -id %s; else `modelfleet members revoke %s --reason ...` gives the hardware free", m.Facts.ID, m.Facts.ID)
 		}
 	}
 	return found, nil
+}
+
+// claimed tells people that two claim to be one listed machine, once for each holder:
+// what a machine says of itself proves nothing, so the first may be the wrong one.
+// The caller holds enrolling.
+func (v *Inventory) claimed(holder store.Member, by fleet.MemberID) {
+	if v.contested[holder.Facts.ID] {
+		return
+	}
+	v.contested[holder.Facts.ID] = true
+	v.o.Alarm(holder.Facts.ID, fmt.Sprintf("%s says that it is the machine which enrolled as %s: one of them is not the listed one; if it is %s, modelfleet members revoke %s --reason ...",
+		by, holder.Facts.ID, holder.Facts.ID, holder.Facts.ID))
 }
 
 // newMember makes a member of a request. Labels of the token win over the

@@ -229,3 +229,33 @@ func TestAFunctionJoinsByItsRole(t *testing.T) {
 		}
 	}
 }
+
+// A stranger who read a listed machine's name off it and was first keeps the machine
+// out until a person, who is told once, gives it free.
+func TestPeopleAreToldWhoseHardwareIsClaimedTwice(t *testing.T) {
+	h := open(t, 1, nil)
+	var alarms []string
+	h.Inventory = must(inventory.New(t.Context(), inventory.Options{
+		Store: h.store, CA: h.ca, Logger: quiet(), Alarm: func(id fleet.MemberID, text string) { alarms = append(alarms, string(id)+": "+text) },
+	}))(t)
+	listed := fleet.Digest{1}
+	h.token(t, api.Token{Uses: 2, Hardware: []fleet.Digest{listed}})
+	thief, real := must(signer.Ephemeral())(t), must(signer.Ephemeral())(t)
+	if _, _, err := h.join(t, "thief", thief, now, listed); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, _, err := h.join(t, "cam-1", real, now, listed); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Hint(err), "members revoke thief") {
+			t.Fatalf("the machine itself: %v, want Conflict and the command", err)
+		}
+	}
+	if len(alarms) != 1 || !strings.Contains(alarms[0], "members revoke thief") {
+		t.Errorf("people are told %q", alarms)
+	}
+	if err := h.Revoke(t.Context(), "thief", "ann", "not ours", now); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.join(t, "cam-1", real, now, listed); err != nil {
+		t.Errorf("once it is free: %v", err)
+	}
+}

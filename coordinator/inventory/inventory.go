@@ -77,6 +77,7 @@ type Inventory struct {
 
 	enrolling sync.Mutex                       // one enrolment or renewal at a time, so that memory and store agree
 	paces     map[fleet.MemberID]*rate.Limiter // of certificates; guarded by enrolling
+	contested map[fleet.MemberID]bool          // whose hardware another claimed, and that was said; guarded by enrolling
 	behind    bool                             // the store is older than certificates are, and that was said; guarded by enrolling
 
 	mu      sync.RWMutex // guards the following
@@ -105,7 +106,7 @@ func New(ctx context.Context, o Options) (*Inventory, error) {
 		o: o, store: o.Store, ca: o.CA, log: o.Logger, grace: cmp.Or(o.CellGrace, CellGrace),
 		members: map[fleet.MemberID]store.Member{}, keys: map[telemetry.KeyID]known{}, named: map[telemetry.Prefix]fleet.MemberID{},
 		pending: map[fleet.MemberID]store.Pending{}, cells: map[string]store.Cell{}, seeds: map[string][]string{},
-		changed: func(store.Member) {}, paces: map[fleet.MemberID]*rate.Limiter{},
+		changed: func(store.Member) {}, paces: map[fleet.MemberID]*rate.Limiter{}, contested: map[fleet.MemberID]bool{},
 	}
 	if _, err := rand.Read(v.secret[:]); err != nil {
 		return nil, fault.New(fault.Internal, "make secret", "", err)
