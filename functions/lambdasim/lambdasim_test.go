@@ -117,6 +117,9 @@ func TestWhatTheFunctionDoesWrongIsAnsweredAsAWSDoes(t *testing.T) {
 			if kind, message := errorType(t, resp); kind != c.kind || !strings.Contains(message, c.message) {
 				t.Errorf("%s: %s, want %s: %s", kind, message, c.kind, c.message)
 			}
+			if err := f.Settle(t.Context()); err != nil { // an environment that still ends is not free
+				t.Fatal(err)
+			}
 			// Whatever happened, the next invocation is served.
 			again, r := invoke(t, f, "again")
 			if r.Echo != "again" || again.Environment != resp.Environment {
