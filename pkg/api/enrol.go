@@ -86,7 +86,7 @@ type ComebackRequest struct {
 	CSR         []byte         `json:"csr,omitempty"`
 	Generation  uint64         `json:"generation,omitempty"`
 	Certificate []byte         `json:"certificate,omitempty"` // DER of the newest that it was given
-	Signature   []byte         `json:"signature,omitempty"`  // ASN.1, over ComebackRequest.Digest
+	Signature   []byte         `json:"signature,omitempty"`   // ASN.1, over ComebackRequest.Digest
 }
 
 // ComebackReply is a challenge, or the fresh certificate.
