@@ -49,7 +49,7 @@ func signed[T metadata.Roles](m *memory, role string, raw []byte, grant fleet.Di
 // decode is signed that remembers nothing. Without a delegator the role, which is
 // a root then, vouches for itself.
 func decode[T metadata.Roles](role string, raw []byte, by delegator) (*metadata.Metadata[T], error) {
-	decoded, err := new(metadata.Metadata[T]).FromBytes(raw)
+	decoded, err := Decode[T](raw)
 	if err != nil {
 		return nil, err
 	}

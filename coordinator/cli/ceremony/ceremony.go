@@ -66,7 +66,7 @@ type parsed struct {
 
 func (m Metadata) parse() (p parsed, err error) {
 	if m.Root != nil {
-		if p.root, err = metadata.Root().FromBytes(m.Root); err == nil {
+		if p.root, err = trust.Decode[metadata.RootType](m.Root); err == nil {
 			err = ownNames(p.root.Signed.Keys)
 		}
 		if err != nil {
@@ -74,7 +74,7 @@ func (m Metadata) parse() (p parsed, err error) {
 		}
 	}
 	if m.Policy != nil {
-		if p.policy, err = metadata.Targets().FromBytes(m.Policy); err != nil {
+		if p.policy, err = trust.Decode[metadata.TargetsType](m.Policy); err != nil {
 			return p, fmt.Errorf("policy: %w", err)
 		}
 		if p.policy.Signed.Delegations == nil {

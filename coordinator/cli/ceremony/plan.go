@@ -344,7 +344,7 @@ func (c *Ceremony) made() error {
 func (c *Ceremony) take(writes []repository.Write) error {
 	last := len(writes) - 1
 	c.Next.Policy = writes[last].Body
-	policy, err := metadata.Targets().FromBytes(c.Next.Policy)
+	policy, err := trust.Decode[metadata.TargetsType](c.Next.Policy)
 	if err != nil {
 		return trust.Violated(trust.RuleFormat, opPlan, "policy", err)
 	}

@@ -315,7 +315,7 @@ func (r *rehearsal) direct(root []byte, sequence uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	newest, err := metadata.Root().FromBytes(reader.Root())
+	newest, err := trust.Decode[metadata.RootType](reader.Root())
 	if err != nil {
 		return nil, err
 	}

@@ -266,7 +266,7 @@ func join[T metadata.Roles](c *Ceremony, a, b *metadata.Metadata[T], raw json.Ra
 	if a == nil || b == nil {
 		return raw, nil
 	}
-	m, err := new(metadata.Metadata[T]).FromBytes(raw)
+	m, err := trust.Decode[T](raw)
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (r *Repository) FormerAuditKeys(ctx context.Context) ([]string, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		m, err := metadata.Targets().FromBytes(raw)
+		m, err := trust.Decode[metadata.TargetsType](raw)
 		if err != nil || was.signedByAnyRoot(metadata.TARGETS, m) != nil || m.Signed.Targets[trust.PathAuditKey] == nil {
 			continue // it lists none, or was never the policy
 		}

@@ -102,7 +102,7 @@ func (r *Repository) lastAdmitted(ctx context.Context, name fleet.Team) (*metada
 		} else if err != nil {
 			return nil, err
 		}
-		pol, err := metadata.Targets().FromBytes(body)
+		pol, err := trust.Decode[metadata.TargetsType](body)
 		if err != nil || pol.Signed.Delegations == nil || r.signedByAnyRoot(metadata.TARGETS, pol) != nil {
 			continue // root's keys never signed it
 		}

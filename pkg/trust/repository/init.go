@@ -161,7 +161,7 @@ type PolicyChange struct {
 
 // NextPolicy makes the policy's next version from the current one.
 func NextPolicy(current []byte, change PolicyChange, now time.Time, life Lifetimes, signers ...signature.Signer) ([]Write, error) {
-	m, err := metadata.Targets().FromBytes(current)
+	m, err := trust.Decode[metadata.TargetsType](current)
 	if err != nil {
 		return nil, trust.Violated(trust.RuleFormat, "change policy", "", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // Junk says why an object that lies under the name of a version of root or policy
@@ -18,13 +20,13 @@ func (r *Repository) Junk(role string, version int64, raw []byte) (why string) {
 	defer r.mu.Unlock()
 	switch role {
 	case metadata.ROOT:
-		m, err := metadata.Root().FromBytes(raw)
+		m, err := trust.Decode[metadata.RootType](raw)
 		if err != nil {
 			return fmt.Sprintf("%d bytes that are no metadata of %s", len(raw), role)
 		}
 		return r.unsigned(role, version, m.Signed.Version, m, m.Signatures, r.root.VerifyDelegate(role, m))
 	case metadata.TARGETS:
-		m, err := metadata.Targets().FromBytes(raw)
+		m, err := trust.Decode[metadata.TargetsType](raw)
 		if err != nil {
 			return fmt.Sprintf("%d bytes that are no metadata of %s", len(raw), role)
 		}

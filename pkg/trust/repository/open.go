@@ -52,7 +52,7 @@ func Open(ctx context.Context, get Get, o Options) (*Repository, error) {
 // readRoots walks the chain of roots. All of them go into packs, so that a
 // member pinned to any of them finds its way.
 func (r *Repository) readRoots(ctx context.Context) error {
-	pinned, err := metadata.Root().FromBytes(r.opts.Root)
+	pinned, err := trust.Decode[metadata.RootType](r.opts.Root)
 	if err != nil {
 		return trust.Violated(trust.RuleRoot, op, "root", err)
 	}
@@ -67,7 +67,7 @@ func (r *Repository) readRoots(ctx context.Context) error {
 		} else if err != nil {
 			return err
 		}
-		m, err := metadata.Root().FromBytes(raw)
+		m, err := trust.Decode[metadata.RootType](raw)
 		if err == nil {
 			err = precedes(m, v, r.roots[0])
 		}
@@ -121,7 +121,7 @@ const maxRoots = 32
 
 // successor verifies a root by the one before it and by itself.
 func successor(prev *metadata.Metadata[metadata.RootType], raw []byte) (*metadata.Metadata[metadata.RootType], error) {
-	m, err := metadata.Root().FromBytes(raw)
+	m, err := trust.Decode[metadata.RootType](raw)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (r *Repository) readSigned(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	ts, err := metadata.Timestamp().FromBytes(raw)
+	ts, err := trust.Decode[metadata.TimestampType](raw)
 	if err == nil {
 		err = r.signedByAnyRoot(metadata.TIMESTAMP, ts)
 	}
@@ -177,7 +177,7 @@ func (r *Repository) readSnapshot(ctx context.Context, ts *metadata.Metadata[met
 	if err != nil {
 		return nil, nil, err
 	}
-	sn, err := metadata.Snapshot().FromBytes(body)
+	sn, err := trust.Decode[metadata.SnapshotType](body)
 	if err == nil {
 		err = info.VerifyLengthHashes(body)
 	}
@@ -195,7 +195,7 @@ func (r *Repository) readSnapshot(ctx context.Context, ts *metadata.Metadata[met
 func (r *Repository) signedByAnyRoot(role string, m any) error {
 	err := r.root.VerifyDelegate(role, m)
 	for i := len(r.roots) - 2; err != nil && i >= 0; i-- {
-		old, perr := metadata.Root().FromBytes(r.roots[i])
+		old, perr := trust.Decode[metadata.RootType](r.roots[i])
 		if perr != nil {
 			return perr
 		}
@@ -229,7 +229,7 @@ func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 		} else if err != nil {
 			return err
 		}
-		m, err := metadata.Targets().FromBytes(raw)
+		m, err := trust.Decode[metadata.TargetsType](raw)
 		if err == nil && m.Signed.Version != v {
 			err = fmt.Errorf("it has version %d", m.Signed.Version)
 		}
@@ -343,7 +343,7 @@ func (r *Repository) remember(name fleet.Team, raw []byte) {
 	if r.policy.delegated(trust.RoleOf(name)) == nil {
 		return
 	}
-	m, err := metadata.Targets().FromBytes(raw)
+	m, err := trust.Decode[metadata.TargetsType](raw)
 	if err != nil {
 		return
 	}
@@ -370,7 +370,7 @@ func (r *Repository) readRole(ctx context.Context, role string) (json.RawMessage
 	if err := info.VerifyLengthHashes(raw); err != nil {
 		return nil, nil, trust.Violated(trust.RuleSnapshot, op, key, err)
 	}
-	m, err := metadata.Targets().FromBytes(raw)
+	m, err := trust.Decode[metadata.TargetsType](raw)
 	if err != nil {
 		return nil, nil, trust.Violated(trust.RuleFormat, op, key, err)
 	}

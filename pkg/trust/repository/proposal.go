@@ -56,7 +56,7 @@ func ParseProposalKey(key string) (role string, version int64, ok bool) {
 
 // ProposalExpires is when what a proposal says expires, as it says itself.
 func ProposalExpires(raw []byte) (at time.Time, ok bool) {
-	m, err := metadata.Targets().FromBytes(raw)
+	m, err := trust.Decode[metadata.TargetsType](raw)
 	if err != nil {
 		return at, false
 	}
@@ -127,7 +127,7 @@ func (v *Review) authentic() (*metadata.Metadata[metadata.TargetsType], error) {
 	if err := fits(v.raw); err != nil {
 		return nil, err
 	}
-	m, err := metadata.Targets().FromBytes(v.raw)
+	m, err := trust.Decode[metadata.TargetsType](v.raw)
 	if err != nil {
 		return nil, &trust.Violation{Rule: trust.RuleFormat, Err: err}
 	}
@@ -199,8 +199,8 @@ func (v Review) Approve(s signature.Signer) (Signed, error) {
 // SameChange reports whether two versions of a publisher's role list the same and
 // set the same floors, whenever and by whomever they were signed.
 func SameChange(a, b []byte) bool {
-	x, errX := metadata.Targets().FromBytes(a)
-	y, errY := metadata.Targets().FromBytes(b)
+	x, errX := trust.Decode[metadata.TargetsType](a)
+	y, errY := trust.Decode[metadata.TargetsType](b)
 	if errX != nil || errY != nil {
 		return false
 	}

@@ -73,7 +73,7 @@ func (r *Repository) Draft(ctx context.Context, name fleet.Team) (Draft, error) 
 	}
 	d := Draft{Team: name, Version: r.nextVersion(name), policy: pol.meta, life: life}
 	if admitted.raw != nil {
-		m, err := metadata.Targets().FromBytes(admitted.raw)
+		m, err := trust.Decode[metadata.TargetsType](admitted.raw)
 		if err != nil {
 			return Draft{}, fault.New(fault.Internal, op, role, err)
 		}
@@ -140,7 +140,7 @@ func (p policy) authentic(role string, version int64, raw []byte) (*metadata.Met
 	if err := fits(raw); err != nil {
 		return nil, err
 	}
-	m, err := metadata.Targets().FromBytes(raw)
+	m, err := trust.Decode[metadata.TargetsType](raw)
 	if err != nil {
 		return nil, &trust.Violation{Rule: trust.RuleFormat, Err: err}
 	}
@@ -237,7 +237,7 @@ func (d Draft) begin(now time.Time) (*metadata.Metadata[metadata.TargetsType], e
 		if err != nil {
 			return nil, err
 		}
-		if m, err = m.FromBytes(raw); err != nil {
+		if m, err = trust.Decode[metadata.TargetsType](raw); err != nil {
 			return nil, err
 		}
 		m.ClearSignatures()

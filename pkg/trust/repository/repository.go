@@ -155,7 +155,7 @@ func (p policy) delegated(role string) *metadata.DelegatedRole {
 // vouches for; ok is false for anything else. What a key signed that root has
 // taken out is as good as absent.
 func (r *Repository) TimestampVersion(raw []byte) (version int64, ok bool) {
-	m, err := metadata.Timestamp().FromBytes(raw)
+	m, err := trust.Decode[metadata.TimestampType](raw)
 	if err != nil {
 		return 0, false
 	}

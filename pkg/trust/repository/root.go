@@ -34,11 +34,11 @@ type RootChange struct {
 // elsewhere, with [Countersign]. ok reports whether it is complete.
 func NextRoot(current []byte, change RootChange, now time.Time, life Lifetimes, signers ...signature.Signer) (next []byte, ok bool, err error) {
 	const op = "change root"
-	prev, err := metadata.Root().FromBytes(current)
+	prev, err := trust.Decode[metadata.RootType](current)
 	if err != nil {
 		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
 	}
-	m, err := metadata.Root().FromBytes(current)
+	m, err := trust.Decode[metadata.RootType](current)
 	if err != nil {
 		return nil, false, trust.Violated(trust.RuleRoot, op, "", err)
 	}
@@ -102,7 +102,7 @@ func Countersign(raw []byte, s signature.Signer) ([]byte, error) {
 }
 
 func addSignature[T metadata.Roles](raw []byte, s signature.Signer) ([]byte, error) {
-	m, err := new(metadata.Metadata[T]).FromBytes(raw)
+	m, err := trust.Decode[T](raw)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func (r *Repository) OnlineKeysChanged(since int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, raw := range r.roots {
-		old, err := metadata.Root().FromBytes(raw)
+		old, err := trust.Decode[metadata.RootType](raw)
 		if err != nil || old.Signed.Version != since {
 			continue
 		}

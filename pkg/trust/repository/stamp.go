@@ -87,7 +87,7 @@ func (r *Repository) Stamp(now time.Time) (pub Publication, signed bool, err err
 //   - It is over a snapshot that is not this repository's: a Conflict. Open the
 //     repository again.
 func (r *Repository) Follow(raw []byte, now time.Time) (Publication, error) {
-	m, err := metadata.Timestamp().FromBytes(raw)
+	m, err := trust.Decode[metadata.TimestampType](raw)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
@@ -182,7 +182,7 @@ func (r *Repository) readAhead(ctx context.Context) error {
 		} else if err != nil {
 			return err
 		}
-		m, err := metadata.Snapshot().FromBytes(raw)
+		m, err := trust.Decode[metadata.SnapshotType](raw)
 		if err != nil || m.Signed.Version != v || vouched(metadata.SNAPSHOT, m) != nil || r.takesBack(m) {
 			continue
 		}

@@ -156,9 +156,10 @@ func TestJunkInPlaceOfTheNextVersionsStopsNobody(t *testing.T) {
 	first := f.Bucket.Newest(t, metadata.TARGETS)
 	f.Direct(f.Release("detector", "1.0.0"))
 	const many = 300
+	junk := [][]byte{[]byte("junk"), []byte(`{"signed":{"_type":"targets","targets":{"a":null}},"signatures":[]}`)} // go-tuf panics on the second
 	for v := range int64(many) {
-		f.Bucket.Overwrite(trust.MetadataKey("pub-vision", 2+v), []byte("junk"))
-		f.Bucket.Overwrite(trust.MetadataKey(metadata.TARGETS, 2+v), []byte("junk"))
+		f.Bucket.Overwrite(trust.MetadataKey("pub-vision", 2+v), junk[v%2])
+		f.Bucket.Overwrite(trust.MetadataKey(metadata.TARGETS, 2+v), junk[v%2])
 	}
 	a, err := f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
 	rule(t, err, trust.RuleFormat)
