@@ -178,12 +178,12 @@ func (j *job) claim(f Fetch) *errand {
 	for first < end && !is(first) {
 		first++
 	}
-	last, mine := first, claimed
+	last, mine, c := first, claimed, &claim{time.Now()}
 	if o.Kind == Peer {
 		mine = asked
 	}
 	for last < end && is(last) {
-		t.frames[last] = mine
+		t.frames[last], t.claims[last] = mine, c
 		t.busy++
 		last++
 	}

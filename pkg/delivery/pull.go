@@ -218,7 +218,8 @@ func (f *Fetcher) pull(ctx context.Context, w Want, file artifact.File, frame in
 }
 
 // host claims the frame in the install of its release that is under way; nil:
-// there is none. While the install itself is fetching the frame it waits.
+// there is none. While the install itself is fetching the frame it waits, but not
+// for a range that stalls: the neighbour must not wait for this member's patience.
 func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame int) (*job, *target, error) {
 	f.mu.Lock()
 	j := f.jobs[w.Key]
@@ -235,13 +236,17 @@ func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame in
 		j.mu.Lock()
 		state, settled := t.frames[frame], j.settled
 		if state == wanted && !j.retired {
-			t.frames[frame] = claimed
+			t.frames[frame], t.claims[frame] = claimed, &claim{time.Now()}
 			t.busy++
 		}
 		retired := j.retired
+		var stalls time.Duration // until the range is not waited for any more
+		if c := t.claims[frame]; c != nil {
+			stalls = f.o.Stall - time.Since(c.moved)
+		}
 		j.mu.Unlock()
 		switch {
-		case retired, state == asked:
+		case retired, state == asked, state == claimed && stalls <= 0:
 			// A neighbour that the install asks may be waiting for this very pull.
 			return nil, t, nil
 		case state == here:
@@ -251,6 +256,7 @@ func (f *Fetcher) host(ctx context.Context, w Want, file artifact.File, frame in
 		}
 		select {
 		case <-settled:
+		case <-time.After(stalls):
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}

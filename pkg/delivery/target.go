@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/artifact"
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -28,6 +29,7 @@ type target struct {
 	missing int           // frames that are not here
 	busy    int           // of these, the ones that somebody is fetching
 	came    map[int]int64 // plain bytes here of frames on their way
+	claims  []*claim      // the last one of each frame; nil: none
 	sink    *sink         // open while frames arrive
 	blame   error         // the last source that delivered wrong bytes
 	done    bool
@@ -39,6 +41,9 @@ type difference struct {
 	index *artifact.Index
 	base  string // path of the file
 }
+
+// claim is an errand as those see it who wait for its frames.
+type claim struct{ moved time.Time } // when it began, or a byte of any of them came
 
 // frameState is what becomes of one frame.
 type frameState uint8
@@ -52,7 +57,7 @@ const (
 
 // clear wants every frame.
 func (t *target) clear() {
-	t.frames = make([]frameState, len(t.digests))
+	t.frames, t.claims = make([]frameState, len(t.digests)), make([]*claim, len(t.digests))
 	t.missing, t.busy = len(t.frames), 0
 }
 

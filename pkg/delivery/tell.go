@@ -37,6 +37,9 @@ func (j *job) arrives(f *arrival, n int) {
 		return
 	}
 	f.got += int64(n)
+	if c := f.t.claims[f.frame]; c != nil {
+		c.moved = time.Now()
+	}
 	j.arrived(f.t, f.frame, int64(float64(f.got)/float64(f.packed)*float64(f.t.frameLen(f.frame))))
 	if time.Since(j.told) >= tellApart {
 		j.tellProgress()
