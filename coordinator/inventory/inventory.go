@@ -47,6 +47,8 @@ type Store interface {
 	store.Cells
 	Token(ctx context.Context, id string) (store.Token, error)
 	Append(ctx context.Context, notes ...audit.Note) error
+	// AuditNewest is the newest entry of an action about a subject; see [audit.Store].
+	AuditNewest(ctx context.Context, action, subject string) (index uint64, leaf []byte, err error)
 }
 
 // Options are what an inventory needs.

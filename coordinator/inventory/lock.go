@@ -65,7 +65,7 @@ func (v *Inventory) Unlock(ctx context.Context, id fleet.MemberID, by string, r 
 	m.Floor, m.Previous, m.Comebacks, m.Confirmed, m.Readmit = m.Generation, fleet.Digest{}, 0, true, true
 	note := audit.Note{
 		At: now, Actor: by, Action: audit.MemberUnlocked, Subject: string(id), Reason: r.Reason,
-		Detail: map[string]fleet.Digest{"certificate": m.Certificate},
+		Detail: unlocking{m.Certificate, m.Floor},
 	}
 	if err := v.save(ctx, m, note); err != nil {
 		return err

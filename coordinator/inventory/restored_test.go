@@ -132,6 +132,53 @@ func TestACopyIsFoundAfterARestoreToo(t *testing.T) {
 	}
 }
 
+// An older backup is no way out of what was decided after it: the audit log, which is
+// taken from the bucket, still says it.
+func TestARestoreUndoesNoDecision(t *testing.T) {
+	for name, tc := range map[string]struct {
+		decide func(t *testing.T, h house, key *signer.Signer, stale, newest inventory.Enrolled)
+		want   string
+	}{
+		"revoked": {func(t *testing.T, h house, _ *signer.Signer, _, _ inventory.Enrolled) {
+			if err := h.Revoke(t.Context(), "a", "root", "stolen", now); err != nil {
+				t.Fatal(err)
+			}
+		}, "revoked"},
+		"locked": {func(t *testing.T, h house, key *signer.Signer, stale, _ inventory.Enrolled) {
+			if _, err := h.renew(t, key, stale); err == nil {
+				t.Fatal("a copy renewed")
+			}
+		}, "locked"},
+		"unlocked": {func(t *testing.T, h house, key *signer.Signer, stale, _ inventory.Enrolled) {
+			if _, err := h.renew(t, key, stale); err == nil {
+				t.Fatal("a copy renewed")
+			}
+			if err := h.Unlock(t.Context(), "a", "root", api.UnlockRequest{Reason: "found"}, now); err != nil {
+				t.Fatal(err)
+			}
+		}, "unlocked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, 1, nil)
+			key := must(signer.Ephemeral())(t)
+			e := must(h.enrol(t, "a", key, nil))(t)
+			must(h.Check(t.Context(), h.identity(t, e), now))(t)
+			was, _ := h.Member("a")
+			newest := must(h.renew(t, key, must(h.renew(t, key, e))(t)))(t)
+			tc.decide(t, h, key, e, newest)
+			back, _ := h.restored(t, was)
+			for range 2 {
+				if _, err := back.Check(t.Context(), back.identity(t, newest), now); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("it calls: %v", err)
+				}
+				if _, err := back.comeback(t, key, newest, now.Add(month)); !fault.Is(err, fault.Denied) {
+					t.Errorf("it comes back: %v", err)
+				}
+			}
+		})
+	}
+}
+
 // Only the certificate itself proves anything: not a generation that is claimed, nor
 // a certificate of another CA.
 func TestNobodyClaimsToBeAhead(t *testing.T) {
