@@ -82,7 +82,17 @@ func NewClient() *http.Client {
 	t.ReadBufferSize = 64 << 10
 	t.ResponseHeaderTimeout = 30 * time.Second
 	t.ForceAttemptHTTP2 = false // one TCP connection a range: a lost packet slows one of them
-	return &http.Client{Transport: t}
+	return &http.Client{Transport: t, CheckRedirect: secretly}
+}
+
+// secretly follows redirects without telling where from: a presigned URL is a secret,
+// and the Referer would hold it.
+func secretly(r *http.Request, via []*http.Request) error {
+	if len(via) >= 3 {
+		return errors.New("it redirects more than 3 times")
+	}
+	r.Header.Del("Referer")
+	return nil
 }
 
 // Prepare asks for the URLs of many keys at once, so that the reads that follow

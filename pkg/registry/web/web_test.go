@@ -229,3 +229,25 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Where a bucket redirects to does not learn the presigned URL.
+func TestARedirectTellsNoURL(t *testing.T) {
+	t.Parallel()
+	var referer string
+	there := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		referer = r.Referer()
+		_, _ = io.WriteString(w, "body")
+	}))
+	defer there.Close()
+	bucket := httptest.NewServer(http.RedirectHandler(there.URL, http.StatusTemporaryRedirect))
+	defer bucket.Close()
+	r, err := web.Open(web.Options{Sign: func(context.Context, []string) ([]string, time.Time, error) {
+		return []string{bucket.URL + "/pack?X-Amz-Signature=secret"}, time.Now().Add(time.Hour), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _, err := r.Get(t.Context(), "pack", ""); err != nil || string(b) != "body" || referer != "" {
+		t.Errorf("%q, %v; told %q", b, err, referer)
+	}
+}
