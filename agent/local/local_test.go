@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -404,6 +405,10 @@ func TestASocketInUseIsAConflictAndAStaleOneIsReplaced(t *testing.T) {
 	}
 	if _, err := third.Listen(); !fault.Is(err, fault.Conflict) {
 		t.Fatalf("listen on a file: %v", err)
+	}
+	fourth := local.New(local.Options{Socket: filepath.Join(stale, "c.sock"), Host: f.host, Logger: slog.New(slog.DiscardHandler)})
+	if _, err := fourth.Listen(); !strings.Contains(fault.Hint(err), "another -socket") {
+		t.Fatalf("listen where no folder can be: %v; %s", err, fault.Hint(err))
 	}
 }
 

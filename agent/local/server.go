@@ -80,7 +80,8 @@ func (s *Server) Changed() {
 func (s *Server) Listen() (net.Listener, error) {
 	path := s.o.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fault.New(fault.Invalid, "listen on socket", path, err)
+		return nil, fault.New(fault.Invalid, "listen on socket", path, err).
+			WithHint("create %s for %s, or choose another -socket", filepath.Dir(path), whoami())
 	}
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
@@ -93,7 +94,8 @@ func (s *Server) Listen() (net.Listener, error) {
 				WithHint("remove it or choose another -socket")
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, fault.New(fault.Denied, "listen on socket", path, err)
+			return nil, fault.New(fault.Denied, "listen on socket", path, err).
+				WithHint("give its folder to %s, or choose another -socket", whoami())
 		}
 	}
 	ln, err := net.Listen("unix", path)
@@ -103,10 +105,14 @@ func (s *Server) Listen() (net.Listener, error) {
 	}
 	if err := os.Chmod(path, s.o.Mode); err != nil {
 		ln.Close()
-		return nil, fault.New(fault.Denied, "listen on socket", path, err)
+		return nil, fault.New(fault.Denied, "listen on socket", path, err).
+			WithHint("choose a -socket on a file system that keeps permissions, such as /run")
 	}
 	return ln, nil
 }
+
+// whoami names the user that the agent runs as, for hints.
+func whoami() string { return fmt.Sprintf("user %d", os.Geteuid()) }
 
 // Serve answers applications on ln until ctx ends, and closes it.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {

@@ -18,6 +18,8 @@ const maxHeld = 2048
 // and a while longer.
 type hold map[telemetry.Slot]*item
 
+// item is a message that is held. What it says, and of whom, never changes: a
+// newer message is another item.
 type item struct {
 	msg     telemetry.Message
 	member  fleet.MemberID

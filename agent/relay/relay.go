@@ -262,21 +262,23 @@ func (r *Relay) carry(ctx context.Context, duty Duty) {
 			items = r.hold.waiting(duty == Own, batchSize)
 		}
 		due := false
-		raws := make([][]byte, 0, len(items))
 		for _, it := range items {
 			age := now.Sub(it.since)
 			due = due || duty == Own || age >= r.slow() || (it.urgent && age >= r.quick())
-			raws = append(raws, it.msg.Raw)
 		}
 		r.mu.Unlock()
-		if !due || !r.handOver(ctx, items, raws) {
+		if !due || !r.handOver(ctx, items) {
 			return
 		}
 	}
 }
 
 // handOver sends one batch and reports whether to go on.
-func (r *Relay) handOver(ctx context.Context, items []*item, raws [][]byte) bool {
+func (r *Relay) handOver(ctx context.Context, items []*item) bool {
+	raws := make([][]byte, len(items))
+	for i, it := range items {
+		raws[i] = it.msg.Raw
+	}
 	batch, err := r.opts.Codec.Encode(raws)
 	var reply api.RowsReply
 	if err == nil {
@@ -300,7 +302,7 @@ func (r *Relay) handOver(ctx context.Context, items []*item, raws [][]byte) bool
 		// only keep others from being carried.
 		r.opts.Logger.Error("batch refused", "messages", len(raws), "err", err)
 	}
-	r.settle(items, raws, reply, err == nil, now)
+	r.settle(items, reply, err == nil, now)
 	if err == nil && r.opts.Replied != nil {
 		r.opts.Replied(reply)
 	}
@@ -308,7 +310,7 @@ func (r *Relay) handOver(ctx context.Context, items []*item, raws [][]byte) bool
 }
 
 // settle notes what the coordinator has and acks it.
-func (r *Relay) settle(items []*item, raws [][]byte, reply api.RowsReply, took bool, now time.Time) {
+func (r *Relay) settle(items []*item, reply api.RowsReply, took bool, now time.Time) {
 	refused := map[string]bool{} // messages; members where it does not say which
 	for _, x := range reply.Refused {
 		refused[cmp.Or(x.Message, x.Member)] = true
@@ -317,12 +319,9 @@ func (r *Relay) settle(items []*item, raws [][]byte, reply api.RowsReply, took b
 	var delivered uint64
 	r.mu.Lock()
 	r.failures, r.retryAt = 0, time.Time{}
-	for i, it := range items {
-		m, err := telemetry.ParseMessage(raws[i])
-		if err != nil {
-			continue // not reached: it was parsed when it came
-		}
-		if cur := r.hold[m.Slot()]; cur == it {
+	for _, it := range items {
+		m := it.msg
+		if r.hold[m.Slot()] == it { // nothing took its place meanwhile
 			it.hand(now)
 		}
 		id := gossip.IDOf(m.Raw)
