@@ -128,9 +128,12 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	facts.Agent = o.Version
 	ask := func(ctx context.Context, n trust.Nonce) (trust.SignedTime, error) { return me.Client().Time(ctx, n) }
 	l := &loop{
-		o: o, facts: facts, disk: d, store: store, slots: slots, mem: mem, announce: a.announce,
-		witness: newWitness(), gossiped: a.gossipCheckpoint, packs: make(chan packOffer), events: make(chan event, 64), looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest), progress: newProgress(),
-		times: make(chan time.Time, 1), keeper: newTimekeeper(ask), seek: make(chan struct{}, 1), back: make(chan struct{}, 1), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told), timed: time.Now(),
+		o: o, facts: facts, disk: d, store: store, slots: slots,
+		progress: newProgress(), witness: newWitness(), keeper: newTimekeeper(ask),
+		announce: a.announce, gossiped: a.gossipCheckpoint, liars: a.liars, seek: make(chan struct{}, 1),
+		packs: make(chan packOffer), times: make(chan time.Time, 1), back: make(chan struct{}, 1), events: make(chan event, 64),
+		looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest),
+		mem: mem, timed: time.Now(), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told),
 	}
 	a.loop = l
 	a.adopt(slots)
@@ -154,7 +157,6 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	if a.site, err = a.neighbours(store); err != nil {
 		return nil, err
 	}
-	l.liars = a.liars
 	peers, spare := a.peers()
 	a.fetcher, err = delivery.New(delivery.Options{
 		Store: store, Source: source, Peers: peers, Spare: spare, LowMemory: o.LowMemory, Rate: o.Rate,

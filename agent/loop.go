@@ -29,54 +29,52 @@ import (
 // loop is the one goroutine that owns the agent's memory. Everybody else talks
 // to it by its channels.
 type loop struct {
-	o     Options
-	facts fleet.Facts
-	disk  *disk
-	store *cas.Store
-	slots *slot.Slots
-	run   *effect.Runner
-	host  *host.Host
-	rec   *telemetry.Recorder
-	scrub *scrub.Scrub
-	// progress of what the effects bring in
-	progress *progress
-	// changed wakes the applications that watch; announce tells the cell of a pack
-	// that was believed.
-	changed  func()
-	announce func(gossip.Pack)
+	// what it is given
+	o        Options
+	facts    fleet.Facts
+	disk     *disk
+	store    *cas.Store
+	slots    *slot.Slots
+	run      *effect.Runner
+	host     *host.Host
+	rec      *telemetry.Recorder
+	scrub    *scrub.Scrub
+	progress *progress // of what the effects bring in
+	witness  *witness
+	keeper   *timekeeper
+	// what it tells the rest of the agent, and asks
+	announce func(gossip.Pack)            // to the cell, of a pack that was believed
+	gossiped func(checkpoint string)      // to the cell, which one this device was shown
+	changed  func()                       // to applications that watch
 	liars    func() (int, fleet.MemberID) // neighbours that were left out, and the last
 	wire     func() int64                 // bytes taken from the bucket since the start
-
-	witness  *witness
-	standby  func() standby.View     // of the way to packs past the coordinator; nil: there is none
-	gossiped func(checkpoint string) // the cell is to know which one this device was shown
-
+	standby  func() standby.View          // of the way to packs past the coordinator; nil: there is none
+	seek     chan struct{}                // another source of packs is wanted
+	// what others tell it
 	packs  chan packOffer
 	times  chan time.Time // what a coordinator says, unsigned
-	keeper *timekeeper
-	seek   chan struct{} // another source of packs is wanted
-	back   chan struct{} // the member came back by its key
+	back   chan struct{}  // the member came back by its key
 	events chan event
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
 	rotten chan fleet.Digest    // releases, by bundle, that the disk damaged
-
-	trusted atomic.Pointer[trust.Trusted]  // read by the effects too
+	// what any goroutine may read
+	trusted atomic.Pointer[trust.Trusted]
 	keep    atomic.Pointer[[]fleet.Digest] // bundles that no collection may touch
 	whole   atomic.Pointer[[]fleet.Digest] // bundles whose verified files should be here
-
-	// owned by the goroutine
-	mem      memory
-	clock    clock
-	timed    time.Time    // when mem was last written
+	// what it owns: of packs
 	pack     fleet.Digest // of the newest pack judged
 	distrust distrust
 	lapsed   string              // the role that makes even the newest pack stale; ""
 	stood    telemetry.Freshness // at the last look
 	stoodAt  time.Time           // since when
 	refused  string              // why the newest pack was not believed, or ""
-	waiting  packOffer           // the newest pack that could not be written
 	refusals uint64
+	waiting  packOffer // the newest pack that could not be written
+	// and of models
+	mem      memory
+	timed    time.Time // when mem was last written
+	clock    clock
 	reasons  map[fleet.ModelName]string
 	unbacked map[fleet.ModelName]string // why what the directive names is not taken up
 	retry    []event                    // whose state could not be written
