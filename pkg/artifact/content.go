@@ -100,7 +100,8 @@ func getIndex(ctx context.Context, src Getter, key string, kind Kind, f File) (I
 	}
 	if x.Kind != kind || x.File != f.Digest || (f.Size >= 0 && x.Size != f.Size) ||
 		(!f.Whole() && (x.FrameSize != f.FrameSize || len(x.Frames) != len(f.Frames))) {
-		return Index{}, fault.Newf(fault.Untrusted, "read index", IndexKey(key), "it is not of this file")
+		return Index{}, fault.Newf(fault.Untrusted, "read index", IndexKey(key), "it is not of this file").
+			WithHint("it was changed or damaged in the bucket: remove it there and publish the release again")
 	}
 	return x, nil
 }

@@ -59,7 +59,8 @@ func (f *Fetcher) begin(w Want, report func(Progress)) (*install, error) {
 		return nil, err
 	}
 	if w.Key.IsZero() || len(files) == 0 {
-		return nil, fault.Newf(fault.Invalid, "install", w.Manifest.Name, "no key, or no files")
+		return nil, fault.Newf(fault.Invalid, "install", w.Manifest.Name, "no key, or no files").
+			WithHint("publish the release again, from a folder with files")
 	}
 	in := &install{job: f.job(w), files: files, staging: f.o.Store.StagingDir(w.Key)}
 	in.keep, in.asks, in.report, in.damaged = in.place, true, report, map[fleet.Digest]string{}
