@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/audit"
@@ -57,12 +58,18 @@ type remover interface {
 
 // removeProposals removes proposals of publishers' roles that a day ago were what
 // nobody can approve any more: of a version that was taken meanwhile, by themselves or
-// by another, or expired. versions are those of the roles in force.
+// by another, or expired. versions are those of the roles in force. One that cannot be
+// read or removed keeps none of the others.
 func removeProposals(ctx context.Context, bucket remover, versions map[string]int64, now time.Time) (removed int, err error) {
 	const op = "remove proposals"
+	var errs []error
+	failed := func(key string, err error, hint string) {
+		errs = append(errs, fault.New(fault.KindOf(err), op, key, err).WithHint("%s", hint))
+	}
 	for o, err := range bucket.List(ctx, repository.Proposals) {
 		if err != nil {
-			return removed, fault.New(fault.KindOf(err), op, repository.Proposals, err)
+			failed(repository.Proposals, err, "")
+			break
 		}
 		role, version, is := repository.ParseProposalKey(o.Key)
 		if !is || now.Sub(o.Modified) < keepProposal {
@@ -71,16 +78,18 @@ func removeProposals(ctx context.Context, bucket remover, versions map[string]in
 		if version > versions[role] {
 			raw, _, err := bucket.Get(ctx, o.Key, "")
 			if err != nil {
-				return removed, fault.New(fault.KindOf(err), op, o.Key, err)
+				failed(o.Key, err, "look at the object, and remove it if it is nobody's proposal")
+				continue
 			}
 			if expires, is := repository.ProposalExpires(raw); !is || now.Sub(expires) < keepProposal {
 				continue
 			}
 		}
 		if err := bucket.Remove(ctx, o.Key); err != nil {
-			return removed, fault.New(fault.KindOf(err), op, o.Key, err).WithHint("let the coordinator remove objects below audit/tile/ and proposals/ (s3:DeleteObject)")
+			failed(o.Key, err, "let the coordinator remove objects below audit/tile/ and proposals/ (s3:DeleteObject)")
+			continue
 		}
 		removed++
 	}
-	return removed, nil
+	return removed, errors.Join(errs...)
 }

@@ -15,7 +15,11 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/registry/web"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
+
+// patience is how long a pack may take to come.
+const patience = 2 * time.Minute
 
 // Options say whose packs are meant. Path, Root, Key and Ask must be given.
 type Options struct {
@@ -67,7 +71,7 @@ func Open(o Options) (*Standby, error) {
 	}
 	s := &Standby{o: o}
 	var err error
-	s.web, err = web.Open(web.Options{Sign: s.sign, Client: o.Client})
+	s.web, err = web.Open(web.Options{Sign: s.sign, Client: o.Client, Max: trust.MaxPack})
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +139,8 @@ func (s *Standby) due(now time.Time) bool {
 // Get reads the pack by the URL. With a non-empty ifNoneMatch that is the pack's
 // ETag it returns [registry.ErrNotModified]. Without a URL the error is NotFound.
 func (s *Standby) Get(ctx context.Context, ifNoneMatch string) (pack []byte, etag string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience) // who drips must not hold the way
+	defer cancel()
 	u := s.url()
 	pack, etag, err = s.web.Get(ctx, s.o.Key, ifNoneMatch)
 	if u != "" {

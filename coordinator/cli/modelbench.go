@@ -19,6 +19,7 @@ import (
 func (d *desk) capabilitiesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "capabilities", Short: "Say what sign-model can do, for the OMS conformance suite", Args: cobra.NoArgs, Hidden: true,
+		Example: "  modelfleet capabilities",
 		RunE: run(func(context.Context, []string) error {
 			hashes := []string{"sha256"}
 			for _, h := range hashTypes() {

@@ -38,6 +38,9 @@ type Options struct {
 	Sign func(ctx context.Context, keys []string) (urls []string, expires time.Time, err error)
 	// Client makes the requests; default one made for large ranged reads.
 	Client *http.Client
+	// Max is how many bytes an object may have that [Reader.Get] reads whole;
+	// default [registry.MaxObject].
+	Max int64
 }
 
 // Reader reads objects over HTTPS. It may be used by many goroutines at once.
@@ -68,6 +71,9 @@ func Open(o Options) (*Reader, error) {
 	}
 	if o.Client == nil {
 		o.Client = NewClient()
+	}
+	if o.Max == 0 {
+		o.Max = registry.MaxObject
 	}
 	return &Reader{o: o, urls: map[string]signed{}}, nil
 }
@@ -132,12 +138,12 @@ func (r *Reader) Get(ctx context.Context, key, ifNoneMatch string) ([]byte, stri
 	default:
 		return nil, "", statusError("read object", key, resp)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, registry.MaxObject+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, r.o.Max+1))
 	if err != nil {
 		return nil, "", registry.TransportError(ctx, "read object", key, err)
 	}
-	if len(b) > registry.MaxObject {
-		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "more than %d bytes", registry.MaxObject)
+	if int64(len(b)) > r.o.Max {
+		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "more than %d bytes", r.o.Max)
 	}
 	return b, etag, nil
 }
