@@ -65,7 +65,7 @@ func Parse(args []string, w io.Writer) (Options, error) {
 	fs.DurationVar(&o.Certificates, "certificate-life", 0, "how long members' certificates are valid; renewed at two thirds; default 168h")
 	fs.DurationVar(&o.PackURLs, "pack-url-life", 0, "how long the URLs are good that members read packs by while the coordinator is away; default, and at most, 168h")
 	fs.StringVar(&o.URLProfile, "url-profile", "", "AWS `profile` whose keys sign the URLs that members read by, where those of the coordinator's role would end too soon; default: the coordinator's own")
-	fs.DurationVar(&o.Reload, "reload", 0, "time between looks for new roots and policies in the bucket; default 1m")
+	fs.DurationVar(&o.Reload, "reload", 0, "time between looks for new roots and policies in the bucket, and for other roles in the -oidc file; default 1m")
 	fs.Func("device-ca-key", "a further key of a device CA, a `file` or awskms:///...; may be repeated; those in the fleet's keys/device-ca*.pem are found", func(ref string) error {
 		o.DeviceCAKeys = append(o.DeviceCAKeys, ref)
 		return nil

@@ -90,18 +90,21 @@ func (h *house) furnish(ctx context.Context) (err error) {
 	if err := h.openListener(ctx); err != nil {
 		return err
 	}
+	if h.issuer, err = h.openIssuer(); err != nil {
+		return err
+	}
 	h.desk, err = desk.New(ctx, desk.Options{
 		Fleet: h.m.file.Name, URL: h.address.URL, Pin: h.pin(), Root: h.m.root, Store: h.store, Inventory: h.inventory,
-		Intake: h.intake, Publisher: h.publisher, Events: h.events, Wake: h.poke, Logger: h.log, Version: h.o.Version,
+		Intake: h.intake, Publisher: h.publisher, Events: h.events, Issuer: h.issuer, Wake: h.poke, Logger: h.log, Version: h.o.Version,
 		Session: h.o.Session, Idle: h.o.SessionIdle,
 	})
 	if err != nil {
 		return err
 	}
-	if h.issuer, err = h.openIssuer(); err != nil {
+	if err := h.bootstrap(ctx); err != nil {
 		return err
 	}
-	if err := h.bootstrap(ctx); err != nil {
+	if err := h.desk.Reconsider(ctx); err != nil { // the -oidc file may be another than before
 		return err
 	}
 	h.inventory.OnChange(h.memberChanged)
@@ -233,7 +236,40 @@ func (h *house) openIssuer() (*oidc.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return oidc.New(oidc.Options{Config: conf})
+	return oidc.New(oidc.Options{Config: conf, Path: h.o.OIDC})
+}
+
+// keepRoles takes up what changes in the -oidc file, as often as roots and policies.
+func (h *house) keepRoles(ctx context.Context) error {
+	if h.issuer == nil {
+		return nil
+	}
+	t := time.NewTicker(or(h.o.Reload, time.Minute))
+	defer t.Stop()
+	due := false // sessions and approvals have to be looked at
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		was := h.issuer.Trouble()
+		changed, err := h.issuer.Reread()
+		if err != nil && (was == nil || was.Error() != err.Error()) {
+			h.log.Error("the -oidc file is not taken up; the roles before it are in force", "err", err, "hint", fault.Hint(err))
+		}
+		if changed {
+			h.log.Info("roles of the -oidc file taken up", "path", h.o.OIDC)
+		}
+		if due = due || changed; !due {
+			continue
+		}
+		if err := h.desk.Reconsider(ctx); err == nil {
+			due = false
+		} else if ctx.Err() == nil {
+			h.log.Error("roles are taken up, and who lost theirs is not signed out yet", "err", err)
+		}
+	}
 }
 
 // sessionKey seals the dashboard's cookies of sign-ins under way. One that cannot

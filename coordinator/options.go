@@ -49,7 +49,7 @@ type Options struct {
 	DeviceCAKeys []string
 	Certificates time.Duration // how long members' certificates are valid; default [ca.Lifetime], a week
 
-	Reload time.Duration // between looks for new roots and policies in the bucket; default 1 min
+	Reload time.Duration // between looks for new roots and policies in the bucket, and for roles in the OIDC file; default 1 min
 
 	// PackURLs is how long the URLs are good that members read packs by while the
 	// coordinator is away; default, and at most, [registry.MaxURLLife]: a week.

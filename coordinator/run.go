@@ -188,6 +188,7 @@ func (h *house) live(ctx context.Context) error {
 	g.Go(func() error { return h.loop.run(ctx) })
 	g.Go(func() error { return h.keep(ctx) })
 	g.Go(func() error { return h.keepDevices(ctx) })
+	g.Go(func() error { return h.keepRoles(ctx) })
 	g.Go(func() error { return h.tidyUp(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()

@@ -27,6 +27,14 @@ import (
 // issuedWorld is a coordinator whose people sign in at an issuer.
 func issuedWorld(t *testing.T) (*world, *oidctest.Issuer) {
 	t.Helper()
+	w, i := prepareIssued(t)
+	w.start()
+	return w, i
+}
+
+// prepareIssued is one that is not started yet.
+func prepareIssued(t *testing.T) (*world, *oidctest.Issuer) {
+	t.Helper()
 	i, w := oidctest.Start(t), newWorld(t)
 	folder := t.TempDir()
 	secret := filepath.Join(folder, "secret")
@@ -37,7 +45,6 @@ func issuedWorld(t *testing.T) (*world, *oidctest.Issuer) {
 	}))(t)
 	w.opts.OIDC = filepath.Join(folder, "oidc.json")
 	ok(t, os.WriteFile(w.opts.OIDC, conf, 0o600))
-	w.start()
 	return w, i
 }
 
@@ -170,6 +177,7 @@ func (w *world) signIn(i *oidctest.Issuer, claims map[string]any) *api.Client {
 	back := must(url.Parse(resp.Header.Get("Location")))(w.t)
 	q.Code = back.Query().Get("code")
 	op := must(anon.Login(w.t.Context(), q))(w.t)
+	w.lastToken = op.Text
 	c := must(api.NewClient(api.Options{URL: w.addr.URL, Pin: w.addr.Pin, Token: op.Text}))(w.t)
 	w.t.Cleanup(c.Close)
 	return c

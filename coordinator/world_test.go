@@ -45,6 +45,7 @@ const (
 type world struct {
 	t         *testing.T
 	opts      coordinator.Options
+	lastToken string // of who signed in last
 	bucket    *dir.Store
 	publisher *signer.Signer
 	root      []byte

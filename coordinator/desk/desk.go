@@ -19,6 +19,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/intake"
 	"github.com/modelfleet/modelfleet/coordinator/inventory"
+	"github.com/modelfleet/modelfleet/coordinator/oidc"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
@@ -39,7 +40,8 @@ type Options struct {
 	Intake    *intake.Intake
 	Publisher *publish.Publisher
 	Events    *Events
-	Wake      func() // the loop; must not block
+	Issuer    *oidc.Issuer // that people sign in at; nil: there is none
+	Wake      func()       // the loop; must not block
 	Logger    *slog.Logger
 	Now       func() time.Time // default time.Now
 

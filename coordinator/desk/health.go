@@ -14,6 +14,9 @@ func (d *Desk) Health(context.Context, api.OperatorToken) (api.Health, error) {
 	if err != nil {
 		return api.Health{}, err
 	}
+	if i := d.o.Issuer; i != nil {
+		facts.SignIn = i.Trouble()
+	}
 	out := api.Health{At: now, Version: d.o.Version, Findings: health.Findings(facts, now), Expiries: health.Expiries(facts)}
 	if out.Findings == nil {
 		out.Findings = []api.Finding{}

@@ -251,8 +251,10 @@ func (d *Desk) still(ctx context.Context, by api.OperatorToken, op string) (api.
 		return by, err
 	}
 	for _, s := range sessions {
-		if by.Session && s.Token.IsZero() && s.Name == by.Name && slices.Equal(s.As, by.As) && d.o.Now().Before(s.Expires) {
-			return by, nil
+		if by.Session && s.Claims != nil && s.Name == by.Name && slices.Equal([]string{s.Claims.Identity()}, by.As) && d.on(s) {
+			if p, err := d.person(*s.Claims); err == nil && p.Role == by.Role && p.Scope.String() == by.Scope.String() { // one that may what they were found to may
+				return by, nil
+			}
 		}
 	}
 	return by, fault.Newf(fault.Denied, op, by.Name, "%s is no operator any more", by.Name).WithHint("have somebody else do it: `modelfleet operator list` shows who there is")
@@ -293,27 +295,35 @@ func (d *Desk) DeleteOperator(ctx context.Context, by api.OperatorToken, name st
 		if o.Name != name {
 			continue
 		}
-		if err := d.disown(ctx, by, o); err != nil {
+		if err := d.disown(ctx, by, o, name+" is no operator any more", func(store.Rollout) (bool, error) { return true, nil }); err != nil {
 			return err
 		}
 		note := audit.Note{At: d.o.Now().UTC(), Actor: by.Name, Action: audit.OperatorDeleted, Subject: name}
 		if o.Session {
-			return d.endSessions(ctx, func(s store.Session) bool { return s.Name == name }, note)
+			return d.endSessions(ctx, func(s store.Session) bool { return s.Name == name }, by.Name+" ended it", note)
 		}
 		return d.o.Store.DeleteOperator(ctx, name, note)
 	}
 	return noOperator(op, name)
 }
 
-// disown takes back what an operator approved in rollouts that are under way.
-func (d *Desk) disown(ctx context.Context, by, gone api.OperatorToken) error {
+// disown takes back what an operator approved in those of the rollouts under way that
+// are meant. The caller holds commanding.
+func (d *Desk) disown(ctx context.Context, by, gone api.OperatorToken, why string, meant func(store.Rollout) (bool, error)) error {
 	live, err := d.o.Store.Rollouts(ctx, true)
 	if err != nil {
 		return err
 	}
 	for _, r := range live {
+		is, err := meant(r)
+		if err != nil {
+			return err
+		}
+		if !is {
+			continue
+		}
 		now := d.o.Now().UTC()
-		c := store.Command{Rollout: r.ID, Command: api.Disown, By: by.Name, As: gone.As, Reason: gone.Name + " is no operator any more", At: now}
+		c := store.Command{Rollout: r.ID, Command: api.Disown, By: by.Name, As: gone.As, Reason: why, At: now}
 		note := audit.Note{At: now, Actor: by.Name, Action: audit.RolloutCommanded, Subject: string(r.ID), Reason: asked(string(c.Command), c.Reason), Detail: map[string]any{"command": c.Command, "operator": gone.Name}}
 		if err := d.o.Store.AddCommand(ctx, c, note); err != nil {
 			return err

@@ -32,6 +32,7 @@ const (
 	CodeOverdue   = "overdue"    // the coordinator or the heartbeat should have signed it anew
 	CodeSigners   = "signers"    // too few people hold root
 	CodeSharedKey = "shared-key" // one key speaks for roles that are to check each other
+	CodeSignIn    = "sign-in"    // who may do what is not what the file says
 	CodeClock     = "clock"      // this machine's clock and the coordinator's differ
 )
 
@@ -44,6 +45,9 @@ type Facts struct {
 	Skew time.Duration
 	// Against is whose the other clock is; default "the coordinator's".
 	Against string
+	// SignIn is why the coordinator's -oidc file is not taken up; nil when it is, or
+	// there is none.
+	SignIn error
 }
 
 // Certificate is one that members are judged by.
@@ -91,6 +95,7 @@ func Findings(f Facts, now time.Time) []api.Finding {
 	out = append(out, certificates(f.Certificates, now)...)
 	out = append(out, signers(f.Roles)...)
 	out = append(out, shared(f.Roles)...)
+	out = append(out, signIn(f.SignIn)...)
 	out = append(out, clock(f.Skew, cmp.Or(f.Against, coordinators))...)
 	slices.SortStableFunc(out, func(a, b api.Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity.Rank(), a.Severity.Rank()), soonest(a.When, b.When), cmp.Compare(a.Subject, b.Subject))
@@ -380,4 +385,15 @@ func clock(skew time.Duration, other string) []api.Finding {
 		return nil
 	}
 	return []api.Finding{f}
+}
+
+// signIn is about the roles of people who sign in.
+func signIn(err error) []api.Finding {
+	if err == nil {
+		return nil
+	}
+	return []api.Finding{{
+		Severity: api.Urgent, Code: CodeSignIn, Subject: "-oidc file", What: "is not taken up, the roles before it are in force: " + err.Error(),
+		Remedy: fault.Hint(err),
+	}}
 }

@@ -47,18 +47,24 @@ const (
 // Options are what an issuer's client needs.
 type Options struct {
 	Config Config
+	Path   string           // of the file that Config is of, for [Issuer.Reread]
 	Now    func() time.Time // default time.Now
 }
 
 // Issuer is an issuer that people sign in at. It is safe for concurrent use.
 type Issuer struct {
-	c      Config
+	c      Config // its roles are those of the start
+	path   string
 	secret string
 	client *http.Client
 	now    func() time.Time
 
-	mu    sync.Mutex // guards the following
-	known *provider
+	asking sync.Mutex // guards known; held while the issuer is asked
+	known  *provider
+
+	mu      sync.Mutex // guards the following
+	roles   []Grant    // of now
+	trouble error
 }
 
 // provider is what the issuer said of itself.
@@ -74,7 +80,7 @@ func New(o Options) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Issuer{c: c, now: o.Now}
+	i := &Issuer{c: c, path: o.Path, now: o.Now, roles: c.Roles}
 	if i.now == nil {
 		i.now = time.Now
 	}
@@ -127,8 +133,8 @@ func (i *Issuer) Host() string {
 
 // provider asks the issuer about itself, or remembers what it said.
 func (i *Issuer) provider(ctx context.Context) (*provider, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	i.asking.Lock()
+	defer i.asking.Unlock()
 	now := i.now()
 	if i.known != nil && now.Sub(i.known.at) < freshFor && !now.Before(i.known.at) {
 		return i.known, nil

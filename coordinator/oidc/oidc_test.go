@@ -103,7 +103,7 @@ func TestTheFirstMatchingLineIsAPersonsRole(t *testing.T) {
 	} {
 		w.issuer.Set(func(i *oidctest.Issuer) { i.Claims = c.claims })
 		p, err := w.signIn()
-		if err != nil || p.Role != c.role || p.Scope.String() != c.scope || p.Name != c.named || p.Identity != w.issuer.URL+"#"+c.claims["sub"].(string) {
+		if err != nil || p.Role != c.role || p.Scope.String() != c.scope || p.Name != c.named || p.Identity() != w.issuer.URL+"#"+c.claims["sub"].(string) {
 			t.Errorf("%s: got %+v (%v)", name, p, err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 	"unicode"
 
@@ -52,7 +51,11 @@ func (i *Issuer) person(ctx context.Context, p *provider, token *oauth2.Token, n
 	case id.Subject == "" || len(id.Subject) > 255:
 		return deny("its subject is empty or too long")
 	}
-	return i.grant(id, c)
+	said, err := i.claimsOf(id, c)
+	if err != nil {
+		return store.Person{}, err
+	}
+	return i.Person(said)
 }
 
 // claims are those that are looked at.
@@ -92,34 +95,25 @@ func sameAddress(a, b string) bool {
 	return strings.Map(plain, a) == strings.Map(plain, b)
 }
 
-// grant finds the first grant that matches a person.
-func (i *Issuer) grant(id *oidc.IDToken, c claims) (store.Person, error) {
-	const op = "sign in"
+// claimsOf keeps of an ID token what roles hang on, also by lines that the file may
+// have later.
+func (i *Issuer) claimsOf(id *oidc.IDToken, c claims) (store.Claims, error) {
 	all := map[string]json.RawMessage{}
 	if err := id.Claims(&all); err != nil {
-		return store.Person{}, fault.New(fault.Untrusted, "check ID token", i.c.Issuer, err)
+		return store.Claims{}, fault.New(fault.Untrusted, "check ID token", i.c.Issuer, err)
 	}
 	name, err := i.name(id, c, all)
 	if err != nil {
-		return store.Person{}, err
+		return store.Claims{}, err
 	}
 	groups, err := groupsOf(all[i.c.GroupsClaim])
 	if err != nil {
-		return store.Person{}, fault.New(fault.Untrusted, "check ID token", i.c.GroupsClaim, err)
+		return store.Claims{}, fault.New(fault.Untrusted, "check ID token", i.c.GroupsClaim, err)
 	}
-	for _, g := range i.c.Roles {
-		if g.Group != "" && slices.Contains(groups, g.Group) || g.Email != "" && sameAddress(g.Email, c.email()) || g.Subject != "" && g.Subject == id.Subject {
-			return store.Person{Identity: i.c.Issuer + "#" + id.Subject, Name: name, Role: g.Role, Scope: g.Scope, Why: g.String(), Session: i.c.Session.D()}, nil
-		}
-	}
-	none := fault.Newf(fault.Denied, op, name, "the issuer knows them, and no role of this fleet is theirs")
-	switch {
-	case len(groups) == 0 && len(c.Elsewhere) > 0:
-		return store.Person{}, none.WithHint("they are in more groups than the issuer puts into a token: have it send only those of this application")
-	case len(groups) == 0:
-		return store.Person{}, none.WithHint("the token has no claim %q: have the issuer send it, or ask for its scope in the -oidc file", i.c.GroupsClaim)
-	}
-	return store.Person{}, none.WithHint("have them put into a group that the -oidc file gives a role; theirs are %s", strings.Join(groups[:min(len(groups), 8)], ", "))
+	return store.Claims{
+		Issuer: i.c.Issuer, Subject: id.Subject, Name: name, Email: c.email(),
+		Groups: groups, GroupsClaim: i.c.GroupsClaim, Elsewhere: len(c.Elsewhere) > 0,
+	}, nil
 }
 
 // name is what people and the audit log call a person: a verified email, else

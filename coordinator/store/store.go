@@ -156,15 +156,28 @@ type Operators interface {
 	DeleteOperator(ctx context.Context, name string, note audit.Note) error
 }
 
-// Person is who signed in at the fleet's OpenID issuer, as the issuer and the
-// coordinator's mapping say.
+// Claims are what the fleet's OpenID issuer said of a person when they signed in,
+// as far as a role can hang on it.
+type Claims struct {
+	Issuer, Subject string
+	Name            string   // for people and the audit log; holds an "@", as no operator's name does
+	Email           string   `json:",omitempty"` // verified by the issuer; else ""
+	Groups          []string `json:",omitempty"`
+	GroupsClaim     string   // which claim the groups are of
+	Elsewhere       bool     `json:",omitempty"` // the groups were too many for a token
+}
+
+// Identity is what approvals are counted by.
+func (c Claims) Identity() string { return c.Issuer + "#" + c.Subject }
+
+// Person is who signed in at the fleet's OpenID issuer, with what the coordinator's
+// mapping gives them now.
 type Person struct {
-	Identity string // issuer and subject: what approvals are counted by
-	Name     string // for people and the audit log; holds an "@", as no operator's name does
-	Role     api.Role
-	Scope    api.Scope
-	Why      string        // which line of the mapping, for the audit log
-	Session  time.Duration // how long a sign-in lasts; 0: as by token
+	Claims
+	Role    api.Role
+	Scope   api.Scope
+	Why     string        // which line of the mapping, for the audit log
+	Session time.Duration // how long a sign-in lasts; 0: as by token
 }
 
 // SessionKind is what a session is used by. One is not taken for the other.
@@ -183,14 +196,14 @@ type Session struct {
 	Name  string
 	Token fleet.Digest `json:",omitzero"` // of the operator who began it by a token; role and scope are that operator's
 
-	// The following are of a person who signed in through the issuer.
-	As    []string  `json:",omitempty"`
-	Role  api.Role  `json:",omitempty"`
-	Scope api.Scope `json:",omitzero"`
+	// Claims are of a person who signed in through the issuer: what they may do by
+	// them is asked at each request. Zero: one who shows a token.
+	Claims *Claims `json:",omitempty"`
 
 	Created time.Time
 	Seen    time.Time
 	Expires time.Time
+	Over    string `json:",omitempty"` // why it ended before its time; "": it did not
 }
 
 // Sessions keeps who is signed in.
@@ -201,8 +214,10 @@ type Sessions interface {
 	Sessions(ctx context.Context) ([]Session, error)
 	// TouchSession notes when one was last used.
 	TouchSession(ctx context.Context, hash fleet.Digest, at time.Time) error
-	// EndSessions forgets them; those that are not there are no error.
-	EndSessions(ctx context.Context, hashes []fleet.Digest, notes ...audit.Note) error
+	// EndSessions ends them and keeps why; those that are not there are no error.
+	EndSessions(ctx context.Context, hashes []fleet.Digest, why string, notes ...audit.Note) error
+	// ForgetSessions removes them.
+	ForgetSessions(ctx context.Context, hashes []fleet.Digest) error
 }
 
 // Message is a signed row or window as it came.

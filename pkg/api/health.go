@@ -35,7 +35,7 @@ func Severities() []Severity { return []Severity{Advice, Notice, Warning, Urgent
 // know, and what to do about it.
 type Finding struct {
 	Severity Severity  `json:"severity"`
-	Code     string    `json:"code"`          // expiry, overdue, signers, shared-key, clock
+	Code     string    `json:"code"`          // expiry, overdue, signers, shared-key, sign-in, clock
 	Subject  string    `json:"subject"`       // "root", "policy", "pub-vision", "timestamp", "device CA"
 	What     string    `json:"what"`          // "expires in 27 days, on 2026-12-21"
 	When     time.Time `json:"when,omitzero"` // of the expiry

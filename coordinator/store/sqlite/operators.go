@@ -96,9 +96,21 @@ func (s *Store) TouchSession(ctx context.Context, hash fleet.Digest, at time.Tim
 	})
 }
 
-// EndSessions forgets sign-ins.
-func (s *Store) EndSessions(ctx context.Context, hashes []fleet.Digest, notes ...audit.Note) error {
+// EndSessions ends sign-ins and keeps why.
+func (s *Store) EndSessions(ctx context.Context, hashes []fleet.Digest, why string, notes ...audit.Note) error {
 	return s.write(ctx, "end sessions", "", notes, func(tx *sql.Tx) error {
+		for _, h := range hashes {
+			if _, err := tx.ExecContext(ctx, "UPDATE session SET doc = json_set(doc, '$.Over', ?) WHERE hash = ?", why, h[:]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ForgetSessions removes sign-ins.
+func (s *Store) ForgetSessions(ctx context.Context, hashes []fleet.Digest) error {
+	return s.write(ctx, "forget sessions", "", nil, func(tx *sql.Tx) error {
 		for _, h := range hashes {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM session WHERE hash = ?", h[:]); err != nil {
 				return err

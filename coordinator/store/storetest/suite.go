@@ -253,7 +253,7 @@ func operatorsAreFoundByTheirToken(t *testing.T, s store.Store) {
 func sessionsEnd(t *testing.T, s store.Store) {
 	selectors := sameText()
 	session := func(name string) store.Session {
-		return store.Session{Hash: fleet.DigestOf([]byte(name)), Kind: store.BrowserSession, Name: name, As: []string{name}, Role: api.Viewer, Created: now, Seen: now, Expires: now.Add(time.Hour)}
+		return store.Session{Hash: fleet.DigestOf([]byte(name)), Kind: store.BrowserSession, Name: name, Claims: &store.Claims{Issuer: "https://login.example", Subject: name, Name: name, Groups: []string{"ml"}}, Created: now, Seen: now, Expires: now.Add(time.Hour)}
 	}
 	ok(t, s.AddSession(t.Context(), session("ann"), note(audit.OperatorSignedIn, "ann")))
 	ok(t, s.AddSession(t.Context(), session("bob"), note(audit.OperatorSignedIn, "bob")))
@@ -263,7 +263,13 @@ func sessionsEnd(t *testing.T, s store.Store) {
 	if diff := cmp.Diff(want, must(s.Session(t.Context(), want.Hash))(t), selectors); diff != "" {
 		t.Errorf("session (-want +got):\n%s", diff)
 	}
-	ok(t, s.EndSessions(t.Context(), []fleet.Digest{want.Hash, fleet.DigestOf([]byte("nobody"))}, note(audit.OperatorSignedOut, "ann")))
+	both := []fleet.Digest{want.Hash, fleet.DigestOf([]byte("nobody"))}
+	ok(t, s.EndSessions(t.Context(), both, "ann signed out", note(audit.OperatorSignedOut, "ann")))
+	want.Over = "ann signed out"
+	if diff := cmp.Diff(want, must(s.Session(t.Context(), want.Hash))(t), selectors); diff != "" {
+		t.Errorf("ended session (-want +got):\n%s", diff)
+	}
+	ok(t, s.ForgetSessions(t.Context(), both))
 	_, err := s.Session(t.Context(), want.Hash)
 	wantKind(t, err, fault.NotFound)
 	if got := must(s.Sessions(t.Context()))(t); len(got) != 1 || got[0].Name != "bob" {
