@@ -39,8 +39,10 @@ func (k kept) check() error {
 		return fault.Newf(fault.Invalid, op, k.Key, "it has %d bytes, at most %d are taken", len(k.URL), maxURL)
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return fault.Newf(fault.Invalid, op, k.Key, "it is no http URL") // which it is stays a secret
-	case k.Life <= 0 || k.Life.D() > registry.MaxURLLife:
-		return fault.Newf(fault.Invalid, op, k.Key, "a life of %s is not above 0 and at most %s", k.Life.D(), registry.MaxURLLife)
+	case k.Life <= 0: // its signer's session ends just now
+		return fault.Newf(fault.Transient, op, k.Key, "it has ended already")
+	case k.Life.D() > registry.MaxURLLife:
+		return fault.Newf(fault.Invalid, op, k.Key, "a life of %s is more than %s", k.Life.D(), registry.MaxURLLife)
 	}
 	return nil
 }

@@ -314,7 +314,7 @@ func (s *server) packURL(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	return answer(w, api.PackURL{URL: urls[0], Life: fleet.Duration(time.Until(expires).Round(time.Second))})
+	return answer(w, api.PackURL{URL: urls[0], Life: fleet.Duration(time.Until(expires).Truncate(time.Millisecond))})
 }
 
 // noURLs is the answer where objects cannot be read by URLs.

@@ -142,7 +142,7 @@ func TestCoordinatorGone(t *testing.T) {
 func TestPackURLEnded(t *testing.T) {
 	t.Parallel()
 	const life = 8 * time.Second
-	f := newField(t, fieldOptions{life: life, flags: []string{"-pack-url-life", "1s"}})
+	f := newField(t, fieldOptions{life: life, flags: []string{"-pack-url-life", "3s"}})
 	d := f.agent("cam-1")
 	f.runs("detector@1.0.0", "one", d)
 	secret := d.url()
