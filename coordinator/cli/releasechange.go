@@ -181,7 +181,7 @@ func (d *desk) releasesDelist() *cobra.Command {
 		Use: "delist MODEL@VERSION", Short: "Take a published release back: no member may run it any more", Args: cobra.ExactArgs(1),
 		Long: `Take a published release back, signed by the team's key. Members that run it leave
 it as soon as a trust pack with the new role reaches them: to the fallback, or they
-stop serving the model when there is none. It cannot be published again.
+stop serving the model when there is none.
 
 It works without the coordinator: the role is in the bucket, and admitted once
 the coordinator is asked to ("releases admit TEAM").`,

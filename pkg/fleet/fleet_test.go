@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -300,6 +301,9 @@ func TestPresetsAreValid(t *testing.T) {
 		}
 		if _, err := fleet.ParseSpec(data); err != nil {
 			t.Errorf("preset %s does not survive its own format: %v", name, err)
+		}
+		if byTime := s.OnInconclusive == fleet.ContinueInconclusive; byTime != unicode.IsUpper(rune(name[0])) {
+			t.Errorf("preset %s goes by time: %t", name, byTime) // AppConfig's do, ours hold
 		}
 	}
 	if _, err := fleet.Preset("yolo"); !fault.Is(err, fault.NotFound) {

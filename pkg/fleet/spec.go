@@ -242,7 +242,9 @@ func (s Spec) Validate() error {
 
 // Preset returns a ready spec: cautious, standard, fast, or one of AWS
 // AppConfig's names (AllAtOnce, Linear50PercentEvery30Seconds,
-// Canary10Percent20Minutes, Linear20PercentEvery6Minutes).
+// Canary10Percent20Minutes, Linear20PercentEvery6Minutes). As with AppConfig these
+// go by time unless something speaks against the release: a stage that is
+// inconclusive for want of reports goes on after as long again as it soaks.
 func Preset(name string) (Spec, error) {
 	minutes := func(n int) Duration { return Duration(time.Duration(n) * time.Minute) }
 	var stages []Stage
@@ -282,5 +284,9 @@ func Preset(name string) (Spec, error) {
 		return Spec{}, fault.Newf(fault.NotFound, "find preset", name, "there is none of that name").
 			WithHint("there are cautious, standard, fast, AllAtOnce, Linear50PercentEvery30Seconds, Canary10Percent20Minutes and Linear20PercentEvery6Minutes")
 	}
-	return Spec{Stages: stages}.withDefaults(), nil
+	s := Spec{Stages: stages}
+	if !slices.Contains([]string{"cautious", "standard", "fast"}, name) {
+		s.OnInconclusive, s.StageDeadline = ContinueInconclusive, stages[0].Soak
+	}
+	return s.withDefaults(), nil
 }
