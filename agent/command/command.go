@@ -144,7 +144,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
 	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")
 	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "how long a self-test may take (default 2m)")
-	bytesVar(f, &o.Rate, "rate", "most `bytes` a second that model files are fetched at, for example 2MiB (default: no cap)")
+	bytesVar(f, &o.Rate, "rate", "most `bytes` a second that model files are fetched at from the bucket, for example 2MiB; neighbours have their own -share-rate (default: no cap)")
 	f.DurationVar(&o.Scrub, "scrub", 0, "time between looks at whether files on the disk were damaged (default 24h; negative: never)")
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")

@@ -40,7 +40,7 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 	if err := w.plan(); err != nil {
 		return "", err
 	}
-	w.slow().flags = []string{"-rate", "8MiB"}
+	w.slow().flags = []string{"-rate", "8MiB", "-share", "off"}
 	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
 	if err != nil {
 		return "", err

@@ -374,7 +374,8 @@ func (w *world) scored(ctx context.Context) (uint64, error) {
 }
 
 // slow is the device that is killed in the middle of an install: until then it
-// fetches slowly enough for there to be a middle, however busy the machine is.
+// fetches slowly enough for there to be a middle, however busy the machine is,
+// and by itself: its cap is for the bucket, and neighbours would send it all at once.
 func (w *world) slow() *device { return w.agents[1] }
 
 // actKill kills an agent in the middle of a download.
