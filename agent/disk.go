@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/update"
@@ -32,7 +31,7 @@ const memorySchema = 1
 // disk is the agent's own files. The loop's goroutine alone writes them.
 type disk struct {
 	dir   string
-	lock  *os.File
+	lock  *cas.Lock
 	write func(path string, data []byte, perm fs.FileMode) error // cas.WriteFile
 }
 
@@ -41,20 +40,15 @@ func openDisk(dir string) (*disk, error) {
 	if err := cas.MkdirAll(dir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if errors.Is(err, syscall.EROFS) {
-		f, err = os.Open(path) // a lock is had on a read-only disk too, and what lies there is served
-	}
-	if err != nil {
-		return nil, cas.Classify("take state folder", path, err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
+	lock, err := cas.TakeLock(filepath.Join(dir, "lock"))
+	if fault.Is(err, fault.Conflict) {
 		return nil, fault.New(fault.Conflict, "take state folder", dir, err).
 			WithHint("another modelfleet-agent runs on it; give this one its own -state and -socket")
 	}
-	d := &disk{dir: dir, lock: f, write: cas.WriteFile}
+	if err != nil {
+		return nil, err
+	}
+	d := &disk{dir: dir, lock: lock, write: cas.WriteFile}
 	for _, folder := range []string{dir, filepath.Join(dir, "identity")} {
 		if err := cas.Sweep(folder); err != nil && !fault.Is(err, fault.NotFound) {
 			return nil, errors.Join(err, d.close())
@@ -68,23 +62,15 @@ func openDisk(dir string) (*disk, error) {
 // coming back to this process; the next one begins with what is there now. While
 // nothing is there the agent goes on with what it has in memory.
 func (d *disk) replaced() error {
-	now, err := os.Stat(d.path("lock"))
-	if err != nil {
-		return nil
-	}
-	began, err := d.lock.Stat()
-	if err != nil || os.SameFile(now, began) {
+	if ours, err := d.lock.Lies(d.path("lock")); err != nil || ours {
 		return nil
 	}
 	return fault.Newf(fault.Conflict, "keep state", d.dir, "another disk was mounted there").
 		WithHint("start the agent again; systemd does")
 }
 
-// close gives the folder free. Closing alone would not at once: a program that is
-// being started has the file too, until it runs.
-func (d *disk) close() error {
-	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
-}
+// close gives the folder free.
+func (d *disk) close() error { return d.lock.Release() }
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
 

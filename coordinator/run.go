@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +21,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/throttle"
 	"github.com/modelfleet/modelfleet/coordinator/web"
 	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
@@ -41,11 +41,14 @@ func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Data, 0o700); err != nil {
 		return fault.New(fault.Invalid, "make data folder", o.Data, err)
 	}
-	unlock, err := lock(filepath.Join(o.Data, "lock"))
+	lock, err := cas.TakeLock(filepath.Join(o.Data, "lock"))
+	if fault.Is(err, fault.Conflict) {
+		return fault.New(fault.Conflict, "take data folder", o.Data, err).WithHint("another coordinator uses this data folder: stop it first")
+	}
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Release()
 	// Listen first: a taken port should cost nothing else.
 	ln, err := net.Listen("tcp", o.Listen)
 	if err != nil {
@@ -62,24 +65,6 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return h.live(ctx)
-}
-
-// lock makes sure that one process uses a data folder.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "lock data folder", path, err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fault.New(fault.Conflict, "lock data folder", path, err).
-			WithHint("another coordinator uses this data folder: stop it first"), f.Close())
-	}
-	return func() {
-		// Closing alone would not unlock at once: a program that is being started has
-		// the file too, until it runs.
-		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
-		f.Close()
-	}, nil
 }
 
 // poke wakes the loop.

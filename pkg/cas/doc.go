@@ -15,6 +15,7 @@
 // has a file open or mapped keeps it, whatever is switched or collected. The
 // bytes are docs/formats/disk.md.
 //
-// [WriteFile] and [Publish] are the durable writes of all of modelfleet. Hard
-// links are required, so a FAT file system is refused.
+// [WriteFile] and [Publish] are the durable writes of all of modelfleet, and
+// [Lock] is how a folder has one process at a time. Hard links are required, so a
+// FAT file system is refused.
 package cas

@@ -120,11 +120,11 @@ func (s *Store) Swap(ctx context.Context, key string, body []byte, etag string) 
 	if err := check(ctx, key); err != nil {
 		return "", err
 	}
-	unlock, err := s.lock()
+	lock, err := s.lock()
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
+	defer lock.Release()
 	now := ""
 	switch b, err := s.root.ReadFile(key); {
 	case err == nil:
@@ -259,16 +259,12 @@ func (s *Store) same(key string, body registry.Body) error {
 }
 
 // lock orders swaps between processes.
-func (s *Store) lock() (unlock func(), err error) {
+func (s *Store) lock() (*cas.Lock, error) {
 	f, err := s.root.OpenFile(lockName, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, cas.Classify("lock registry", s.dir, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, cas.Classify("lock registry", s.dir, err)
-	}
-	return func() { _ = f.Close() }, nil // closing unlocks
+	return cas.WaitLock(f)
 }
 
 func check(ctx context.Context, key string) error {
