@@ -75,6 +75,7 @@ type world struct {
 	wrote  []byte // the newest directive
 	former []string
 	keys   map[string]note.Signer // every private key that is at hand, by its public one
+	said   bytes.Buffer           // what the log warned of
 }
 
 func newWorld(t *testing.T) *world {
@@ -106,7 +107,7 @@ func (w *world) fresh() *sqlite.Store {
 }
 
 func (w *world) open() (*audit.Log, error) {
-	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Key: w.key, Keys: w.find, Logger: slog.New(slog.DiscardHandler),
+	return audit.Open(w.t.Context(), audit.Options{Store: w.store, Bucket: w.bucket, Key: w.key, Keys: w.find, Logger: slog.New(slog.NewTextHandler(&w.said, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Former: func(context.Context) ([]string, error) { return w.former, nil }})
 }
 
@@ -329,6 +330,9 @@ func TestAStrangersCheckpointIsWrittenOver(t *testing.T) {
 	if n := w.check(); n != 7 {
 		t.Errorf("the bucket's log has %d entries, want 7", n)
 	}
+	if !strings.Contains(w.said.String(), "checkpoint in the bucket is not ours") {
+		t.Errorf("nobody was warned: %s", &w.said)
+	}
 }
 
 func TestOtherLogsAreJudged(t *testing.T) {
@@ -399,6 +403,7 @@ func TestTheNextKeyIsTakenUpWithoutARestart(t *testing.T) {
 		if _, err := l.Prove(t.Context(), "modelfleet/plant+00000000+AAAA", fleet.DefaultGroup, w.wrote); err == nil || l.Head() != kept[len(kept)-1] {
 			t.Errorf("a key that is no key: %v, head %+v", err, l.Head())
 		}
+		w.former = []string{w.key}
 		w.key = w.newKey()
 		signer := w.keys[w.key]
 		delete(w.keys, w.key)
@@ -424,6 +429,9 @@ func TestTheNextKeyIsTakenUpWithoutARestart(t *testing.T) {
 		if r, err := src.Verify(t.Context(), h.Note); err != nil || r.Since != h.Size {
 			t.Errorf("from the checkpoint of %d entries: %+v, %v", h.Size, r, err)
 		}
+	}
+	if w.said.Len() > 0 {
+		t.Errorf("a rotation is nothing to warn of: %s", &w.said)
 	}
 	if n := w.check(); n != 4+3*3 {
 		t.Errorf("the log has %d entries, want four keys and three decisions", n)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -20,13 +21,38 @@ func (l *Log) inBucket(ctx context.Context) (c ledger.Checkpoint, signed, etag s
 		return c, "", "", err
 	}
 	c, err = ledger.Open(string(body), l.key.verifier)
-	if err != nil {
-		// After a rotation it is the old key's; else somebody put it there who
-		// cannot sign. Neither is a reason to leave it.
-		l.o.Logger.Warn("checkpoint in the bucket is not ours", "key", ledger.CheckpointKey, "err", err)
-		return ledger.Checkpoint{}, "", etag, nil
+	if err == nil {
+		return c, string(body), etag, nil
 	}
-	return c, string(body), etag, nil
+	// Whoever signed it, it is no reason to stop: it is written over.
+	if _, former, ferr := l.byFormer(ctx, body); former != "" {
+		l.o.Logger.Info("checkpoint of the former audit key is replaced by one of the new key", "key", ledger.CheckpointKey, "former", former)
+	} else {
+		l.o.Logger.Warn("checkpoint in the bucket is not ours", "key", ledger.CheckpointKey, "err", errors.Join(err, ferr))
+	}
+	return ledger.Checkpoint{}, "", etag, nil
+}
+
+// byFormer is the checkpoint that a key signed which a policy listed before, and
+// that key; "" when none did.
+func (l *Log) byFormer(ctx context.Context, body []byte) (c ledger.Checkpoint, key string, err error) {
+	if l.o.Former == nil {
+		return c, "", nil
+	}
+	keys, err := l.o.Former(ctx)
+	if err != nil {
+		return c, "", err
+	}
+	for _, key := range keys {
+		v, err := ledger.ParseKey(key)
+		if err != nil {
+			return c, "", fault.New(fault.Invalid, "open audit log", key, err)
+		}
+		if c, err := ledger.Open(string(body), v); err == nil {
+			return c, key, nil
+		}
+	}
+	return c, "", nil
 }
 
 // inherit takes up what the store lacks of the log that a former key signed: the
@@ -35,35 +61,24 @@ func (l *Log) inBucket(ctx context.Context) (c ledger.Checkpoint, signed, etag s
 // anything.
 func (l *Log) inherit(ctx context.Context) error {
 	body, _, err := l.o.Bucket.Get(ctx, ledger.CheckpointKey, "")
-	if fault.Is(err, fault.NotFound) || l.o.Former == nil {
+	if fault.Is(err, fault.NotFound) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	keys, err := l.o.Former(ctx)
-	if err != nil {
+	c, key, err := l.byFormer(ctx, body)
+	if err != nil || key == "" {
 		return err
 	}
-	for _, key := range keys {
-		v, err := ledger.ParseKey(key)
-		if err != nil {
-			return fault.New(fault.Invalid, "open audit log", key, err)
-		}
-		c, err := ledger.Open(string(body), v)
-		if err != nil {
-			continue // another one's
-		}
-		size, err := l.o.Store.AuditSize(ctx)
-		if err != nil || size >= c.Size {
-			return err
-		}
-		if err = l.reconcile(ctx, c); fault.Is(err, fault.Untrusted) {
-			l.o.Logger.Error("log of a former key not taken up", "key", key, "err", err)
-			return nil
-		}
+	size, err := l.o.Store.AuditSize(ctx)
+	if err != nil || size >= c.Size {
 		return err
 	}
-	return nil
+	if err = l.reconcile(ctx, c); fault.Is(err, fault.Untrusted) {
+		l.o.Logger.Error("log of a former key not taken up", "key", key, "err", err)
+		return nil
+	}
+	return err
 }
 
 // reconcile makes the store hold what the checkpoint says.

@@ -68,7 +68,7 @@ func TestWhatBothSidesCallTheSameIsSaidOnce(t *testing.T) {
 	sent := fault.Newf(fault.Denied, "enrol", "cam-2", "the join token is spent")
 	for op, want := range map[string]string{
 		"enrol":  "enrol cam-2: the join token is spent",
-		"return": "return cam-2: enrol cam-2: the join token is spent",
+		"return": "return cam-2: the join token is spent",
 	} {
 		if got := api.ReadProblem(problem(sent), op, "cam-2"); got.Error() != want {
 			t.Errorf("%q, want %q", got, want)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
@@ -52,8 +51,7 @@ func ReadProblem(resp *http.Response, op, subject string) error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var p Problem
 	if err == nil && json.Unmarshal(body, &p) == nil && p.Kind != "" {
-		f := fault.New(fault.ParseKind(p.Kind), op, subject, nil)
-		f.Err = errors.New(strings.TrimPrefix(p.Detail, f.Error()+": ")) // what both sides call the same is said once
+		f := fault.New(fault.ParseKind(p.Kind), op, subject, errors.New(p.Detail))
 		if p.Hint != "" {
 			f = f.WithHint("%s", p.Hint)
 		}

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // Kind says what went wrong in the terms a caller decides on.
@@ -113,16 +114,42 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 	return &c
 }
 
-// Error is "op subject: cause", without the hint.
+// Error is "op subject: cause", without the hint. What the cause says again of the
+// op or the subject is left out: "get member m1: find member m1: no such member" is
+// "get member m1: no such member".
 func (e *Error) Error() string {
 	s := e.Op
 	if e.Subject != "" {
 		s += " " + e.Subject
 	}
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + once(e.Op, e.Subject, e.Err.Error())
 	}
 	return s
+}
+
+// once is a cause without the "op subject: " that it begins with, where the subject
+// is the same, and without the op alone where only that is the same.
+func once(op, subject, cause string) string {
+	if before, after, ok := strings.Cut(cause, " "+subject+": "); ok && subject != "" && isOp(before) {
+		return after
+	}
+	for _, same := range []string{op, op + "s", strings.TrimSuffix(op, "s")} {
+		if after, ok := strings.CutPrefix(cause, same); ok && same != "" {
+			if after, ok := strings.CutPrefix(after, ": "); ok {
+				return after
+			}
+			if after, ok := strings.CutPrefix(after, " "); ok && strings.Contains(after, ": ") {
+				return after
+			}
+		}
+	}
+	return cause
+}
+
+// isOp reports whether text is what an op consists of: a few lower-case words.
+func isOp(text string) bool {
+	return strings.Count(text, " ") < 5 && !strings.ContainsFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && r != ' ' })
 }
 
 // Unwrap returns the cause.

@@ -66,3 +66,26 @@ func TestKindTable(t *testing.T) {
 		t.Error("an unknown name is not internal")
 	}
 }
+
+// An error says each thing once, however many levels name it.
+func TestWhatIsSaidTwiceIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	fail := errors.New("it is not enrolled")
+	for want, err := range map[string]error{
+		"get member m1: it is not enrolled": fault.New(fault.NotFound, "get member", "m1", fault.New(fault.NotFound, "find member", "m1", fail)),
+		"read key a.pem: no such file":      fault.New(fault.NotFound, "read key", "a.pem", errors.New("open a.pem: no such file")),
+		"admit releases vision: pub-vision: rule publisher: expired": fault.New(fault.Untrusted, "admit releases", "vision",
+			fault.Newf(fault.Untrusted, "admit release", "pub-vision", "rule publisher: expired")),
+		"start rollout: no reason":                                   fault.New(fault.Invalid, "start rollout", "", fault.New(fault.Invalid, "start rollout", "", errors.New("no reason"))),
+		"publish r1: read file a/b: it is not enrolled":              fault.New(fault.NotFound, "publish", "r1", fault.New(fault.NotFound, "read file", "a/b", fail)),
+		"check m1: 3 of 5 keys of m1: too few":                       fault.Newf(fault.Untrusted, "check", "m1", "3 of 5 keys of m1: too few"),
+		"read: reading is over":                                      fault.Newf(fault.Invalid, "read", "", "reading is over"),
+		"read: read more than it says":                               fault.Newf(fault.Invalid, "read", "", "read more than it says"),
+		"get rollout r1: it ended":                                   fault.New(fault.Conflict, "get rollout", "r1", fmt.Errorf("get rollout r1: %w", errors.New("it ended"))),
+		"read policy p.yaml: line 3 of p.yaml: there is no such key": fault.Newf(fault.Invalid, "read policy", "p.yaml", "line 3 of p.yaml: there is no such key"),
+	} {
+		if got := err.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

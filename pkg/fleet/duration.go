@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,14 +109,11 @@ func (w Window) onDay(t time.Time) bool {
 	if len(w.Days) == 0 {
 		return true
 	}
-	day := [...]string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}[t.Weekday()]
-	for _, d := range w.Days {
-		if d == day {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(w.Days, weekdays()[t.Weekday()])
 }
+
+// weekdays are the names of days in windows, by [time.Weekday].
+func weekdays() []string { return []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"} }
 
 // Percent is a share in percent; its JSON form is a number or a string "5%".
 type Percent float64

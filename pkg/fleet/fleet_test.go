@@ -306,8 +306,8 @@ func TestPresetsAreValid(t *testing.T) {
 			t.Errorf("preset %s goes by time: %t", name, byTime) // AppConfig's do, ours hold
 		}
 	}
-	if _, err := fleet.Preset("yolo"); !fault.Is(err, fault.NotFound) {
-		t.Errorf("got %v, want NotFound", err)
+	if _, err := fleet.Preset("yolo"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("got %v, want Invalid", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -223,6 +224,13 @@ func (s Spec) Validate() error {
 			return bad(at, "there is no such gate; there are fatal, errors, latency, drift, breaker and metric")
 		}
 	}
+	for i, w := range s.Windows {
+		for _, d := range w.Days {
+			if !slices.Contains(weekdays(), d) {
+				return bad(fmt.Sprintf("window %d (%s)", i+1, w), "day %q is none of %s", d, strings.Join(weekdays(), ", "))
+			}
+		}
+	}
 	switch {
 	case s.Alpha <= 0 || s.Alpha > 50:
 		return bad("alpha", "%g%% is not above 0%% and at most 50%%", float64(s.Alpha))
@@ -281,8 +289,8 @@ func Preset(name string) (Spec, error) {
 			stages = append(stages, Stage{Name: fmt.Sprint(p), Percent: Percent(p), Soak: minutes(6)})
 		}
 	default:
-		return Spec{}, fault.Newf(fault.NotFound, "find preset", name, "there is none of that name").
-			WithHint("there are cautious, standard, fast, AllAtOnce, Linear50PercentEvery30Seconds, Canary10Percent20Minutes and Linear20PercentEvery6Minutes")
+		return Spec{}, fault.Newf(fault.Invalid, "read preset", name, "there is no preset of that name").
+			WithHint("presets are cautious, standard, fast, AllAtOnce, Linear50PercentEvery30Seconds, Canary10Percent20Minutes and Linear20PercentEvery6Minutes")
 	}
 	s := Spec{Stages: stages}
 	if !slices.Contains([]string{"cautious", "standard", "fast"}, name) {

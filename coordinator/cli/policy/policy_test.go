@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -53,36 +54,49 @@ func TestAWholePolicy(t *testing.T) {
 
 // Each mistake is found, on its line, in words for whoever made it.
 func TestMistakesAreNamedWithTheirLine(t *testing.T) {
-	for name, c := range map[string]struct{ text, at, says string }{
-		"a typo":                    {"stages:\n  - {name: a, percnt: 10, soak: 1m}\n", "p.yaml:2", `no setting "percnt"`},
-		"a typo at the top":         {"alhpa: 1\nstages: [{name: a, percent: 1}]\n", "p.yaml:1", `no setting "alhpa"`},
-		"percent 120":               {"stages:\n  - {name: a, percent: 10}\n  - {name: b, percent: 120}\n", "p.yaml:3", "not between 0 and 100"},
-		"stages out of order":       {"stages:\n  - {name: a, percent: 50}\n  - {name: b, percent: 10}\n", "p.yaml:3", "goes down from 50 to 10"},
-		"a stage without a name":    {"stages:\n\n  - {percent: 50}\n", "p.yaml:3", "it has no name"},
-		"an unknown gate":           {"stages: [{name: a, percent: 1}]\ngates:\n  - {gate: fatal}\n  - {gate: vibes}\n", "p.yaml:4", "there is no such gate"},
-		"a bad selector":            {"stages:\n  - name: a\n    selector: \"ring=(\"\n", "p.yaml:3", "not a label value"},
-		"a bad duration":            {"stages:\n  - name: a\n    percent: 1\n    soak: soon\n", "p.yaml:4", "not a duration"},
-		"a word for a number":       {"stages:\n  - name: a\n    count: many\n", "p.yaml:3", "cannot be a string"},
-		"no stages":                 {"alpha: 1\n", "p.yaml", "there are none"},
-		"a bad choice":              {"stages: [{name: a, percent: 1}]\nonFail: cry\n", "p.yaml:2", "none of rollback, pause"},
-		"a name given twice":        {"alpha: 1\nalpha: 2\n", "p.yaml", "line 2: alpha is given twice"},
-		"an anchor":                 {"stages: &s [{name: a, percent: 1}]\n", "p.yaml", "anchors"},
-		"an alias that eats itself": {"a: &a [*a]\n", "p.yaml", "anchors"},
-		"a merge":                   {"<<: {alpha: 1}\n", "p.yaml", "no name"},
-		"two documents":             {"alpha: 1\n---\nalpha: 2\n", "p.yaml", "more than one document"},
-		"nothing":                   {"", "p.yaml", "empty"},
-		"a list":                    {"- a\n", "p.yaml", "no mapping"},
-		"no YAML":                   {"stages: [\n", "p.yaml", "line"},
-		"a tag":                     {"alpha: !!binary aGk=\n", "p.yaml", "tag"},
-		"infinity":                  {"alpha: .inf\n", "p.yaml", "line 1"},
+	for name, c := range map[string]struct {
+		text string
+		line int
+		says string
+	}{
+		"a typo":                    {"stages:\n  - {name: a, percnt: 10, soak: 1m}\n", 2, `there is no setting "percnt" here; did you mean "percent"?`},
+		"a typo at the top":         {"alhpa: 1\nstages: [{name: a, percent: 1}]\n", 1, `no setting "alhpa" here; did you mean "alpha"?`},
+		"another case":              {"stages: [{name: a, percent: 1}]\nonfail: pause\n", 2, `did you mean "onFail"?`},
+		"a name of another place":   {"stages:\n  - name: a\n    percent: 1\nname: b\n", 4, `no setting "name" here`},
+		"a word like no other":      {"stages: []\nfrobnicate: 1\n", 2, `no setting "frobnicate" here`},
+		"percent 120":               {"stages:\n  - {name: a, percent: 10}\n  - {name: b, percent: 120}\n", 3, "not between 0 and 100"},
+		"stages out of order":       {"stages:\n  - {name: a, percent: 50}\n  - {name: b, percent: 10}\n", 3, "goes down from 50 to 10"},
+		"a stage without a name":    {"stages:\n\n  - {percent: 50}\n", 3, "it has no name"},
+		"an unknown gate":           {"stages: [{name: a, percent: 1}]\ngates:\n  - {gate: fatal}\n  - {gate: vibes}\n", 4, "there is no such gate"},
+		"a bad selector":            {"stages:\n  - name: a\n    selector: \"ring=(\"\n", 3, "not a label value"},
+		"a bad duration":            {"stages:\n  - name: a\n    percent: 1\n    soak: soon\n", 4, "not a duration"},
+		"a word for a number":       {"stages:\n  - {name: a, count: 3}\n  - name: b\n    count: many\n", 4, "want a number, got string many"},
+		"a word for a list":         {"stages: all\n", 1, "want a list, got string all"},
+		"a word for a mapping":      {"stages:\n  - all\n", 2, "want a mapping of names to values, got string all"},
+		"a budget of words":         {"stages:\n  - name: a\n    budget:\n      perLabel:\n        site: one\n", 5, "want a number, got string one"},
+		"a day":                     {"stages: [{name: a, percent: 100}]\nwindows:\n  - {from: 02:00, to: 05:00}\n  - {from: 02:00, to: 05:00, days: [monday]}\n", 4, "none of sun, mon, tue"},
+		"a time of day":             {"stages: [{name: a, percent: 100}]\nwindows:\n  - from: 02:00\n    to: 25:00\n", 4, "not a time of day"},
+		"no stages":                 {"alpha: 1\n", 1, "there are none"},
+		"the last stage is not all": {"stages:\n  - {name: a, percent: 1}\n  - {name: b, percent: 50}\n", 3, "the last stage does not expose the whole population"},
+		"a bad choice":              {"stages: [{name: a, percent: 1}]\nonFail: cry\n", 2, "none of rollback, pause"},
+		"a name given twice":        {"alpha: 1\nalpha: 2\n", 2, "alpha is given twice"},
+		"an anchor":                 {"stages: &s [{name: a, percent: 1}]\n", 1, "anchors"},
+		"an alias that eats itself": {"a: &a [*a]\n", 1, "anchors"},
+		"a merge":                   {"<<: {alpha: 1}\n", 1, "no name"},
+		"two documents":             {"alpha: 1\n---\nalpha: 2\n", 2, "a second document begins"},
+		"nothing":                   {"", 1, "empty"},
+		"a list":                    {"- a\n", 1, "no mapping"},
+		"no YAML":                   {"alpha: 1\nstages: [\n", 2, "did not find expected node content"},
+		"a tag":                     {"alpha: !!binary aGk=\n", 1, "tag"},
+		"infinity":                  {"stages: []\nalpha: .inf\n", 2, "is no number"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := policy.Parse("p.yaml", []byte(c.text))
 			if !fault.Is(err, fault.Invalid) {
 				t.Fatalf("got %v", err)
 			}
-			if s := err.Error(); !strings.Contains(s, " "+c.at+": ") || !strings.Contains(s, c.says) {
-				t.Errorf("got %q, want %s and %q", s, c.at, c.says)
+			if at := fmt.Sprintf("read policy p.yaml:%d: ", c.line); !strings.HasPrefix(err.Error(), at) || !strings.Contains(err.Error(), c.says) || fault.Hint(err) == "" {
+				t.Errorf("got %q (hint %q), want %q and %q", err, fault.Hint(err), at, c.says)
 			}
 		})
 	}
