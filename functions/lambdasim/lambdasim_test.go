@@ -86,7 +86,7 @@ func TestParallelInvocationsScaleOutAndThenThrottle(t *testing.T) {
 		select {
 		case <-t.Context().Done():
 			t.Fatal("no three environments")
-		default:
+		case <-time.After(time.Millisecond):
 		}
 	}
 	if _, err := f.Invoke(t.Context(), []byte(`"x"`)); !fault.Is(err, fault.Exhausted) {
