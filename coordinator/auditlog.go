@@ -116,7 +116,11 @@ func (h *house) tampered(ctx context.Context, t publish.Tampered) error {
 	if err := h.store.Append(ctx, note(now, audit.BucketTampered, t.Key, t.String(), t)); err != nil {
 		return err
 	}
-	h.events.Publish(api.Event{At: now, Kind: "alarm", Subject: t.Key, Text: "the bucket was tampered with: " + t.String() + "; it is put right, find who writes there"})
+	done := "it is put right"
+	if t.Ignored {
+		done = "no keeper of root signed it, and it is ignored"
+	}
+	h.events.Publish(api.Event{At: now, Kind: "alarm", Subject: t.Key, Text: "the bucket was tampered with: " + t.String() + "; " + done + ", find who writes there"})
 	return nil
 }
 

@@ -128,6 +128,14 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	}
 	saysAll(t, person(t, 0, "", "key", "publish", "a.json", "--dir", "orchard"), "orchard/keys/audit-2.key must be in the keys folder", "takes it up within a minute")
 	saysAll(t, person(t, 0, "", "key", "renew", "--dir", "orchard", "--rehearse"), "policy-3")
+	root := "tuf/2.root.json"
+	if err := os.WriteFile("bucket/"+root, []byte("junk"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	person(t, 0, "", "key", "rotate", "timestamp", "--dir", "orchard", "--out", "t.json")
+	person(t, 0, "", "key", "sign", "t.json", "--key", "root-ben.pem", "--yes")
+	person(t, 0, "apples\n", "key", "sign", "t.json", "--key", "root-ana.pem", "--yes")
+	saysAll(t, person(t, 0, "", "key", "publish", "t.json", "--dir", "orchard"), root+" was junk", "4 bytes that are no metadata of root")
 	saysAll(t, person(t, 6, "yes\n", "key", "sign", "trusted_root.json", "--key", "root-ben.pem"), "hint: ")
 	saysAll(t, person(t, 3, "", "key", "show", "none.json"), "hint: ")
 }

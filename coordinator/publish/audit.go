@@ -58,6 +58,9 @@ func (p *Publisher) reload(ctx context.Context) error {
 		return err
 	}
 	p.untold = p.untold || news
+	if err := p.disown(ctx); err != nil {
+		return err
+	}
 	p.takeClock()
 	if news {
 		p.blind()

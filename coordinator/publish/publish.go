@@ -100,6 +100,7 @@ type Publisher struct {
 	lapsed   string            // see [repository.Publication]
 	watched  time.Time         // when the bucket was last compared
 	etags    map[string]string // of what lay there as it should, by key
+	disowned fleet.Digest      // what lies in place of the next root, and that was told
 
 	mended atomic.Uint64
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
@@ -325,26 +324,44 @@ func TestAnotherCoordinatorIsNoticed(t *testing.T) {
 	}
 }
 
-// What nobody may put next to the roots keeps nothing from being renewed: members
-// must not turn stale by it. It is told of each time.
-func TestJunkInPlaceOfTheNextRootStopsNoRenewal(t *testing.T) {
+// Junk under the name of the next root is no root: members must not turn stale by it,
+// nor does it keep anything from starting, or a team from publishing. It is told of
+// once, and the real root is taken up once it is written over the junk, as `key
+// publish` does.
+func TestJunkInPlaceOfTheNextRootStopsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	var told []publish.Tampered
+	w.opts.Tampered = func(_ context.Context, x publish.Tampered) error { told = append(told, x); return nil }
 	p := must(w.open())(t)
 	now := time.Now()
 	must(p.Publish(t.Context(), directive(1), now))(t)
-	before, _ := p.Pack(fleet.DefaultGroup)
-	key := trust.MetadataKey("root", 2)
-	must(w.bucket.Store.Create(t.Context(), key, registry.BodyOf([]byte(`{"signed":{"_type":"root"},"signatures":[]}`))))(t)
-	done, _, err := p.Refresh(t.Context(), now.Add(12*time.Hour))
-	if !done || !fault.Is(err, fault.Untrusted) || trust.RuleOf(err) != trust.RuleRoot {
-		t.Errorf("renewed %v, error %v, want both", done, err)
+	real, whole, err := repository.NextRoot(w.root, repository.RootChange{}, now, repository.Lifetimes{}, w.keeper)
+	if err != nil || !whole {
+		t.Fatal(whole, err)
 	}
-	if after, _ := p.Pack(fleet.DefaultGroup); !after.Expires.After(before.Expires) {
-		t.Errorf("the pack expires at %s, it did at %s before", after.Expires, before.Expires)
+	unsigned := must(metadata.Root().FromBytes(real))(t)
+	unsigned.ClearSignatures()
+	key, etag := trust.MetadataKey("root", 2), ""
+	for i, junk := range [][]byte{[]byte("junk"), w.root, must(unsigned.ToBytes(false))(t), append(real, '\n')} {
+		etag = must(w.bucket.Swap(t.Context(), key, junk, etag))(t)
+		for range 2 {
+			now = now.Add(12 * time.Hour)
+			if done, _, err := p.Refresh(t.Context(), now); !done || err != nil {
+				t.Errorf("renewed %v over %.20q: %v", done, junk, err)
+			}
+		}
+		if _, err := p.Admit(t.Context(), "vision", now, func(repository.Admission) error { return nil }); err != nil {
+			t.Errorf("admission over %.20q: %v", junk, err)
+		}
+		must(w.open())(t)
+		if len(told) != i+1 || told[i].Key != key || !told[i].Ignored {
+			t.Errorf("after %.20q it was told of %+v", junk, told)
+		}
 	}
-	if hint := fault.Hint(err); !strings.Contains(hint, key) {
-		t.Errorf("hint %q does not name %s", hint, key)
+	must(w.bucket.Swap(t.Context(), key, real, etag))(t)
+	if _, _, err := p.Refresh(t.Context(), now.Add(time.Hour)); err != nil || p.Versions()["root"] != 2 {
+		t.Errorf("root %d is in force, %v", p.Versions()["root"], err)
 	}
 }
 

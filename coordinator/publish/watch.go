@@ -20,6 +20,9 @@ type Tampered struct {
 	Key    string       `json:"key"`
 	Digest fleet.Digest `json:"digest,omitzero"` // of what lies there; zero: nothing does
 	Size   int          `json:"size"`
+	// Ignored says that it stays there: nobody signed what lies in place of the next
+	// root, so that it counts for nothing, and the next ceremony writes over it.
+	Ignored bool `json:"ignored,omitempty"`
 }
 
 // String says what was found.
@@ -86,6 +89,27 @@ func (p *Publisher) mend(ctx context.Context, key string, own []byte) error {
 		return nil // somebody was faster: the next turn looks at theirs
 	}
 	return err
+}
+
+// disown tells, once, of what lies in place of the next root.
+func (p *Publisher) disown(ctx context.Context) error {
+	s := p.repo.Stray()
+	if s == nil {
+		p.disowned = fleet.Digest{}
+		return nil
+	}
+	sum := fleet.DigestOf(s.Body)
+	if sum == p.disowned {
+		return nil
+	}
+	p.o.Logger.Warn("what lies in place of the next root is ignored", "key", s.Key, "err", s.Err, "hint", fault.Hint(s.Err))
+	if p.o.Tampered != nil {
+		if err := p.o.Tampered(ctx, Tampered{Key: s.Key, Digest: sum, Size: len(s.Body), Ignored: true}); err != nil {
+			return err
+		}
+	}
+	p.disowned = sum
+	return nil
 }
 
 // suspect tells of what is about to be replaced when nobody of the fleet signed it.

@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"testing"
@@ -96,5 +97,29 @@ func TestJunkInTheBucketIsNoticed(t *testing.T) {
 	}
 	if w.member() != 3 {
 		t.Errorf("members see directive %d", w.member())
+	}
+}
+
+// Who may write to the bucket and sign nothing leaves a team out of the pack, and has
+// its timestamp be another one to the eye. It is put right as any junk is.
+func TestAPackWithSpaceInItIsNoNewerOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	told := 0
+	w.opts.Tampered = func(context.Context, publish.Tampered) error { told++; return nil }
+	p := must(w.open())(t)
+	now := time.Now()
+	must(p.Publish(t.Context(), directive(1), now))(t)
+	key := fleet.DefaultGroup.PackKey()
+	own := w.lies(key)
+	sly := must(trust.DecodePack([]byte(own)))(t)
+	sly.Timestamp = bytes.Replace(sly.Timestamp, []byte(":"), []byte(": "), 1)
+	w.lay(key, string(must(sly.Encode())(t)))
+	w.lay(stampKey, string(sly.Timestamp))
+	if _, _, err := p.Refresh(t.Context(), now.Add(time.Minute)); err != nil {
+		t.Error(err)
+	}
+	if told != 2 || w.lies(key) != own || w.lies(stampKey) == string(sly.Timestamp) {
+		t.Errorf("told %d times, put right: %v, %v", told, w.lies(key) == own, w.lies(stampKey) != string(sly.Timestamp))
 	}
 }

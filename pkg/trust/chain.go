@@ -1,7 +1,10 @@
 package trust
 
 import (
+	"bytes"
 	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +22,7 @@ type chain struct {
 	memory *memory
 	at     time.Time // the time to judge by, fixed once; 5.1
 
-	pinned    *metadata.Metadata[metadata.RootType] // the one begun with
+	rekeyed   bool // some root gave timestamp or snapshot to other keys; 5.3.11
 	root      *metadata.Metadata[metadata.RootType]
 	timestamp *metadata.Metadata[metadata.TimestampType]
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
@@ -62,7 +65,6 @@ func decode[T metadata.Roles](role string, raw []byte, by delegator) (*metadata.
 // pin begins with a root that is trusted already; 5.2.
 func (c *chain) pin(raw []byte) (err error) {
 	c.root, err = signed[metadata.RootType](c.memory, metadata.ROOT, raw, fleet.Digest{}, nil)
-	c.pinned = c.root
 	return err
 }
 
@@ -83,6 +85,7 @@ func (c *chain) nextRoot(raw []byte) error {
 	if _, err := signed[metadata.RootType](c.memory, metadata.ROOT, raw, fleet.Digest{}, nil); err != nil { // 5.3.4: by itself
 		return err
 	}
+	c.rekeyed = c.rekeyed || OnlineKeysChanged(c.root.Signed, next.Signed)
 	c.root = next
 	return nil
 }
@@ -110,7 +113,7 @@ func (c *chain) newTimestamp(raw []byte) error {
 		case newer < had:
 			return version(metadata.TIMESTAMP, had, newer)
 		case newer == had:
-			return &metadata.ErrEqualVersionNumber{Msg: fmt.Sprintf("timestamp version %d was seen before", had)}
+			return SameTimestamp(old.Signed, t.Signed)
 		}
 		if had := old.Signed.Meta[metadata.SNAPSHOT+".json"].Version; listed.Version < had { // 5.4.3.2
 			return version(metadata.SNAPSHOT, had, listed.Version)
@@ -118,6 +121,20 @@ func (c *chain) newTimestamp(raw []byte) error {
 	}
 	c.timestamp = t
 	return c.finalTimestamp()
+}
+
+// SameTimestamp compares two timestamps of one version. White space and signatures
+// may differ, which whoever carries them can change; what is signed may not.
+func SameTimestamp(a, b metadata.TimestampType) error {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	if err := errors.Join(errX, errY); err != nil {
+		return err
+	}
+	if !bytes.Equal(x, y) {
+		return fmt.Errorf("two different timestamps have version %d: the repository shows different members different things", a.Version)
+	}
+	return nil
 }
 
 func (c *chain) finalTimestamp() error { // 5.4.4
@@ -272,12 +289,28 @@ func (c *chain) current(role string, listed *metadata.MetaFiles, have int64, exp
 }
 
 // grant is what the root demands of a role.
-func (c *chain) grant(role string) (fleet.Digest, error) {
-	r := c.root.Signed.Roles[role]
+func (c *chain) grant(role string) (fleet.Digest, error) { return rootGrant(c.root.Signed, role) }
+
+func rootGrant(root metadata.RootType, role string) (fleet.Digest, error) {
+	r := root.Roles[role]
 	if r == nil {
 		return fleet.Digest{}, fmt.Errorf("the root delegates nothing to %s", role)
 	}
-	return grantOf(role, r.Threshold, r.KeyIDs, c.root.Signed.Keys)
+	return grantOf(role, r.Threshold, r.KeyIDs, root.Keys)
+}
+
+// OnlineKeysChanged reports whether two roots differ in what they demand of timestamp
+// or snapshot: other keys, or another number of them. From then on versions and time
+// begin anew, whatever former keys signed.
+func OnlineKeysChanged(a, b metadata.RootType) bool {
+	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
+		was, errA := rootGrant(a, role)
+		is, errB := rootGrant(b, role)
+		if errA != nil || errB != nil || was != is {
+			return true
+		}
+	}
+	return false
 }
 
 // delegated is what the policy demands of a role.

@@ -1,21 +1,34 @@
 package trust
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/modelfleet/modelfleet/pkg/oms"
 )
 
 // Decode reads a role's metadata from bytes that anybody may have made, and checks
 // no signature. Use it in place of go-tuf's FromBytes, which panics on a target that
 // is null, as its VerifyDelegate does on a null key or role: whoever can put an
-// object into the bucket would stop whoever reads it.
+// object into the bucket would stop whoever reads it. It also refuses what no pack
+// can carry, as space around or a key that stands twice: signatures cover neither,
+// so that anybody could add it to what others signed.
 func Decode[T metadata.Roles](raw []byte) (m *metadata.Metadata[T], err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			m, err = nil, fmt.Errorf("go-tuf cannot read it: %v", p)
 		}
 	}()
+	if len(bytes.TrimSpace(raw)) != len(raw) {
+		return nil, errors.New("there is space around it")
+	}
+	if err := oms.DecodeStrict(raw, new(json.RawMessage)); err != nil {
+		return nil, err
+	}
 	m, err = new(metadata.Metadata[T]).FromBytes(raw)
 	if err != nil {
 		return nil, err

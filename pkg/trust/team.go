@@ -58,6 +58,17 @@ func ReadTeamRole(m *metadata.Metadata[metadata.TargetsType]) (TeamRole, error) 
 	return out, nil
 }
 
+// allOf checks that the role speaks of one team only. What a role is called is not in
+// what is signed: a key of two teams' would let one team's pass for the other's.
+func (t TeamRole) allOf(team fleet.Team) error {
+	for path, e := range t.Entries {
+		if e.Release.Team != team {
+			return broken(RulePath, "role %s lists %s", RoleOf(team), path)
+		}
+	}
+	return nil
+}
+
 // PathsOf checks that every path a publisher's role lists is delegated to it.
 func (t TeamRole) PathsOf(d *metadata.Delegations, team fleet.Team) error {
 	for path := range t.Entries {
@@ -219,7 +230,7 @@ func (s *session) allowed(e Entry, v fleet.Variant, floor uint64) error {
 
 // team loads a publisher's role once. A role that contradicts the snapshot or
 // is not signed means that the pack was put together by someone else: an error.
-// One that is absent or expired only stops that publisher's releases.
+// One that is absent, expired or another team's only stops that publisher's releases.
 func (s *session) team(name fleet.Team) (*teamRole, error) {
 	if t := s.teams[name]; t != nil {
 		return t, nil
@@ -246,6 +257,9 @@ func (s *session) team(name fleet.Team) (*teamRole, error) {
 	}
 	if p.broken != nil {
 		return nil, p.broken
+	}
+	if t.err = p.allOf(name); t.err != nil {
+		return t, nil
 	}
 	t.TeamRole, t.keys = p.TeamRole, p.keys
 	s.out.Versions[role] = t.Version

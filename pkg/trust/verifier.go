@@ -87,7 +87,7 @@ func (m *memory) keep(p proof, raw []byte, decoded any) {
 func grantOf(role string, threshold int, ids []string, keys map[string]*metadata.Key) (fleet.Digest, error) {
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, "%q %d\n", role, threshold)
-	for _, id := range ids {
+	for _, id := range sorted(ids) {
 		k := keys[id]
 		if k == nil {
 			return fleet.Digest{}, fmt.Errorf("key %.12s of role %s is named and not there", id, role)

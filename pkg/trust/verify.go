@@ -197,7 +197,7 @@ func (s *session) roots() error {
 // past its expiry then. If so the metadata is still authenticated, as of the
 // last moment at which all of it was valid, and reported as stale.
 func (s *session) clock() error {
-	if s.onlineKeysChanged() {
+	if s.chain.rekeyed {
 		// Fast-forward recovery: what the old keys said of versions and of
 		// the time binds nobody.
 		s.old.Timestamp, s.old.Snapshot, s.old.Floor = nil, nil, time.Time{}
@@ -235,29 +235,15 @@ func (s *session) clock() error {
 	return nil
 }
 
-// onlineKeysChanged reports whether root moved timestamp or snapshot to other keys.
-func (s *session) onlineKeysChanged() bool {
-	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
-		a, b := s.chain.pinned.Signed.Roles[role], s.chain.root.Signed.Roles[role]
-		if a == nil || b == nil || !slices.Equal(sorted(a.KeyIDs), sorted(b.KeyIDs)) {
-			return true
-		}
-	}
-	return false
-}
-
 func (s *session) timestamp() error {
 	if len(s.old.Timestamp) > 0 {
 		if err := s.chain.newTimestamp(s.old.Timestamp); err != nil && !errors.Is(err, &metadata.ErrExpiredMetadata{}) {
 			return broken(RuleState, "stored timestamp: %w", err)
 		}
 	}
+	seen := s.chain.timestamp
 	err := s.chain.newTimestamp(s.pack.Timestamp)
 	switch {
-	case errors.Is(err, &metadata.ErrEqualVersionNumber{}):
-		if !bytes.Equal(s.old.Timestamp, s.pack.Timestamp) {
-			return fmt.Errorf("two different timestamps have version %d: the repository shows different members different things", s.chain.timestamp.Signed.Version)
-		}
 	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
 		if old, perr := peek(s.pack.Timestamp); perr == nil {
 			return fmt.Errorf("the pack is older than one seen before: timestamp %d, signed %s; timestamp %d was seen",
@@ -275,7 +261,9 @@ func (s *session) timestamp() error {
 	if s.out.Issued.After(s.next.Floor) {
 		s.next.Floor = s.out.Issued
 	}
-	s.next.Timestamp = s.pack.Timestamp
+	if s.chain.timestamp != seen { // else the stored one stays: the pack may hold another form of it
+		s.next.Timestamp = s.pack.Timestamp
+	}
 	return nil
 }
 

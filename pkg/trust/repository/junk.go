@@ -10,6 +10,22 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
+// Stray is an object under the name of the next root that the keepers of root did not
+// sign. It changes nothing: a ceremony writes over it.
+type Stray struct {
+	Key  string
+	Body []byte
+	Err  error // why it is no root
+}
+
+// Stray is what lies in place of the next root, as it was seen last; nil when nothing
+// does.
+func (r *Repository) Stray() *Stray {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stray
+}
+
 // Junk says why an object that lies under the name of a version of root or policy
 // is none, so that nobody ever believed it and it may be written over: it is no
 // metadata, of another version, or not signed by enough of its keepers. It is "" for

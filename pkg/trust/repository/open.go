@@ -94,11 +94,15 @@ func precedes(m *metadata.Metadata[metadata.RootType], version int64, next []byt
 	return nil
 }
 
-// followRoots takes up the roots after the newest known one.
+// followRoots takes up the roots after the newest known one. What lies under the name
+// of the next and is none is a [Stray]: the newest known one stays in force, as if
+// nothing lay there.
 func (r *Repository) followRoots(ctx context.Context) error {
+	r.stray = nil
 	for {
 		next := r.root.Signed.Version + 1
-		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.ROOT, next))
+		key := trust.MetadataKey(metadata.ROOT, next)
+		raw, err := r.fetch(ctx, key)
 		if fault.Is(err, fault.NotFound) {
 			return nil
 		} else if err != nil {
@@ -106,8 +110,9 @@ func (r *Repository) followRoots(ctx context.Context) error {
 		}
 		m, err := successor(r.root, raw)
 		if err != nil {
-			return trust.Violated(trust.RuleRoot, op, fmt.Sprintf("root %d", next), err).
-				WithHint("remove %s from the bucket and find who put it there: the keepers of root did not sign it", trust.MetadataKey(metadata.ROOT, next))
+			r.stray = &Stray{Key: key, Body: raw, Err: trust.Violated(trust.RuleRoot, op, fmt.Sprintf("root %d", next), err).
+				WithHint("remove %s from the bucket and find who put it there: the keepers of root did not sign it", key)}
+			return nil
 		}
 		r.root, r.roots = m, append(r.roots, raw)
 		if len(r.roots) > maxRoots {
@@ -420,6 +425,9 @@ func (r *Repository) Reload(ctx context.Context) (bool, error) {
 	if err := next.readPolicyFrom(ctx, seen.meta.Signed.Version); err != nil {
 		return false, err
 	}
+	r.mu.Lock()
+	r.stray = next.stray
+	r.mu.Unlock()
 	if next.root.Signed.Version == rootBefore && bytes.Equal(next.policy.raw, seen.raw) {
 		return false, nil
 	}

@@ -103,6 +103,7 @@ type Repository struct {
 	mu     sync.Mutex // guards everything below
 	roots  []json.RawMessage
 	root   *metadata.Metadata[metadata.RootType]
+	stray  *Stray
 	policy policy
 	teams  map[fleet.Team]team
 	// former is what teams listed under keys that were replaced, until they publish
@@ -155,16 +156,24 @@ func (p policy) delegated(role string) *metadata.DelegatedRole {
 // vouches for; ok is false for anything else. What a key signed that root has
 // taken out is as good as absent.
 func (r *Repository) TimestampVersion(raw []byte) (version int64, ok bool) {
+	if m := r.timestamp(raw); m != nil {
+		return m.Signed.Version, true
+	}
+	return 0, false
+}
+
+// timestamp is a timestamp that the fleet's newest root vouches for, or nil.
+func (r *Repository) timestamp(raw []byte) *metadata.Metadata[metadata.TimestampType] {
 	m, err := trust.Decode[metadata.TimestampType](raw)
 	if err != nil {
-		return 0, false
+		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.root.VerifyDelegate(metadata.TIMESTAMP, m) != nil {
-		return 0, false
+		return nil
 	}
-	return m.Signed.Version, true
+	return m
 }
 
 // Versions is the newest version of each role, for [Options.Known].

@@ -181,27 +181,21 @@ func setHolders(fields *map[string]any, names map[string]string, keys iter.Seq[s
 	}
 }
 
-// OnlineKeysChanged reports whether timestamp or snapshot went to other keys since a
-// version of root: then versions begin anew, for members too.
+// OnlineKeysChanged is [trust.OnlineKeysChanged] of any root since a version; then
+// members begin anew, too.
 func (r *Repository) OnlineKeysChanged(since int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var last *metadata.Metadata[metadata.RootType]
 	for _, raw := range r.roots {
-		old, err := trust.Decode[metadata.RootType](raw)
-		if err != nil || old.Signed.Version != since {
+		m, err := trust.Decode[metadata.RootType](raw)
+		if err != nil || m.Signed.Version < since {
 			continue
 		}
-		for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
-			if !sameKeys(old.Signed.Roles[role], r.root.Signed.Roles[role]) {
-				return true
-			}
+		if last != nil && trust.OnlineKeysChanged(last.Signed, m.Signed) {
+			return true
 		}
+		last = m
 	}
 	return false
-}
-
-// sameKeys reports whether two roles are of the same keys.
-func sameKeys(a, b *metadata.Role) bool {
-	sorted := func(r *metadata.Role) []string { return slices.Sorted(slices.Values(r.KeyIDs)) }
-	return a != nil && b != nil && slices.Equal(sorted(a), sorted(b))
 }

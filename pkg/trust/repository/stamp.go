@@ -216,14 +216,18 @@ func (r *Repository) Repack(now time.Time) (Publication, error) {
 }
 
 // Newer reports whether what lies in the bucket, a timestamp or a pack, is newer
-// than what is to replace it, or as new and another. Going back would show members
-// a past that they refuse. What nobody of the fleet signed is no reason to leave it
-// there.
+// than what is to replace it, or as new and says something else. Going back would show
+// members a past that they refuse. What nobody of the fleet signed is no reason to
+// leave it there.
 func (r *Repository) Newer(had, next []byte) bool {
-	was, is := TimestampIn(had), TimestampIn(next)
-	theirs, ok := r.TimestampVersion(was)
-	ours, _ := r.TimestampVersion(is)
-	return ok && theirs >= ours && !bytes.Equal(was, is)
+	theirs, ours := r.timestamp(TimestampIn(had)), r.timestamp(TimestampIn(next))
+	switch {
+	case theirs == nil || ours == nil:
+		return theirs != nil
+	case theirs.Signed.Version == ours.Signed.Version:
+		return trust.SameTimestamp(theirs.Signed, ours.Signed) != nil
+	}
+	return theirs.Signed.Version > ours.Signed.Version
 }
 
 // TimestampIn is the timestamp that an object is, or that a pack holds.

@@ -313,3 +313,43 @@ func TestRootsBeforeThePinnedOneAreVerified(t *testing.T) {
 		}
 	}
 }
+
+// What a team or the keepers signed and somebody else then wrote into, where no
+// signature covers it, is no version: the coordinator goes on signing packs that
+// members can read.
+func TestWhatOthersWriteIntoARoleStopsNobody(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(string) string{
+		"a line end":  func(s string) string { return s + "\n" },
+		"a key twice": func(s string) string { return strings.Replace(s, "{", `{"x":1,"x":2,`, 1) },
+	} {
+		f := trusttest.New(t, nil)
+		r := f.Release("detector", "1.0.0")
+		f.Direct(r)
+		tamper(t, f, func(*metadata.TargetsType) {}) // a version that the team signed
+		key := trust.MetadataKey("pub-vision", 2)
+		raw, err := f.Bucket.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Bucket.Overwrite(key, []byte(write(string(raw))))
+		_, err = f.Repo.Admit(t.Context(), trusttest.Team, f.Now)
+		rule(t, err, trust.RuleFormat)
+		writes, err := repository.NextPolicy(f.Bucket.Newest(t, metadata.TARGETS), repository.PolicyChange{}, f.Now, repository.Lifetimes{}, f.Root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := writes[len(writes)-1]
+		f.Bucket.Overwrite(next.Key, []byte(write(string(next.Body))))
+		if _, err := f.Repo.Reload(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for range 2 {
+			if _, _, err := trust.Verify(f.Direct(r), f.State(), f.Member(), f.Now); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			f.Repo = f.Open(f.Genesis.Root)
+		}
+		f.Release("detector", "2.0.0")
+	}
+}
