@@ -64,6 +64,28 @@ func TestADelistedReleaseIsLeft(t *testing.T) {
 	}
 }
 
+// A device that was taken back from a release does not return to it by itself, also
+// over a restart; it may be told to run it again.
+func TestADelistingDoesNotBringBackWhatWasTakenBack(t *testing.T) {
+	t.Parallel()
+	d, v1, v2 := both(t)
+	d.fleet.Direct(&v1, nil, 0)
+	d.until("it went back, for good", func(m local.Model) bool {
+		return m.Serving != nil && m.Serving.Ref == v1.Ref() && m.Phase == fleet.RolledBack && m.Previous == nil && len(m.Quarantined) == 0
+	})
+	d.until("no link leads to what it left", func(local.Model) bool {
+		_, err := os.Lstat(filepath.Join(d.o.State, "models", string(agenttest.Model), "previous"))
+		return os.IsNotExist(err)
+	})
+	d.kill()
+	d.run()
+	d.fleet.Change(repository.Change{Delist: []string{v1.Ref()}})
+	d.fleet.Offer(d.fleet.Refresh())
+	d.stopped("lists it no longer")
+	d.fleet.Direct(&v2, nil, 0)
+	d.serves(v2, fleet.Healthy)
+}
+
 // A floor above what runs is as good as delisting it, for a device that the
 // directive names nothing newer to as well.
 func TestARaisedFloorIsObeyed(t *testing.T) {

@@ -149,7 +149,7 @@ func (r *Runner) carry(ctx context.Context, e update.Effect) (update.Event, erro
 		}
 	case update.Keep:
 		ev.Key = ""
-		err = do(func() error { r.collect(ctx); return nil })
+		err = do(func() error { return r.keep(ctx, e) })
 	}
 	if err != nil && ctx.Err() == nil {
 		r.o.Logger.Warn("effect failed", "effect", e.Kind.String(), "model", e.Model, "release", e.Offer.Ref, "kind", fault.KindOf(err).String(), "err", err)
@@ -264,6 +264,16 @@ func (r *Runner) toggle(e update.Effect) error {
 		return fault.Newf(fault.NotFound, "switch "+string(e.Model), e.Offer.Ref, "its files are gone")
 	}
 	return r.o.Slots.Switch(e.Model, r.o.Store.ReleaseDir(e.Offer.Bundle))
+}
+
+// keep takes the link to what is not kept any more away, and frees its room.
+func (r *Runner) keep(ctx context.Context, e update.Effect) error {
+	err := r.o.Slots.Forget(e.Model, func(release string) bool {
+		d, err := fleet.ParseDigest(filepath.Base(release))
+		return err == nil && slices.Contains(e.Bundles, d)
+	})
+	r.collect(ctx)
+	return err
 }
 
 // collect frees what no model and no application needs. While anything is being

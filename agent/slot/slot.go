@@ -144,6 +144,21 @@ func (s *Slots) Remove(m fleet.ModelName) error {
 	return nil
 }
 
+// Forget takes the previous link away unless it leads to a release that stays:
+// what it leads to is about to be collected.
+func (s *Slots) Forget(m fleet.ModelName, stays func(release string) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, err := s.read(m, previous)
+	if err != nil || was == "" || stays(was) {
+		return err
+	}
+	if err := s.step("remove " + previous); err != nil {
+		return err
+	}
+	return s.remove(m, previous)
+}
+
 // recover settles previous after a switch, whole or cut short: when current is
 // still what pending names, the switch did not happen.
 func (s *Slots) recover(m fleet.ModelName) error {

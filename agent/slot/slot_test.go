@@ -259,3 +259,31 @@ func TestModelsAreListed(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 }
+
+// What is not kept any more has no link that leads nowhere.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t, "a", "b")
+	s := d.open(t, nil)
+	forget := func(keeps ...string) {
+		t.Helper()
+		err := s.Forget(m, func(release string) bool { return slices.Contains(keeps, filepath.Base(release)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget() // there is nothing
+	for _, r := range []string{"a", "b"} {
+		if err := s.Switch(m, d.release(r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget("a", "b")
+	if got := d.names(t, s); got != "b a" {
+		t.Fatalf("slots are %q", got)
+	}
+	forget("b")
+	if got := d.names(t, s); got != "b -" {
+		t.Fatalf("slots are %q", got)
+	}
+}

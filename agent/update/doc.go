@@ -21,5 +21,7 @@
 //   - a release that was revoked is left at once, for the one before or for nothing
 //     (or, where the directive says so, when something else may run), and refused
 //     until a directive that its publisher backs offers it again;
+//   - nothing falls back to a release that a directive took the device back from,
+//     unless the directive says so; it may be offered again like any other;
 //   - trouble with the network or with the device itself never quarantines.
 package update

@@ -38,7 +38,7 @@ func offer(n int) update.Offer {
 		return update.Offer{}
 	}
 	return update.Offer{
-		Ref: fmt.Sprintf("m@%d", n), Root: fleet.DigestOf([]byte{byte(n)}), Bundle: fleet.DigestOf([]byte{byte(n), 'b'}), Size: 1,
+		Ref: fmt.Sprintf("m@%d", n), Root: fleet.DigestOf([]byte{byte(n)}), Bundle: fleet.DigestOf([]byte{byte(n), 'b'}), Size: 1, Counter: uint64(n),
 	}
 }
 
@@ -384,8 +384,9 @@ func TestFallbackIsAlwaysKept(t *testing.T) {
 			t.Fatalf("the way back to %s has no files, phase %s", d.st.Fallback.Ref, d.st.Phase)
 		}
 		// A proven release that is switched away from becomes the way back,
-		// unless it was given up or going back made it moot.
-		if before.Running.Good && d.st.Running.Bundle != before.Running.Bundle && d.st.Phase == fleet.Soaking &&
+		// unless it was given up or taken back from.
+		onward := !before.Past.Has(d.st.Running.Bundle) && before.Running.Counter < d.st.Running.Counter || d.st.Stable.Bundle == before.Running.Bundle
+		if before.Running.Good && d.st.Running.Bundle != before.Running.Bundle && d.st.Phase == fleet.Soaking && onward &&
 			d.st.Fallback.Bundle != before.Running.Bundle && !before.IsQuarantined(before.Running.Root) {
 			t.Fatalf("%s was good and is not kept", before.Running.Ref)
 		}

@@ -20,9 +20,10 @@ type State struct {
 	Terms   Terms `json:"terms,omitzero"`   // on what terms
 	Target  Offer `json:"target,omitzero"`  // the release the attempt under way is about
 	Running Held  `json:"running,omitzero"` // what applications are given
-	// Fallback is the good release kept on disk beside Running. While Running is
-	// not proven it is the way back.
-	Fallback Held `json:"fallback,omitzero"`
+	// Fallback is the good release kept on disk beside Running: the way back. It is
+	// one that ran here before Running, or what the directive says besides.
+	Fallback Held       `json:"fallback,omitzero"`
+	Past     fleet.Past `json:"past,omitempty"` // what ran here before Running
 
 	Attempt uint64    `json:"attempt"`           // makes the keys of effects unique
 	Tries   int       `json:"tries,omitempty"`   // failed tries of this offer, for backing off
@@ -183,6 +184,7 @@ func later(a, b time.Time) time.Time {
 
 func (s State) clone() State {
 	s.Quarantined = slices.Clone(s.Quarantined)
+	s.Past = slices.Clone(s.Past)
 	s.Terms.Windows = slices.Clone(s.Terms.Windows)
 	return s
 }

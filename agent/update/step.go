@@ -20,6 +20,7 @@ func Step(st State, ev Event) (State, []Effect) {
 			m.st.SoakEnd = st.SoakEnd.Add(ev.Terms.Soak - st.Terms.Soak)
 		}
 		m.st.Want, m.st.Stable, m.st.Terms = ev.Offer, ev.Stable, ev.Terms
+		m.unsay()
 		m.backed()
 		m.lift()
 		m.condemn()
@@ -303,8 +304,8 @@ func (m *machine) switched() {
 		st.Leaving = false
 		m.settleBack()
 	case st.Return:
-		st.Running = m.held(st.Target, !st.Target.IsZero())
-		st.Fallback = m.asFallback(old, Held{})
+		// Whoever takes a device back from a release does not expect it to return.
+		st.Running, st.Fallback = m.held(st.Target, !st.Target.IsZero()), Held{}
 		m.settleBack()
 	default:
 		st.Running = m.held(st.Target, false)
@@ -314,7 +315,24 @@ func (m *machine) switched() {
 			st.Failure = Failure{Class: fleet.ReleaseFailure, Code: q.Code, Text: q.Text, Root: q.Root, At: q.At, Since: q.At, Rollout: q.Rollout}
 		}
 	}
+	st.Past = st.Past.Then(old.Bundle, st.Running.Bundle)
+	m.unsay()
 	m.reconcile()
+}
+
+// unsay drops the way back when it leads to what the device was taken back from:
+// it came after what runs now, here or by its counter. While a rollout tries an
+// older release the directive says to go back to the newer one, and that holds.
+func (m *machine) unsay() {
+	st := &m.st
+	way := st.Fallback
+	said := way.Bundle == st.Want.Bundle || way.Bundle == st.Stable.Bundle
+	if way.IsZero() || said || m.switching() {
+		return
+	}
+	if !st.Past.Has(way.Bundle) || way.Counter > st.Running.Counter {
+		st.Fallback = Held{}
+	}
 }
 
 // asFallback is old when it was good and may be returned to, else what there was.

@@ -38,7 +38,7 @@ func (m *member) choose(now time.Time) (choice, bool) {
 	}
 	c := choice{key: a.Release.BundlePath(a.Variant.Name), size: a.Variant.Size}
 	c.Release = Release{Ref: a.Release.Ref(), Root: a.Variant.Root, Path: m.store.ReleaseDir(a.Variant.Bundle)}
-	c.Bundle, c.Rollout, c.Arm = a.Variant.Bundle, a.Rollout, a.Arm
+	c.Bundle, c.Counter, c.Rollout, c.Arm = a.Variant.Bundle, a.Release.Counter, a.Rollout, a.Arm
 	if x := a.Exposure; x != nil && x.Release.Has(a.Variant.Root) {
 		c.Soak, c.Health = x.Soak.D(), x.Health
 		if m.mem.Serving != nil && (now.Before(x.NotBefore) || !fleet.InWindow(x.Windows, now)) {
@@ -126,7 +126,9 @@ func (m *member) enter(ctx context.Context, c choice) (failed bool, err error) {
 	if s := m.mem.Previous; s != nil && m.quarantined(s.Root) {
 		m.mem.Previous = nil // there is no way back to what the gates failed
 	}
+	m.passed(&next)
 	m.mem.Serving, m.mem.Restarts, m.streak = &next, 0, 0
+	m.unsay()
 	err = m.save()
 	m.mu.Unlock()
 	if err != nil {
@@ -196,12 +198,15 @@ func (m *member) resume() error {
 // loads; mu is held. Without one, the next refresh fetches the fallback.
 func (m *member) retreat(code telemetry.FailureCode, why string) error {
 	bad, back := m.mem.Serving, m.mem.Previous
-	m.mem.Serving, m.mem.Previous, m.mem.Restarts, m.streak = nil, nil, 0, 0
+	m.mem.Previous, m.mem.Restarts, m.streak = nil, 0, 0
 	if back != nil && back.Root != bad.Root && m.store.HasRelease(back.Bundle) && m.try(back.Release) == nil {
 		again := *back
 		again.Since, again.Soak, again.Rollout, again.Arm = time.Now().Round(0), 0, bad.Rollout, bad.Arm
+		m.passed(&again)
 		m.mem.Serving = &again
 	} else {
+		m.passed(nil)
+		m.mem.Serving = nil
 		m.drop()
 	}
 	return m.quarantine(bad.Root, failure{Ref: bad.Ref, Code: code, Text: why, Rollout: bad.Rollout})

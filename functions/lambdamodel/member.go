@@ -37,6 +37,7 @@ type Release struct {
 type served struct {
 	Release
 	Bundle  fleet.Digest
+	Counter uint64
 	Since   time.Time // it was switched to
 	Rollout fleet.RolloutID
 	Arm     fleet.Arm
@@ -59,7 +60,8 @@ type memory struct {
 	Trust       trust.State
 	Epoch       uint64
 	Serving     *served
-	Previous    *served
+	Previous    *served            // the way back: of Past, or what the directive says besides
+	Past        fleet.Past         // what was in service before Serving
 	Ended       bool               // by Close: the process did not crash
 	Restarts    int                // of processes that served Serving while it soaked
 	Quarantined map[string]failure // by root
@@ -323,6 +325,7 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	p, named := t.Directive.Placement(m.o.Model)
 	if named {
 		m.want = p.Assign(facts)
+		m.unsay()
 		m.backed()
 		if err := m.obeyGates(p); err != nil {
 			return err
@@ -331,7 +334,7 @@ func (m *member) judge(pack []byte, now time.Time) error {
 	held := slices.ContainsFunc(t.Refused, func(r trust.Refusal) bool { return r.Model == m.o.Model && r.Held })
 	if s := m.mem.Serving; s != nil && s.Arm == fleet.Exposed && !held && (!named || m.want.Release == nil) {
 		// What only a rollout brought goes when that rollout is gone.
-		m.mem.Serving, m.mem.Previous, m.want = nil, nil, fleet.Assignment{}
+		m.mem.Serving, m.mem.Previous, m.mem.Past, m.want = nil, nil, nil, fleet.Assignment{}
 		m.drop()
 		return m.save()
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
+	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -46,6 +47,30 @@ func (m *member) revoke(t *trust.Trusted) error {
 		return m.unlink()
 	}
 	return m.link(m.mem.Serving.Path)
+}
+
+// passed takes down that next comes after what is in service; mu is held.
+func (m *member) passed(next *served) {
+	var from, to fleet.Digest
+	if m.mem.Serving != nil {
+		from = m.mem.Serving.Bundle
+	}
+	if next != nil {
+		to = next.Bundle
+	}
+	m.mem.Past = m.mem.Past.Then(from, to)
+}
+
+// unsay drops the way back when it leads to what this environment was taken back
+// from, unless the directive names that; mu is held. See agent/update.
+func (m *member) unsay() {
+	way, run := m.mem.Previous, m.mem.Serving
+	if way == nil || way.Bundle == m.want.Variant.Bundle || way.Bundle == m.want.FallbackVariant.Bundle {
+		return
+	}
+	if run == nil || !m.mem.Past.Has(way.Bundle) || way.Counter > run.Counter {
+		m.mem.Previous = nil
+	}
 }
 
 // unlink takes DIR/MODEL/current away: nothing is in service.

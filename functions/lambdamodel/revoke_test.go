@@ -77,3 +77,34 @@ func TestADelistedReleaseIsLeftByFunctions(t *testing.T) {
 	f.rollout("3.0.0", 50*time.Millisecond, fleet.Health{})
 	serves("detector@3.0.0")
 }
+
+// Nor does a function return to a release that the operator took it back from when
+// the one it went back to is delisted; it may be rolled out again.
+func TestADelistingBringsNoFunctionBackToWhatWasTakenBack(t *testing.T) {
+	t.Parallel()
+	f := newFactory(t)
+	fn := f.function()
+	f.invoke(fn, "a") // it becomes a member
+	state := func(id fleet.RolloutID) string {
+		r, err := f.client.Rollout(t.Context(), id)
+		if err != nil {
+			return err.Error()
+		}
+		return r.State
+	}
+	settle := func(version string) {
+		t.Helper()
+		id := f.rollout(version, 50*time.Millisecond, fleet.Health{})
+		f.until(fn, "a", version+" is stable", func(a answer, _ lambdasim.Response) bool {
+			return state(id) == "Succeeded" && a.Release == "detector@"+version
+		})
+	}
+	f.publish("1.0.0", "one")
+	f.publish("2.0.0", "two")
+	settle("1.0.0")
+	settle("2.0.0")
+	settle("1.0.0")
+	f.change(repository.Change{Delist: []string{"detector@1.0.0"}})
+	f.until(fn, "a", "it serves nothing", func(_ answer, r lambdasim.Response) bool { return r.FunctionError != "" })
+	settle("2.0.0") // on purpose
+}
