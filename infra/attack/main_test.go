@@ -5,16 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +20,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/cli"
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/infra/devs3"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
@@ -33,23 +29,15 @@ const version = "v1.2.3"
 // TestMain makes this binary every program of the fleet, each under its own name
 // on PATH, so that nothing else is built.
 func TestMain(m *testing.M) {
-	program := func(run func(context.Context, []string) int) func() {
-		return func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			code := run(ctx, os.Args[1:])
-			stop()
-			os.Exit(code)
-		}
-	}
 	testscript.Main(world{m}, map[string]func(){
-		"modelfleet": program(func(ctx context.Context, args []string) int {
+		"modelfleet": proctest.Entry(func(ctx context.Context, args []string) int {
 			return cli.Run(ctx, cli.Options{Args: args, Streams: console.System(), Env: os.Getenv, Version: version})
 		}),
-		"modelfleet-coordinator": program(coordinate),
-		"modelfleet-agent": program(func(ctx context.Context, args []string) int {
+		"modelfleet-coordinator": proctest.Entry(coordinate),
+		"modelfleet-agent": proctest.Entry(func(ctx context.Context, args []string) int {
 			return command.Main(ctx, version, args, os.Stdout, os.Stderr)
 		}),
-		"devs3": program(func(_ context.Context, args []string) int { return devs3.Main(args[1:], os.Stdout, os.Stderr) }),
+		"devs3": proctest.Entry(func(_ context.Context, args []string) int { return devs3.Main(args[1:], os.Stdout, os.Stderr) }),
 	})
 }
 
@@ -123,33 +111,10 @@ func startS3() (*devs3.Process, error) {
 	return s.process, s.err
 }
 
-// Ports are taken from below those that the kernel gives to outgoing
-// connections, each once.
-const firstPort, ports = 12000, 20000
-
-var nextPort = sync.OnceValue(func() *atomic.Uint32 {
-	var n atomic.Uint32
-	n.Store(rand.Uint32N(ports)) // other runs of this test are on this machine
-	return &n
-})
-
-// freeAddr is a loopback address that nobody listens on now, by TCP or UDP.
+// freeAddr is a loopback address for who asks, and nobody else.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+int(nextPort().Add(2)%ports)))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue // taken
-		}
-		u, err := net.ListenPacket("udp", addr)
-		if err == nil {
-			err = u.Close()
-		}
-		if errors.Join(err, l.Close()) == nil {
-			return addr
-		}
-	}
-	t.Fatal("no free port was found")
-	return ""
+	addr, err := proctest.FreeAddr()
+	sure(t, err)
+	return addr
 }

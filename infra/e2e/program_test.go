@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,7 @@ type program struct {
 	env  []string
 	dir  string
 	log  string // path: what it prints is appended
+	from int64  // where in the log the current run begins
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the current run has ended
 	err  error         // of that end
@@ -65,6 +67,9 @@ func (p *program) start() error {
 		return err
 	}
 	defer out.Close()
+	if p.from, err = out.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
 	path, err := exec.LookPath(p.args[0])
 	if err != nil {
 		return err
@@ -185,8 +190,8 @@ func kill9(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(p.end(syscall.SIGKILL))
 }
 
-// says is "says NAME REGEXP": the program prints that, sooner or later. "! says"
-// is about what it has printed so far.
+// says is "says NAME REGEXP": the program prints that, sooner or later, since it was
+// started last. "! says" is about what it has printed so far.
 func says(ts *testscript.TestScript, neg bool, args []string) {
 	s := on(ts)
 	p := s.named(ts, args)
@@ -195,7 +200,7 @@ func says(ts *testscript.TestScript, neg bool, args []string) {
 	read := func() []byte {
 		b, err := os.ReadFile(p.log)
 		ts.Check(err)
-		return b
+		return b[p.from:]
 	}
 	if neg {
 		if m := re.Find(read()); m != nil {

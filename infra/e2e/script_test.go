@@ -137,25 +137,44 @@ func setUp(env *testscript.Env) error {
 	return nil
 }
 
-// Ports are taken from below those that the kernel gives to outgoing
-// connections, each once.
-const firstPort, ports = 12000, 20000
+// Ports are taken from below those that the kernel gives to outgoing connections,
+// in turn, so that a port is free for as long as its script runs. Other runs of
+// these tests are on this machine: each has a block of ports for itself, whose first
+// it listens on to say so.
+const firstPort, blocks, block = 12000, 80, 250
 
-var nextPort = sync.OnceValue(func() *atomic.Uint32 {
-	var n atomic.Uint32
-	n.Store(rand.Uint32N(ports)) // other runs of this test are on this machine
-	return &n
+type ports struct {
+	sign  net.Listener // on the block's first port, until the process ends
+	first int
+	given atomic.Int32
+}
+
+var own = sync.OnceValues(func() (*ports, error) {
+	for _, n := range rand.Perm(blocks) {
+		first := firstPort + n*block
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first))); err == nil {
+			return &ports{sign: l, first: first}, nil
+		}
+	}
+	return nil, errors.New("no block of ports is free")
 })
 
-// freePort is a loopback port that nobody listens on now.
+// another is the next port of the block, from its beginning again after the last.
+func (p *ports) another() string { return strconv.Itoa(p.first + 1 + int(p.given.Add(1))%(block-1)) }
+
+// freePort is a loopback port that nobody listens on, or will but who asked for it.
 func freePort() (string, error) {
-	for range 100 {
-		port := strconv.Itoa(firstPort + int(nextPort().Add(1)%ports))
+	p, err := own()
+	if err != nil {
+		return "", err
+	}
+	for range block {
+		port := p.another()
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
 		if err != nil {
 			continue // taken
 		}
 		return port, l.Close()
 	}
-	return "", errors.New("no free port was found")
+	return "", errors.New("no port of the block is free")
 }
