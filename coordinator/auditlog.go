@@ -38,7 +38,10 @@ func (h *house) openAudit(ctx context.Context) (err error) {
 		return err
 	}
 	h.publisher.Audited(publish.Audit{Prove: h.audit.Prove, Taken: h.taken})
-	return h.upToDate(ctx)
+	if err := h.upToDate(ctx); err != nil || !h.audit.Restored() {
+		return err
+	}
+	return h.inventory.Restored(ctx, time.Now().UTC())
 }
 
 // auditKeyPath is where the first key of the audit log is.

@@ -59,6 +59,7 @@ type Log struct {
 	key       key
 	head      Head
 	published time.Time
+	restored  bool
 }
 
 // Head is the newest checkpoint that is in the bucket, as it was signed and with
@@ -232,4 +233,12 @@ func (l *Log) Head() Head {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.head
+}
+
+// Restored reports whether the store lacked entries when the log was opened: it was
+// restored from an old copy.
+func (l *Log) Restored() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.restored
 }

@@ -118,6 +118,7 @@ func (l *Log) reconcile(ctx context.Context, c ledger.Checkpoint) error {
 		return err
 	})
 	if err == nil {
+		l.restored = true
 		l.o.Logger.Warn("audit log taken from the bucket, the store lacked a part", "had", size, "has", c.Size)
 	}
 	return err

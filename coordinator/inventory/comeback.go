@@ -162,6 +162,7 @@ func (v *Inventory) comeback(ctx context.Context, r api.ComebackRequest, pub *ec
 	note := audit.Note{
 		At: now, Actor: string(m.Facts.ID), Action: audit.MemberReturned, Subject: string(m.Facts.ID),
 		Reason: fmt.Sprintf("came back by its key (%d of %d): %s; certificate of generation %d", m.Comebacks, MaxComebacks, why, m.Generation),
+		Detail: issuanceOf(m),
 	}
 	if err := v.save(ctx, m, note); err != nil {
 		return Enrolled{}, err

@@ -127,13 +127,7 @@ func (v *Inventory) enrol(ctx context.Context, r api.EnrolRequest, from string, 
 	if err != nil {
 		return out, nil, err
 	}
-	detail := map[string]any{"facts": m.Facts, "cell": m.Cell, "key": m.KeyID.String(), "generation": m.Generation}
-	if role != "" {
-		detail["role"] = role
-	}
-	if !m.Hardware.IsZero() {
-		detail["hardware"] = m.Hardware
-	}
+	detail := enrolment{issuance: issuanceOf(m), Facts: m.Facts, Cell: m.Cell, Key: m.KeyID.String(), Role: role, Hardware: m.Hardware}
 	note := audit.Note{
 		At: now, Actor: string(m.Facts.ID), Action: audit.MemberEnrolled, Subject: string(m.Facts.ID),
 		Reason: "joined by token " + t.ID, Detail: detail,
@@ -148,6 +142,16 @@ func (v *Inventory) enrol(ctx context.Context, r api.EnrolRequest, from string, 
 	v.log.Info("member enrolled", "device", m.Facts.ID, "kind", m.Facts.Kind, "cell", m.Cell, "token", t.ID)
 	v.changed(m)
 	return v.answer(m, issued), nil, nil
+}
+
+// enrolment is the detail of an [audit.MemberEnrolled] entry.
+type enrolment struct {
+	issuance
+	Facts    fleet.Facts  `json:"facts"`
+	Cell     string       `json:"cell"`
+	Key      string       `json:"key"`
+	Role     string       `json:"role,omitempty"` // in AWS
+	Hardware fleet.Digest `json:"hardware,omitzero"`
 }
 
 func (v *Inventory) answer(m store.Member, c ca.Issued) Enrolled {

@@ -63,7 +63,10 @@ func (v *Inventory) Check(ctx context.Context, id ca.Identity, now time.Time) (s
 	if id.Generation > m.Generation {
 		v.enrolling.Lock()
 		defer v.enrolling.Unlock()
-		return v.catchUp(ctx, id, now)
+		var err error
+		if m, err = v.catchUp(ctx, id, now); err != nil || id.Generation >= m.Floor {
+			return m, err
+		}
 	}
 	if id.Generation < m.Floor {
 		return m, fault.Newf(fault.Untrusted, op, string(id.ID), "its certificate of generation %d was replaced when the identity was unlocked", id.Generation).
@@ -145,6 +148,7 @@ func (v *Inventory) Renew(ctx context.Context, id ca.Identity, r api.RenewReques
 	note := audit.Note{
 		At: now, Actor: string(id.ID), Action: audit.MemberRenewed, Subject: string(id.ID),
 		Reason: fmt.Sprintf("certificate of generation %d, until %s", m.Generation, m.Expires.UTC().Format(time.RFC3339)),
+		Detail: issuanceOf(m),
 	}
 	if err := v.save(ctx, m, note); err != nil {
 		return Enrolled{}, err

@@ -149,14 +149,6 @@ func TestARestoreUndoesNoDecision(t *testing.T) {
 				t.Fatal("a copy renewed")
 			}
 		}, "locked"},
-		"unlocked": {func(t *testing.T, h house, key *signer.Signer, stale, _ inventory.Enrolled) {
-			if _, err := h.renew(t, key, stale); err == nil {
-				t.Fatal("a copy renewed")
-			}
-			if err := h.Unlock(t.Context(), "a", "root", api.UnlockRequest{Reason: "found"}, now); err != nil {
-				t.Fatal(err)
-			}
-		}, "unlocked"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, 1, nil)
@@ -167,7 +159,15 @@ func TestARestoreUndoesNoDecision(t *testing.T) {
 			newest := must(h.renew(t, key, must(h.renew(t, key, e))(t)))(t)
 			tc.decide(t, h, key, e, newest)
 			back, _ := h.restored(t, was)
-			for range 2 {
+			if err := back.Inventory.Restored(t.Context(), now); err != nil { // the log was taken from the bucket
+				t.Fatal(err)
+			}
+			if m, _ := back.Member("a"); m.Locked == "" && !m.Revoked {
+				t.Errorf("before anybody calls it is %+v", m)
+			}
+			lazy, _ := h.restored(t, was) // the start after it was interrupted
+			for i := range 4 {
+				back := []house{back, lazy}[i/2]
 				if _, err := back.Check(t.Context(), back.identity(t, newest), now); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), tc.want) {
 					t.Errorf("it calls: %v", err)
 				}
@@ -176,6 +176,71 @@ func TestARestoreUndoesNoDecision(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An identity that was unlocked after the backup is the real member's: it comes back by
+// its key, and the copy does not.
+func TestARestoreKeepsAnUnlocking(t *testing.T) {
+	for name, eager := range map[string]bool{"the log is taken from the bucket": true, "a start after that was interrupted": false} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, 1, nil)
+			key := must(signer.Ephemeral())(t)
+			e := must(h.enrol(t, "a", key, nil))(t)
+			must(h.Check(t.Context(), h.identity(t, e), now))(t)
+			was, _ := h.Member("a")
+			newest := must(h.renew(t, key, must(h.renew(t, key, e))(t)))(t)
+			if _, err := h.renew(t, key, e); err == nil {
+				t.Fatal("a copy renewed")
+			}
+			if err := h.Unlock(t.Context(), "a", "root", api.UnlockRequest{Reason: "found"}, now); err != nil {
+				t.Fatal(err)
+			}
+			back, _ := h.restored(t, was)
+			if eager {
+				if err := back.Inventory.Restored(t.Context(), now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 {
+				if _, err := back.Check(t.Context(), back.identity(t, newest), now); !fault.Is(err, fault.Untrusted) || !strings.Contains(err.Error(), "unlocked") {
+					t.Errorf("it calls: %v", err)
+				}
+			}
+			again := must(back.comeback(t, key, newest, now))(t)
+			must(back.Check(t.Context(), back.identity(t, again), now))(t)
+			if _, err := back.comeback(t, key, e, now); !fault.Is(err, fault.Denied) {
+				t.Errorf("the copy comes back: %v", err)
+			}
+			if m, _ := back.Member("a"); m.Locked == "" {
+				t.Error("the copy was not found")
+			}
+		})
+	}
+}
+
+// What the log says of certificates is known at the start: a copy of an older one finds
+// the identity locked by its own call, before the real member was seen.
+func TestARestoreKnowsTheNewestCertificate(t *testing.T) {
+	h := open(t, 1, nil)
+	key := must(signer.Ephemeral())(t)
+	e := must(h.enrol(t, "a", key, nil))(t)
+	must(h.Check(t.Context(), h.identity(t, e), now))(t)
+	was, _ := h.Member("a")
+	newest := must(h.renew(t, key, must(h.renew(t, key, e))(t)))(t)
+	back, alarms := h.restored(t, was)
+	if err := back.Inventory.Restored(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := back.Member("a"); m.Generation != newest.Member.Generation || m.Certificate != newest.Member.Certificate {
+		t.Errorf("it is of generation %d, want %d", m.Generation, newest.Member.Generation)
+	}
+	must(back.Check(t.Context(), back.identity(t, newest), now))(t)
+	if len(*alarms) != 0 {
+		t.Errorf("an honest member is an alarm: %q", *alarms)
+	}
+	if _, err := back.renew(t, key, e); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "copied") {
+		t.Errorf("a copy from before the backup: %v", err)
 	}
 }
 
