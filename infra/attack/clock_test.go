@@ -11,6 +11,7 @@ import (
 	"log/slog"
 
 	"github.com/modelfleet/modelfleet/agent"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/agent/local"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
@@ -24,8 +25,8 @@ func TestClockMovedBothWays(t *testing.T) {
 	sure(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d := &device{f: f, id: "cam-1", state: filepath.Join(f.dir, "cam-1"), socket: filepath.Join(dir, "s"), packFile: filepath.Join(f.dir, "cam-1.pack.zst")}
-	d.program = &program{name: "cam-1", log: filepath.Join(f.dir, "cam-1.log")}
-	said, err := os.Create(d.log)
+	d.Program = &proctest.Program{Name: "cam-1", Log: filepath.Join(f.dir, "cam-1.log")}
+	said, err := os.Create(d.Log)
 	sure(t, err)
 	defer said.Close()
 	var off atomic.Int64

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
@@ -20,7 +21,7 @@ const model fleet.ModelName = "detector"
 // device is a member of a field: an agent as a process, and what it says on its
 // socket.
 type device struct {
-	*program
+	*proctest.Program
 	f        *field
 	id       fleet.MemberID
 	state    string
@@ -55,7 +56,7 @@ func (f *field) enrols(id fleet.MemberID, token string, more ...string) *device 
 	d := &device{f: f, id: id, state: filepath.Join(f.dir, string(id)), socket: filepath.Join(sockets, "s"), packFile: filepath.Join(f.dir, string(id)+".pack.zst")}
 	args := []string{"modelfleet-agent", "-state", d.state, "-join", token, "-id", string(id), "-socket", d.socket, "-pack", d.packFile,
 		"-report", "300ms", "-window", "300ms", "-soak", "200ms", "-retry", "500ms"}
-	d.program = f.launch(string(id), append(args, more...)...)
+	d.Program = f.launch(string(id), append(args, more...)...)
 	return d
 }
 
@@ -145,7 +146,7 @@ func (d *device) stillServes(ref, content string) {
 // offers puts a pack where the device looks for packs, as a stick does.
 func (d *device) offers(pack []byte) {
 	d.f.t.Helper()
-	d.mark = len(d.text())
+	d.mark = len(d.Said())
 	if err := os.WriteFile(d.packFile+".tmp", pack, 0o644); err != nil {
 		d.f.t.Fatal(err)
 	}
@@ -160,35 +161,19 @@ func (d *device) offers(pack []byte) {
 func (d *device) refuses(way string, rule trust.Rule) {
 	d.f.t.Helper()
 	until(d.f.t, fmt.Sprintf("%s refuses a pack by %s, by rule %s", d.id, way, rule), func() (bool, string) {
-		said := d.text()[d.mark:]
-		return logged(said, "trust pack refused", "from="+way, "rule="+string(rule)+" "), said[max(0, len(said)-500):]
+		said := d.Said()[d.mark:]
+		return proctest.HasLine(said, "trust pack refused", "from="+way, "rule="+string(rule)+" "), said[max(0, len(said)-500):]
 	})
-}
-
-// logged reports whether a program's log says all of these in one line.
-func (p *program) logged(texts ...string) bool { return logged(p.text(), texts...) }
-
-func logged(log string, texts ...string) bool {
-	for line := range strings.Lines(log) {
-		all := true
-		for _, text := range texts {
-			all = all && strings.Contains(line, text)
-		}
-		if all {
-			return true
-		}
-	}
-	return false
 }
 
 func (d *device) logs(texts ...string) {
 	d.f.t.Helper()
-	until(d.f.t, fmt.Sprintf("%s logs %q", d.id, texts), func() (bool, string) { return d.logged(texts...), "" })
+	until(d.f.t, fmt.Sprintf("%s logs %q", d.id, texts), func() (bool, string) { return d.Logged(texts...), "" })
 }
 
 func (f *field) logs(texts ...string) {
 	f.t.Helper()
-	until(f.t, fmt.Sprintf("the coordinator logs %q", texts), func() (bool, string) { return f.coord.logged(texts...), "" })
+	until(f.t, fmt.Sprintf("the coordinator logs %q", texts), func() (bool, string) { return f.coord.Logged(texts...), "" })
 }
 
 // takes offers a pack that must be believed: its directive's sequence is then the

@@ -1,7 +1,6 @@
 package attack_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,15 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/signer"
 )
 
-// patience is how long anything is waited for. It is long because the machine may
-// be loaded; a test that passes never waits for it.
-const patience = 3 * time.Minute
+// patience is how long anything is waited for.
+const patience = proctest.Patience
 
 // policy exposes everybody at once: what a rollout does is not what is tested.
 const policy = `stages: [{name: all, percent: 100, soak: 200ms}]
@@ -31,75 +30,19 @@ stageDeadline: 60s
 onInconclusive: continue
 `
 
-// program runs in the background until its test ends.
-type program struct {
-	name string
-	args []string
-	env  []string
-	dir  string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
-func (p *program) start() error {
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	path, err := exec.LookPath(p.args[0])
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(path, p.args[1:]...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.env, p.dir, out, out
-	dieWithParent(cmd)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	p.cmd, p.done = cmd, done
-	go func() {
-		_ = cmd.Wait() // how it ended is in its log
-		close(done)
-	}()
-	return nil
-}
-
-// end signals the program and waits.
-func (p *program) end(sig syscall.Signal) {
-	_ = p.cmd.Process.Signal(sig) // it may be gone already
-	select {
-	case <-p.done:
-	case <-time.After(patience):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
-}
-
-func (p *program) text() string {
-	b, err := os.ReadFile(p.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
-
-// until polls a condition until it holds or patience ends.
+// until waits until a condition holds; it also says how things stand.
 func until(t *testing.T, what string, holds func() (bool, string)) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	last := ""
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
+	sure(t, proctest.Until(t.Context(), patience, what, func() (bool, error) {
 		ok, now := holds()
-		if ok {
-			return
-		}
-		last = now
-	}
-	t.Fatalf("it never came to this: %s; last: %s", what, last)
+		return ok, errors.New(now)
+	}))
+}
+
+// ends ends a program in an attack, by asking or by a power cut.
+func ends(t *testing.T, p *proctest.Program, sig syscall.Signal) {
+	t.Helper()
+	sure(t, p.End(sig, patience))
 }
 
 // field is a fleet under attack: a coordinator and agents, each a process, over a
@@ -110,8 +53,8 @@ type field struct {
 	env    []string
 	url    string
 	listen string
-	coord  *program
-	all    []*program
+	coord  *proctest.Program
+	all    proctest.Group
 	bucket *bucket
 	client *api.Client // an admin's
 	forges int         // packs that a thief signed
@@ -167,10 +110,8 @@ func newField(t *testing.T, o fieldOptions) *field {
 func (f *field) answers() {
 	f.t.Helper()
 	until(f.t, "the coordinator answers", func() (bool, string) {
-		select {
-		case <-f.coord.done:
-			f.t.Fatalf("the coordinator ended: %s", f.coord.text())
-		default:
+		if !f.coord.Running() {
+			f.t.Fatalf("the coordinator ended: %s", f.coord.Said())
 		}
 		c, err := api.LoadContext(filepath.Join(f.dir, "data", "admin.context.json"))
 		if err == nil {
@@ -184,32 +125,24 @@ func (f *field) answers() {
 }
 
 func (f *field) stop() {
-	for _, p := range f.all {
-		if f.t.Failed() {
-			text := p.text()
-			f.t.Logf("--- %s said, lately:\n%s", p.name, text[max(0, len(text)-6000):])
-		}
-		p.end(syscall.SIGKILL)
+	if f.t.Failed() {
+		f.t.Log(f.all.Logs(30))
 	}
+	f.all.End(syscall.SIGKILL, patience)
 }
 
 // launch starts a program in the fleet's folder.
-func (f *field) launch(name string, args ...string) *program {
+func (f *field) launch(name string, args ...string) *proctest.Program {
 	f.t.Helper()
-	p := &program{name: name, args: args, env: f.env, dir: f.dir, log: filepath.Join(f.dir, name+".log")}
-	if err := p.start(); err != nil {
-		f.t.Fatal(err)
-	}
-	f.all = append(f.all, p)
+	p := &proctest.Program{Name: name, Args: args, Env: f.env, Dir: f.dir, Log: filepath.Join(f.dir, name+".log")}
+	sure(f.t, f.all.Start(p))
 	return p
 }
 
 // restart starts a program again that ended.
-func (f *field) restart(p *program) {
+func (f *field) restart(p *proctest.Program) {
 	f.t.Helper()
-	if err := p.start(); err != nil {
-		f.t.Fatal(err)
-	}
+	sure(f.t, p.Start())
 }
 
 // failure is how a command failed.
@@ -223,18 +156,14 @@ func (f *field) try(args ...string) (string, *failure) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "modelfleet", args...)
-	cmd.Env, cmd.Dir = f.env, f.dir
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	err := cmd.Run()
+	out, said, err := proctest.Run(ctx, f.dir, f.env, append([]string{"modelfleet"}, args...)...)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return "", &failure{exit.ExitCode(), said.String()}
+		return "", &failure{exit.ExitCode(), said}
 	}
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return strings.TrimSpace(out.String()), nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 // run is try, and must work.

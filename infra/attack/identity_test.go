@@ -29,7 +29,7 @@ func TestClonedDevice(t *testing.T) {
 	f := newField(t, fieldOptions{})
 	d := f.agent("cam-1")
 	f.runs("detector@1.0.0", "one", d)
-	d.end(syscall.SIGTERM)
+	ends(t, d.Program, syscall.SIGTERM)
 	renew := func(m *identity.Member) error {
 		_, err := m.Renew(t.Context(), identity.Renewal{})
 		return err
@@ -54,7 +54,7 @@ func TestClonedDevice(t *testing.T) {
 	if log := f.run("audit", "log", "-o", "json"); !strings.Contains(log, "member.locked") {
 		t.Error("the audit log does not tell of the lock")
 	}
-	f.restart(d.program)
+	f.restart(d.Program)
 	d.logs("its identity is locked")
 	d.stillServes("detector@1.0.0", "one")
 	// It was looked at: the copy is worth nothing, the device comes anew.
@@ -82,9 +82,8 @@ func TestTokenReplayed(t *testing.T) {
 		"the coordinator's own": {many, "coordinator", fault.Invalid, "the coordinator's own"},
 	} {
 		e := f.enrols(c.id, c.token, "-state", filepath.Join(f.dir, "thief", name))
-		<-e.done
-		if code := e.cmd.ProcessState.ExitCode(); code != c.kind.Exit() || !strings.Contains(e.text(), c.says) || !strings.Contains(e.text(), "hint:") {
-			t.Errorf("%s: exit code %d, want %d: %s", name, code, c.kind.Exit(), e.text())
+		if code := e.ExitCode(); code != c.kind.Exit() || !strings.Contains(e.Said(), c.says) || !strings.Contains(e.Said(), "hint:") {
+			t.Errorf("%s: exit code %d, want %d: %s", name, code, c.kind.Exit(), e.Said())
 		}
 	}
 	f.runs("detector@1.0.0", "one", d)

@@ -122,7 +122,7 @@ func TestCoordinatorKeyStolenIsRotatedOut(t *testing.T) {
 	f := newField(t, fieldOptions{})
 	d := f.agent("cam-1")
 	f.runs("detector@1.0.0", "one", d)
-	f.coord.end(syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGKILL)
 	g := f.forge(f.pack()).edit(func(dir *fleet.Directive) { dir.Sequence = 1 << 40 })
 	g.ledger = f.ledger(f.pack())
 	for _, v := range []*int64{&g.timestamp.Signed.Version, &g.snapshot.Signed.Version, &g.fleet.Signed.Version} {
@@ -162,7 +162,7 @@ func TestSplitView(t *testing.T) {
 		return strings.Contains(out, "cam-"), out
 	})
 	all[0].stillServes("detector@1.0.0", "one")
-	f.coord.end(syscall.SIGTERM)
+	ends(t, f.coord, syscall.SIGTERM)
 	for _, role := range []string{"coordinator", "timestamp", "audit"} {
 		f.run("key", "rotate", role, "--dir", "fleet", "--yes")
 	}
@@ -196,7 +196,7 @@ func TestTimestampKeyStolen(t *testing.T) {
 	d.refuses("coordinator", trust.RuleTimestamp)
 	d.stillServes("detector@1.0.0", "one")
 	f.rotates()
-	f.coord.end(syscall.SIGTERM)
+	ends(t, f.coord, syscall.SIGTERM)
 	f.restart(f.coord)
 	f.answers()
 	f.settled(id)

@@ -207,9 +207,8 @@ func TestManInTheMiddle(t *testing.T) {
 
 	thin := readdress(t, f.token(), "https://"+m.addr)
 	joining := f.enrols("cam-2", thin)
-	<-joining.done
-	if code := joining.cmd.ProcessState.ExitCode(); code != fault.Untrusted.Exit() || !joining.logged("pin") {
-		t.Errorf("joining through the middle: exit code %d: %s", code, joining.text())
+	if code := joining.ExitCode(); code != fault.Untrusted.Exit() || !joining.Logged("pin") {
+		t.Errorf("joining through the middle: exit code %d: %s", code, joining.Said())
 	}
 	c, err := api.LoadContext(filepath.Join(f.dir, "data", "admin.context.json"))
 	sure(t, err)
@@ -245,8 +244,8 @@ func TestNetworkCut(t *testing.T) {
 	d.up()
 	f.runs("detector@1.0.0", "one", d)
 	m.turn(cuts)
-	d.end(syscall.SIGKILL)
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGKILL)
+	f.restart(d.Program)
 	d.serves("detector@1.0.0")
 	f.publish("vision", "detector@2.0.0", "two")
 	id := f.start("detector@2.0.0")

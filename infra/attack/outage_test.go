@@ -85,7 +85,7 @@ func (d *device) secret(signature string) {
 	d.f.t.Helper()
 	l, err := d.list()
 	sure(d.f.t, err)
-	for name, text := range map[string]string{"the log": d.text(), "the coordinator's log": d.f.coord.text(), "the status": l.PackURL.Trouble + l.Refused + l.Remedy} {
+	for name, text := range map[string]string{"the log": d.Said(), "the coordinator's log": d.f.coord.Said(), "the status": l.PackURL.Trouble + l.Refused + l.Remedy} {
 		if strings.Contains(text, signature) {
 			d.f.t.Errorf("%s has the URL", name)
 		}
@@ -106,12 +106,12 @@ func TestCoordinatorGone(t *testing.T) {
 	f.runs("detector@2.0.0", "two", d)
 	secret := d.url()
 	m.turn(cuts)
-	f.coord.end(syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGKILL)
 	gone := time.Now()
 	f.beats(life)
 	had := f.ends()
-	d.end(syscall.SIGKILL) // a start forgets neither what it knew nor the URL
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGKILL) // a start forgets neither what it knew nor the URL
+	f.restart(d.Program)
 	d.up()
 	until(t, "what was signed before the outage has ended", func() (bool, string) {
 		return time.Now().After(had.Add(life / 4)), "until " + had.String()
@@ -129,7 +129,7 @@ func TestCoordinatorGone(t *testing.T) {
 	f.run("releases", "delist", "detector@2.0.0", "--reason", "poisoned", "--dir", "fleet")
 	d.until("it has left the release", func(l local.Listing) bool { return serving(l, model) == "detector@1.0.0" })
 	d.stillServes("detector@1.0.0", "one")
-	if d.logged("coordinator is back") {
+	if d.Logged("coordinator is back") {
 		t.Error("the line was not cut")
 	}
 	d.secret(secret)
@@ -146,7 +146,7 @@ func TestPackURLEnded(t *testing.T) {
 	d := f.agent("cam-1")
 	f.runs("detector@1.0.0", "one", d)
 	secret := d.url()
-	f.coord.end(syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGKILL)
 	until(t, "the URL has ended", func() (bool, string) {
 		l, err := d.list()
 		return err == nil && time.Now().After(l.PackURL.Until.Add(time.Second)), ""
@@ -157,11 +157,11 @@ func TestPackURLEnded(t *testing.T) {
 	})
 	d.stillServes("detector@1.0.0", "one")
 	d.logs("the bucket refuses the pack url")
-	d.end(syscall.SIGKILL)
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGKILL)
+	f.restart(d.Program)
 	d.until("it is stale after a start", func(l local.Listing) bool { return l.Freshness == "stale" })
 	d.logs("the bucket refuses the pack url", "kind=denied") // as S3 says it
-	if n := strings.Count(d.text(), "the bucket refuses the pack url"); n > 2 {
+	if n := strings.Count(d.Said(), "the bucket refuses the pack url"); n > 2 {
 		t.Errorf("%d lines about one URL", n)
 	}
 	d.secret(secret)

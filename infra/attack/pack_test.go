@@ -84,11 +84,11 @@ func TestFleetFrozen(t *testing.T) {
 	d := f.agent("cam-1")
 	f.runs("detector@1.0.0", "one", d)
 	frozen := f.pack()
-	f.coord.end(syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGKILL)
 	d.until("it is stale", func(l local.Listing) bool { return l.Freshness == "stale" })
 	d.stillServes("detector@1.0.0", "one")
-	d.end(syscall.SIGKILL) // nor does a start make what is frozen fresh
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGKILL) // nor does a start make what is frozen fresh
+	f.restart(d.Program)
 	d.until("it is stale after a start", func(l local.Listing) bool { return l.Freshness == "stale" })
 	d.offers(frozen)
 	d.stillServes("detector@1.0.0", "one")

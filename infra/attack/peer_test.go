@@ -94,7 +94,7 @@ func TestNeighbourAnnouncesWrongPacks(t *testing.T) {
 		{trust.RuleFormat, mix(t, f.pack(), func(p *trust.Pack) { p.Publishers = nil })},
 		{trust.RuleSize, append(bytes.Clone(old[:4]), make([]byte, 1<<20-4)...)},
 	} {
-		d.mark = len(d.text())
+		d.mark = len(d.Said())
 		s.announce("cam-1", 1<<60+uint64(i), c.pack)
 		if c.rule == trust.RuleSize {
 			continue // as large as a cell lets through; it is no zstd

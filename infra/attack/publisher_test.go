@@ -156,8 +156,8 @@ func TestTheOnlyReleaseIsTakenBack(t *testing.T) {
 		t.Errorf("nobody sees who goes on with what was taken back: %s", list)
 	}
 	f.logs("stable release is delisted", "detector@1.0.0")
-	d.end(syscall.SIGTERM)
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGTERM)
+	f.restart(d.Program)
 	d.until("it stands the same after a start", stands)
 	out, err := exec.Command("modelfleet-agent", "status", "-socket", d.socket).CombinedOutput()
 	sure(t, err)

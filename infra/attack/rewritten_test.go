@@ -158,11 +158,10 @@ func TestBucketOldVersionsPutBack(t *testing.T) {
 	was := f.bucket.copy(t, "tuf/", "packs/")
 	f.runs("detector@2.0.0", "two", d)
 	now := f.bucket.copy(t, "tuf/", "packs/")
-	f.coord.end(syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGKILL)
 	f.bucket.revert(t, was, "tuf/", "packs/")
 	f.restart(f.coord)
-	<-f.coord.done
-	if code := f.coord.cmd.ProcessState.ExitCode(); code != fault.Untrusted.Exit() || !f.coord.logged("rule version", "put it back") {
+	if code := f.coord.ExitCode(); code != fault.Untrusted.Exit() || !f.coord.Logged("rule version", "put it back") {
 		t.Errorf("the coordinator went on from a bucket that was put back: exit code %d", code)
 	}
 	d.offers(f.pack())
@@ -189,8 +188,8 @@ func TestBucketObjectsDeleted(t *testing.T) {
 	id := f.start("detector@2.0.0")
 	d.until("it says what is missing", func(l local.Listing) bool { return of(l, model).Failure == fleet.TransportFailure })
 	d.stillServes("detector@1.0.0", "one")
-	d.end(syscall.SIGKILL)
-	f.restart(d.program)
+	ends(t, d.Program, syscall.SIGKILL)
+	f.restart(d.Program)
 	d.serves("detector@1.0.0")
 	d.stillServes("detector@1.0.0", "one")
 	for key, body := range was { // what the coordinator wrote anew since stays

@@ -61,8 +61,8 @@ func TestRootRotatedUnderTheMembersFeet(t *testing.T) {
 		d.refuses("file", trust.RuleRoot)
 		d.stillServes("detector@1.0.0", "one")
 	}
-	d.end(syscall.SIGKILL)
-	f.coord.end(syscall.SIGTERM)
+	ends(t, d.Program, syscall.SIGKILL)
+	ends(t, f.coord, syscall.SIGTERM)
 	for i, root := range chain {
 		f.puts(repository.Write{Key: trust.MetadataKey(metadata.ROOT, int64(i)+2), Body: root})
 	}
@@ -70,7 +70,7 @@ func TestRootRotatedUnderTheMembersFeet(t *testing.T) {
 	f.answers()
 	f.publish("vision", "detector@2.0.0", "two")
 	id := f.start("detector@2.0.0")
-	f.restart(d.program)
+	f.restart(d.Program)
 	f.settled(id)
 	d.settles("detector@2.0.0")
 	f.untrusted(d, false)

@@ -29,7 +29,7 @@ func TestNeighbourServesWrongFrames(t *testing.T) {
 	f, all := hall(t, "cam-1", "cam-2")
 	f.runs("detector@1.0.0", "one", all...)
 	thief := all[1]
-	thief.end(syscall.SIGKILL)
+	ends(t, thief.Program, syscall.SIGKILL)
 	id, key := thief.stolen()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	sure(t, err)
