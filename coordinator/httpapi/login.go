@@ -76,6 +76,7 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		s.Throttle.Succeeded(throttle.Address(r))
 		return answer(w, op)
 	})
 }
@@ -122,6 +123,7 @@ func (s *server) pollDevice(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		s.Throttle.Succeeded(throttle.Address(r))
 		return answer(w, api.DeviceReply{Token: &op})
 	})
 }

@@ -44,11 +44,13 @@ func TestWhoFailsTooOftenWaits(t *testing.T) {
 	}
 }
 
-// Many addresses that fail without end keep nobody else out, and cost no more memory
-// than so much.
+// Many addresses that fail without end keep nobody out who signed in before, and cost
+// no more memory than so much.
 func TestNobodyIsKeptOutByOthers(t *testing.T) {
 	now := time.Now()
 	th := throttle.New(throttle.Options{Now: func() time.Time { return now }})
+	th.Succeeded("192.0.2.1")
+	th.Succeeded("2001:db9::1")
 	for i := range 20_000 {
 		from := fmt.Sprintf("2001:db8:%x:%x::1", i>>8, i)
 		for th.Check(from) == nil && i < 4000 {
@@ -60,5 +62,52 @@ func TestNobodyIsKeptOutByOthers(t *testing.T) {
 		if err := th.Check(from); err != nil {
 			t.Errorf("%s: %v", from, err)
 		}
+	}
+}
+
+// guess counts how many guesses come through from addresses in turn, of which each
+// fails.
+func guess(th *throttle.Throttle, n int, from func(i int) string) (through int) {
+	for i := range n {
+		if th.Check(from(i)) == nil {
+			th.Failed(from(i))
+			through++
+		}
+	}
+	return through
+}
+
+// Whoever has a whole IPv6 site, or thousands of them, guesses no more often than so
+// much; who signed in before is not kept out, nor are those who live next door.
+func TestASiteOfNetworksIsOneGuesser(t *testing.T) {
+	now := time.Now()
+	th := throttle.New(throttle.Options{Now: func() time.Time { return now }})
+	th.Succeeded("2001:db8:1:ffff::9")
+	if n := guess(th, 65_536, func(i int) string { return fmt.Sprintf("2001:db8:1:%x::1", i) }); n > 110 {
+		t.Errorf("%d guesses from a /48 in a minute", n)
+	}
+	for _, from := range []string{"2001:db8:2::1", "192.0.2.1", "2001:db8:1:ffff::1"} {
+		if err := th.Check(from); err != nil {
+			t.Errorf("%s: %v", from, err)
+		}
+	}
+	now = now.Add(time.Minute)
+	if n := guess(th, 256, func(i int) string { return fmt.Sprintf("2001:db8:7:%x::1", i) }); n > 20 {
+		t.Errorf("%d guesses from a /56 in a minute", n)
+	}
+	if err := th.Check("2001:db8:7:aa00::1"); err != nil {
+		t.Errorf("another customer of the same site: %v", err)
+	}
+	now = now.Add(time.Minute)
+	botnet := func(i int) string { return fmt.Sprintf("100.%d.%d.%d", i>>16, i>>8&255, i&255) }
+	if n := guess(th, 100_000, botnet); n > 5000 {
+		t.Errorf("%d guesses of 100,000 addresses in a minute", n)
+	}
+	if err := th.Check("2001:db8:1:ffff::1"); err != nil {
+		t.Errorf("who signed in before waits for what others did: %v", err)
+	}
+	now = now.Add(time.Minute)
+	if err := th.Check(botnet(99_999)); err != nil {
+		t.Errorf("a minute later: %v", err)
 	}
 }

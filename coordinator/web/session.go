@@ -148,6 +148,7 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 
 // enter gives the browser its session: always a new one, whatever it had.
 func (s *site) enter(w http.ResponseWriter, r *http.Request, op api.OperatorToken, next string) {
+	s.Throttle.Succeeded(throttle.Address(r))
 	if c, err := r.Cookie(cookieName(r, sessionCookie)); err == nil {
 		if err := s.Source.SignOut(r.Context(), c.Value, false); err != nil {
 			s.problem(w, r, err, visitor{})
