@@ -74,6 +74,17 @@ func TestEachRoleMayDoItsPartAndNoMore(t *testing.T) {
 	if _, err := operator.CreateOperator(t.Context(), api.OperatorRequest{Name: "x", Role: api.Admin}); !fault.Is(err, fault.Denied) {
 		t.Errorf("an operator made an admin: %v", err)
 	}
+	dry, none := req, req
+	dry.DryRun, none.DryRun, none.Version = true, true, "9.9.9"
+	if plan := must(operator.StartRollout(t.Context(), dry))(t); plan.ID != "" || plan.Population != 1 || len(plan.Stages) != 1 || plan.Stages[0].Target != 1 {
+		t.Errorf("a dry run answered %+v", plan)
+	}
+	if _, err := operator.StartRollout(t.Context(), none); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a dry run of what was never published: %v", err)
+	}
+	if all := must(viewer.Rollouts(t.Context()))(t); len(all) != 0 {
+		t.Errorf("a dry run began %+v", all)
+	}
 	info := must(approver.StartRollout(t.Context(), req))(t)
 	w.eventually("approval is asked for", func() bool {
 		return must(viewer.Rollout(t.Context(), info.ID))(t).State == "AwaitingApproval"

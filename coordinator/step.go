@@ -30,6 +30,7 @@ type run struct {
 	verdicts []*api.VerdictInfo // the newest of each stage, by index
 
 	roster  *rollout.Roster
+	plan    []int         // of the roster: members that each stage will expose
 	facts   []fleet.Facts // of the roster's members
 	version uint64        // of the inventory that the roster is made of
 	gone    int           // functions left out of it since they fell silent
@@ -193,6 +194,7 @@ func (l *loop) muster(r *run, now time.Time) {
 		return
 	}
 	r.roster = rollout.NewRoster(r.rec.ID, r.rec.Release, r.spec, facts)
+	r.plan = rollout.Plan(r.spec, r.roster)
 	r.version, r.gone = version, gone
 	r.facts = r.facts[:0]
 	for _, f := range facts {
@@ -314,6 +316,9 @@ func (s step) info(rec store.Rollout, verdicts []*api.VerdictInfo) api.RolloutIn
 	for i := range info.Stages {
 		if i < len(verdicts) {
 			info.Stages[i].Verdict = verdicts[i]
+		}
+		if st := &info.Stages[i]; st.State == rollout.Waiting.String() && i < len(s.run.plan) {
+			st.Target = s.run.plan[i]
 		}
 	}
 	return info

@@ -177,6 +177,7 @@ func newStill() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/rollouts", answer(func(*http.Request) (any, error) { return []api.RolloutInfo{s.rollout}, nil }))
 	mux.HandleFunc("GET /v1/rollouts/{id}", answer(s.one))
+	mux.HandleFunc("POST /v1/rollouts", answer(s.plan))
 	mux.HandleFunc("POST /v1/rollouts/{id}/{command}", answer(s.command))
 	mux.HandleFunc("GET /v1/audit", answer(s.audit))
 	mux.HandleFunc("GET /v1/tokens", answer(func(*http.Request) (any, error) { return nil, nil }))
@@ -282,6 +283,22 @@ func (s *still) one(r *http.Request) (any, error) {
 		return nil, fault.Newf(fault.NotFound, "find rollout", r.PathValue("id"), "there is none of that id").WithHint("list them with `modelfleet rollout list`")
 	}
 	return s.rollout, nil
+}
+
+// plan answers dry runs: of 52 members, 3 are in the lab.
+func (s *still) plan(r *http.Request) (any, error) {
+	var q api.RolloutRequest
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil || !q.DryRun {
+		return nil, fault.New(fault.Invalid, "start rollout", "", err)
+	}
+	if ref := string(q.Model) + "@" + string(q.Version); ref != s.rollout.Release.Ref() {
+		return nil, fault.Newf(fault.NotFound, "start rollout", ref, "no such release was admitted").WithHint("publish it")
+	}
+	x := api.RolloutInfo{Release: s.rollout.Release, From: s.rollout.From, Population: 52}
+	for _, n := range []int{3, 49, 52} {
+		x.Stages = append(x.Stages, api.StageInfo{Target: n})
+	}
+	return x, nil
 }
 
 // command takes pause and rollback for done at once.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,7 +58,7 @@ on the members that had it, until a rollout of it is started with --retry.`,
 		Example: `  modelfleet rollout start detector@1.5.0 --preset standard
   modelfleet rollout start detector@1.5.0 -f policy.yaml --reason 'ghosts at night' --watch
   modelfleet rollout start detector@1.5.0 -f policy.yaml --retry     # it failed before, and not by its own fault
-  modelfleet rollout start detector@1.5.0 -f policy.yaml --dry-run   # check the policy only`,
+  modelfleet rollout start detector@1.5.0 -f policy.yaml --dry-run   # what would begin`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
 	f := cmd.Flags()
@@ -66,7 +67,7 @@ on the members that had it, until a rollout of it is started with --retry.`,
 	f.StringVar(&o.group, "group", "", "the `group` whose members take part; by default the one named default")
 	f.StringVar(&o.reason, "reason", "", "why, for the audit log")
 	f.BoolVar(&o.retry, "retry", false, "try a release again that failed in an earlier rollout, also where it is in quarantine")
-	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy, print what it says, begin nothing")
+	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy and the release, print the plan with each stage's number of members, and start nothing")
 	f.BoolVarP(&o.watch, "watch", "w", false, "then watch it to its end")
 	_ = cmd.RegisterFlagCompletionFunc("preset", cobra.FixedCompletions([]string{"cautious", "standard", "fast", "AllAtOnce", "Linear50PercentEvery30Seconds", "Canary10Percent20Minutes", "Linear20PercentEvery6Minutes"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is declared above
 	return cmd
@@ -82,19 +83,19 @@ func (o *rolloutStart) run(ctx context.Context, ref string) error {
 		return err
 	}
 	spec.Retry = spec.Retry || o.retry
-	if o.dryRun {
-		if o.json() {
-			return o.JSON(spec)
-		}
-		return o.printSpec(spec)
-	}
 	client, err := o.client()
 	if err != nil {
 		return err
 	}
-	x, err := client.StartRollout(ctx, api.RolloutRequest{Model: model, Version: version, Group: fleet.Group(o.group), Spec: text, Preset: o.preset, Reason: o.reason, Retry: o.retry})
+	x, err := client.StartRollout(ctx, api.RolloutRequest{Model: model, Version: version, Group: fleet.Group(o.group), Spec: text, Preset: o.preset, Reason: o.reason, Retry: o.retry, DryRun: o.dryRun})
 	if err != nil {
 		return err
+	}
+	if o.dryRun {
+		if o.json() {
+			return o.JSON(map[string]any{"spec": spec, "rollout": x})
+		}
+		return o.printPlan(spec, x)
 	}
 	if o.watch {
 		return (&rolloutWatch{desk: o.desk, every: watchEvery}).run(ctx, string(x.ID))
@@ -136,22 +137,24 @@ func (o *rolloutStart) spec() (fleet.Spec, json.RawMessage, error) {
 	return policy.Parse(name, data)
 }
 
-func (o *rolloutStart) printSpec(s fleet.Spec) error {
-	population := s.Population.Selector.String()
-	if population == "" {
-		population = "every member that can run it"
-	}
-	err := o.Pairs("population", population, "alpha", fmt.Sprintf("%g%%", float64(s.Alpha)), "stage deadline", s.StageDeadline.String(),
+// printPlan says what would begin.
+func (o *rolloutStart) printPlan(s fleet.Spec, x api.RolloutInfo) error {
+	population := fmt.Sprintf("%d members: %s", x.Population, cmp.Or(s.Population.Selector.String(), "all that can run it"))
+	err := o.Pairs("release", x.Release.Ref(), "from", x.From, "population", population, "alpha", fmt.Sprintf("%g%%", float64(s.Alpha)), "stage deadline", s.StageDeadline.String(),
 		"inconclusive", string(s.OnInconclusive), "failing gate", string(s.OnFail), "tried again", map[bool]string{true: "also where it failed before"}[s.Retry])
 	if err != nil {
 		return err
 	}
 	o.Print("")
 	var rows [][]string
-	for _, st := range s.Stages {
-		rows = append(rows, []string{st.Name, exposes(st), st.Soak.String(), budgetText(st.Budget), needs(int(st.Approval))})
+	for i, st := range s.Stages {
+		members := ""
+		if i < len(x.Stages) {
+			members = fmt.Sprint(x.Stages[i].Target)
+		}
+		rows = append(rows, []string{st.Name, exposes(st), members, st.Soak.String(), budgetText(st.Budget), needs(int(st.Approval))})
 	}
-	return o.Table("STAGE EXPOSES SOAK BUDGET APPROVAL", rows)
+	return o.Table("STAGE EXPOSES MEMBERS SOAK BUDGET APPROVAL", rows)
 }
 
 // exposes says whom a stage exposes.

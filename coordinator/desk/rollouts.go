@@ -20,7 +20,8 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
-// StartRollout accepts a rollout; the loop begins it.
+// StartRollout accepts a rollout; the loop begins it. A dry run refuses what it would
+// refuse, and answers what would begin.
 func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.RolloutRequest) (api.RolloutInfo, error) {
 	const op = "start rollout"
 	if err := Allow(by, api.Operator, op); err != nil {
@@ -68,6 +69,11 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 	}
 	rec.From = from
 	info := Info(rec, spec, rollout.Status{})
+	d.planned(&info, spec)
+	if r.DryRun {
+		info.ID = ""
+		return info, nil
+	}
 	if rec.Info, err = json.Marshal(info); err != nil {
 		return api.RolloutInfo{}, fault.New(fault.Internal, op, string(rec.ID), err)
 	}
@@ -177,6 +183,27 @@ func (d *Desk) someone(rel fleet.Release, spec fleet.Spec, g fleet.Group) error 
 	}
 	return fault.Newf(fault.Invalid, "start rollout", rel.Ref(), "none of its variants is for any of the %d members in its population", matching).
 		WithHint("publish a variant for their class")
+}
+
+// planned adds how many members each stage will expose, as the fleet is now.
+func (d *Desk) planned(info *api.RolloutInfo, spec fleet.Spec) {
+	var facts []fleet.Facts
+	for _, m := range d.o.Inventory.Members() {
+		if m.Revoked || m.Locked != "" || m.Facts.Group != info.Group {
+			continue
+		}
+		if m.Facts.Kind == fleet.Function {
+			if rep, heard := d.o.Intake.Newest(m.KeyID); !heard || !d.o.Intake.Reachable(rep, d.o.Now()) {
+				continue // its environment is gone
+			}
+		}
+		facts = append(facts, m.Facts)
+	}
+	roster := rollout.NewRoster(info.ID, info.Release, spec, facts)
+	info.Population = roster.Len()
+	for i, n := range rollout.Plan(spec, roster) {
+		info.Stages[i].Target = n
+	}
 }
 
 func (d *Desk) newRollout(ctx context.Context, by api.OperatorToken, r api.RolloutRequest, rel fleet.Release, spec fleet.Spec) (store.Rollout, error) {

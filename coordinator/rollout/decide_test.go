@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,22 @@ func busy(tb testing.TB, n int) (fleet.Spec, rollout.Status, rollout.View, time.
 	now := midnight.Add(time.Minute)
 	st, _ = rollout.Decide(spec, st, v, now)
 	return spec, st, v, now
+}
+
+// What a plan says of three members is what the stages then aim at: shares are
+// rounded up, at least one, and a control is kept until the soak is over.
+func TestAPlanSaysHowManyMembersEachStageExposes(t *testing.T) {
+	t.Parallel()
+	spec, err := fleet.ParseSpec([]byte(`{"stages": [
+		{"name": "lab", "selector": "ring=lab"}, {"name": "one", "percent": 1}, {"name": "two", "count": 2}, {"name": "half", "percent": 50},
+		{"name": "nobody", "selector": "ring=none", "percent": 50}, {"name": "all", "percent": 100, "control": 5}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := []fleet.Facts{{ID: "a", Labels: fleet.Labels{"ring": "lab"}}, {ID: "b"}, {ID: "c"}}
+	rel := fleet.Release{Model: "m", Version: "1", Variants: []fleet.Variant{{Name: fleet.DefaultVariant}}}
+	got := rollout.Plan(spec, rollout.NewRoster("r1", rel, spec, members))
+	if want := []int{1, 1, 2, 2, 0, 2}; !slices.Equal(got, want) {
+		t.Errorf("plan %v, want %v", got, want)
+	}
 }

@@ -208,8 +208,11 @@ type AdmitRequest struct {
 // AdmitReply says what the admission of a publisher's role changed.
 type AdmitReply struct {
 	Admitted []ReleaseInfo `json:"admitted,omitempty"` // newly listed, now runnable
-	Known    []ReleaseInfo `json:"known,omitempty"`    // were admitted before
-	Revoked  []ReleaseInfo `json:"revoked,omitempty"`  // delisted by their publisher: no member may run them any more
+	// Again are those of Admitted that were delisted before. Members that are told to
+	// run one take it without another rollout.
+	Again   []string      `json:"again,omitempty"`
+	Known   []ReleaseInfo `json:"known,omitempty"`   // were admitted before
+	Revoked []ReleaseInfo `json:"revoked,omitempty"` // delisted by their publisher: no member may run them any more
 }
 
 // RevokeRequest takes a member's identity away. POST /v1/members/{id}/revoke.
@@ -302,6 +305,7 @@ type RolloutRequest struct {
 	Spec    json.RawMessage `json:"spec,omitempty"`   // a fleet.Spec, strict
 	Preset  string          `json:"preset,omitempty"` // instead of Spec
 	Retry   bool            `json:"retry,omitempty"`  // as the spec's; for presets
+	DryRun  bool            `json:"dryRun,omitempty"` // check everything and begin nothing; the answer has no id
 	Reason  string          `json:"reason,omitempty"`
 }
 
@@ -330,7 +334,7 @@ type CommandRequest struct {
 type StageInfo struct {
 	Name    string         `json:"name"`
 	State   string         `json:"state"`
-	Target  int            `json:"target"`  // members it should expose
+	Target  int            `json:"target"`  // members it should expose; of a stage that has not begun, with the members of now
 	Exposed int            `json:"exposed"` // members told
 	Since   time.Time      `json:"since,omitzero"`
 	Soak    fleet.Duration `json:"soak"`

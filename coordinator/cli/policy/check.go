@@ -5,6 +5,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"regexp"
 	"slices"
@@ -66,7 +67,7 @@ func value(n *yaml.Node, t reflect.Type) error {
 		return at(n.Line, "want %s, got %s", kindText(t), strings.TrimSpace(typ.Value+" "+n.Value))
 	}
 	if err != nil {
-		return &lineError{n.Line, err}
+		return &lineError{n.Line, err, fault.Hint(err)}
 	}
 	return nil
 }
@@ -112,14 +113,13 @@ func setting(t reflect.Type, name string) (reflect.Type, bool) {
 // unknown says that there is no such setting there, and which was meant.
 func unknown(k *yaml.Node, t reflect.Type) error {
 	names := settings(t)
-	f := fault.Newf(fault.Invalid, "", "", "there is no setting %q here", k.Value)
 	slices.Sort(names)
-	hint := "the settings here are " + strings.Join(names, ", ")
+	e := &lineError{k.Line, fmt.Errorf("there is no setting %q here", k.Value), "the settings here are " + strings.Join(names, ", ")}
 	best := slices.MinFunc(names, func(a, b string) int { return distance(k.Value, a) - distance(k.Value, b) })
 	if distance(k.Value, best) <= 1+len(best)/4 {
-		f = fault.Newf(fault.Invalid, "", "", "there is no setting %q here; did you mean %q?", k.Value, best)
+		e.err = fmt.Errorf("%w; did you mean %q?", e.err, best)
 	}
-	return &lineError{k.Line, f.WithHint("%s", hint)}
+	return e
 }
 
 // distance is how many letters have to be put in, taken out or changed to make b of

@@ -11,6 +11,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ func Parse(name string, data []byte) (fleet.Spec, json.RawMessage, error) {
 	}
 	spec, err := fleet.ParseSpec(out.Bytes())
 	if err != nil {
-		return fleet.Spec{}, nil, mistake(name, &lineError{lineOf(doc, err), about(err)})
+		return fleet.Spec{}, nil, mistake(name, &lineError{lineOf(doc, err), about(err), fault.Hint(err)})
 	}
 	return spec, out.Bytes(), nil
 }
@@ -61,26 +62,24 @@ func Parse(name string, data []byte) (fleet.Spec, json.RawMessage, error) {
 type lineError struct {
 	line int
 	err  error
+	hint string
 }
 
 func (e *lineError) Error() string { return e.err.Error() }
 func (e *lineError) Unwrap() error { return e.err }
 
 func at(line int, format string, args ...any) error {
-	return &lineError{line, fmt.Errorf(format, args...)}
+	return &lineError{line, fmt.Errorf(format, args...), ""}
 }
 
 // mistake is what a person is told.
 func mistake(name string, err error) error {
-	line := 1
+	line, hint := 1, ""
 	if e, ok := errors.AsType[*lineError](err); ok {
-		line = e.line
+		line, hint = e.line, e.hint
 	}
-	f := fault.New(fault.Invalid, "read policy", fmt.Sprintf("%s:%d", name, line), err)
-	if hint := fault.Hint(err); hint != "" {
-		return f.WithHint("%s", hint)
-	}
-	return f.WithHint("`modelfleet rollout start --help` shows a policy with every setting")
+	return fault.New(fault.Invalid, "read policy", fmt.Sprintf("%s:%d", name, line), err).
+		WithHint("%s", cmp.Or(hint, "`modelfleet rollout start --help` shows a policy with every setting"))
 }
 
 // document is the one document's one mapping.

@@ -95,7 +95,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			if !fault.Is(err, fault.Invalid) {
 				t.Fatalf("got %v", err)
 			}
-			if at := fmt.Sprintf("read policy p.yaml:%d: ", c.line); !strings.HasPrefix(err.Error(), at) || !strings.Contains(err.Error(), c.says) || fault.Hint(err) == "" {
+			if at := fmt.Sprintf("read policy p.yaml:%d: ", c.line); !strings.HasPrefix(err.Error(), at) || strings.Contains(err.Error(), ": :") || !strings.Contains(err.Error(), c.says) || fault.Hint(err) == "" {
 				t.Errorf("got %q (hint %q), want %q and %q", err, fault.Hint(err), at, c.says)
 			}
 		})
