@@ -189,7 +189,17 @@ func (d *device) takes(pack []byte) {
 		d.f.t.Fatal(err)
 	}
 	d.offers(pack)
-	d.until(fmt.Sprintf("directive %d is believed", dir.Sequence), func(l local.Listing) bool { return l.Directive >= dir.Sequence && l.Refused == "" })
+	// What the device logs stays; how it stands may change at once by a pack from
+	// elsewhere. A pack that it knows already is not logged.
+	d.until(fmt.Sprintf("directive %d is believed", dir.Sequence), func(l local.Listing) bool {
+		return d.believed(fmt.Sprintf("sequence=%d ", dir.Sequence)) || l.Directive >= dir.Sequence && l.Refused == ""
+	})
+}
+
+// believed reports whether the device logged that it believes the pack that was
+// offered last.
+func (d *device) believed(more ...string) bool {
+	return proctest.HasLine(d.Said()[d.mark:], append(more, "directive believed", "from=file")...)
 }
 
 // pack is the newest pack in the bucket.

@@ -66,7 +66,7 @@ func TestCoordinatorKeyStolen(t *testing.T) {
 			*v += int64(f.forges)
 		}
 		g.ledger = log
-		d.offers(g.seal())
+		d.takes(g.seal())
 		t.Log(c.name)
 		d.reasons(model, c.rule)
 		d.stillServes("detector@2.0.0", "two")
@@ -190,7 +190,7 @@ func TestTimestampKeyStolen(t *testing.T) {
 	g.timestamp.Signed.Version = 1 << 40
 	p.Timestamp = sign(g, "timestamp", g.timestamp)
 	d.offers(encode(t, p))
-	d.until("it believes the timestamp", func(l local.Listing) bool { return l.Refused == "" })
+	d.until("it believes the timestamp", func(local.Listing) bool { return d.believed() })
 	f.publish("vision", "detector@2.0.0", "two")
 	id := f.start("detector@2.0.0")
 	d.refuses("coordinator", trust.RuleTimestamp)

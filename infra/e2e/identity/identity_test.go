@@ -328,6 +328,7 @@ func TestADeviceComesBackAndACopyIsLockedOut(t *testing.T) {
 	w.until("its certificate expired", func() bool { return time.Now().After(before.Expires) })
 	w.start("dev", "dev", "")
 	w.until("it is back", func() bool { return w.member("dev").Certificate.Comebacks == 1 && w.reporting(1) })
+	w.agents["dev"]() // the copy is made while nobody writes there
 	err := os.CopyFS(filepath.Join(w.dir, "copy"), os.DirFS(filepath.Join(w.dir, "dev")))
 	if err == nil {
 		err = os.Chmod(filepath.Join(w.dir, "copy", "identity", "key.pem"), 0o600)
@@ -335,6 +336,7 @@ func TestADeviceComesBackAndACopyIsLockedOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.start("dev", "dev", "")
 	w.start("copy", "dev", "")
 	w.until("one of the two renewed after the other", func() bool { return w.member("dev").Locked != "" })
 	w.agents["copy"]()
