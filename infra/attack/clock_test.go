@@ -11,8 +11,8 @@ import (
 	"log/slog"
 
 	"github.com/modelfleet/modelfleet/agent"
-	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
