@@ -1,15 +1,15 @@
 package e2e_test
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 )
 
@@ -48,7 +48,7 @@ onInconclusive: continue
 type realFleet struct {
 	dir, url, token string
 	env             []string
-	programs        []*program
+	programs        proctest.Group
 }
 
 const devices = 8
@@ -57,25 +57,23 @@ func startFleet(t *testing.T) *realFleet {
 	t.Helper()
 	f := &realFleet{dir: t.TempDir()}
 	t.Cleanup(func() {
-		for _, p := range f.programs {
-			if t.Failed() {
-				t.Logf("--- %s said, lately:\n%s", p.name, p.tail())
-			}
-			_ = p.end(syscall.SIGKILL)
+		if t.Failed() {
+			t.Log(f.programs.Logs(tailLines))
 		}
+		f.programs.End(syscall.SIGKILL, patience)
 	})
 	f.env = append(os.Environ(), "HOME="+f.dir, "MODELFLEET_DIR=fleet", "MODELFLEET_CONTEXT=data/admin.context.json")
-	port, err := freePort()
+	listen, err := proctest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
 	bucket := filepath.Join(f.dir, "bucket")
-	f.url = "https://127.0.0.1:" + port
+	f.url = "https://" + listen
 	if err := os.Mkdir(bucket, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	f.run(t, "init", "--dir", "fleet", "--name", "orchard", "--team", "vision", "--bucket", "dir:"+bucket)
-	f.start(t, "coordinator", "modelfleet-coordinator", "-fleet", "fleet", "-data", "data", "-listen", "127.0.0.1:"+port, "-tick", "200ms", "-report", "500ms")
+	f.start(t, "coordinator", "modelfleet-coordinator", "-fleet", "fleet", "-data", "data", "-listen", listen, "-tick", "200ms", "-report", "500ms")
 	f.until(t, "url="+f.url, "context", "show")
 	c, err := api.LoadContext(filepath.Join(f.dir, "data", "admin.context.json"))
 	if err != nil {
@@ -108,23 +106,16 @@ func startFleet(t *testing.T) *realFleet {
 // start runs a program in the fleet's folder until the test ends.
 func (f *realFleet) start(t *testing.T, name string, args ...string) {
 	t.Helper()
-	p := &program{name: name, args: args, env: f.env, dir: f.dir, log: filepath.Join(f.dir, name+".log")}
-	if err := p.start(); err != nil {
+	p := &proctest.Program{Name: name, Args: args, Env: f.env, Dir: f.dir, Log: filepath.Join(f.dir, name+".log")}
+	if err := f.programs.Start(p); err != nil {
 		t.Fatal(err)
 	}
-	f.programs = append(f.programs, p)
 }
 
 // try runs a command of the operator's to its end.
 func (f *realFleet) try(args ...string) ([]byte, error) {
-	cmd := exec.Command("modelfleet", args...)
-	cmd.Env, cmd.Dir = f.env, f.dir
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("modelfleet %s: %w: %s", strings.Join(args, " "), err, said.Bytes())
-	}
-	return out.Bytes(), nil
+	out, _, err := proctest.Run(context.Background(), f.dir, f.env, append([]string{"modelfleet"}, args...)...)
+	return out, err
 }
 
 // run is try, and must work; it returns the one line that was printed.
@@ -153,7 +144,7 @@ func (f *realFleet) until(t *testing.T, wanted string, args ...string) {
 		var held bool
 		held, err = c.holds(last)
 		return held
-	}, func() bool { return false })
+	})
 	if !came {
 		t.Fatalf("it never came to %s: %v; last:\n%.4000s", wanted, err, last)
 	}

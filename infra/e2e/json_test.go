@@ -115,9 +115,9 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 	var last string
 	holds := func() bool {
 		meanwhile()
-		out, said, err := s.run(ts, args)
+		out, err := s.run(ts, args)
 		if err != nil {
-			last = fmt.Sprintf("%v: %s", err, said)
+			last = err.Error()
 			return false
 		}
 		last = string(out)
@@ -128,7 +128,7 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return true
 	}
-	if !until(holds, func() bool { return false }) {
+	if !until(holds) {
 		ts.Fatalf("it never came to %q; last:\n%s", conditions, last)
 	}
 }
@@ -139,10 +139,8 @@ func get(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 3 {
 		ts.Fatalf("usage: get NAME PATH COMMAND...")
 	}
-	out, said, err := on(ts).run(ts, args[2:])
-	if err != nil {
-		ts.Fatalf("%v: %s", err, said)
-	}
+	out, err := on(ts).run(ts, args[2:])
+	ts.Check(err)
 	values, err := lookup(out, args[1])
 	ts.Check(err)
 	if len(values) == 0 {

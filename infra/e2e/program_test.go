@@ -1,35 +1,31 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/modelfleet/modelfleet/functions/lambdasim"
+	"github.com/modelfleet/modelfleet/infra/proctest"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/signer/awskms/kmstest"
 )
 
-// patience is how long a script waits for anything. It is long because the
-// machine may be loaded; a script that works never waits for it.
-const patience = 3 * time.Minute
+// patience is how long a script waits for anything.
+const patience = proctest.Patience
 
 // stage is what runs in the background of a script.
 type stage struct {
 	dir      string
 	names    []string // of the environment's variables
-	programs map[string]*program
-	order    []*program
+	programs map[string]*proctest.Program
+	group    proctest.Group
 	function *lambdasim.Function
 	answered map[string]int // by release: invocations
 	kms      *kmstest.Server
@@ -48,102 +44,21 @@ func (s *stage) environ(ts *testscript.TestScript) []string {
 	return env
 }
 
-// program runs in the background, with a log.
-type program struct {
-	name string
-	args []string
-	env  []string
-	dir  string
-	log  string // path: what it prints is appended
-	from int64  // where in the log the current run begins
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the current run has ended
-	err  error         // of that end
-}
+// tailLines is how much of a log is told of a script that failed.
+const tailLines = 25
 
-func (p *program) start() error {
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if p.from, err = out.Seek(0, io.SeekEnd); err != nil {
-		return err
-	}
-	path, err := exec.LookPath(p.args[0])
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(path, p.args[1:]...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.env, p.dir, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	dieWithParent(cmd.SysProcAttr)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	p.cmd, p.done = cmd, done
-	go func() {
-		p.err = cmd.Wait()
-		close(done)
-	}()
-	return nil
-}
-
-// end signals the program and what it started, and waits.
-func (p *program) end(sig syscall.Signal) error {
-	_ = syscall.Kill(-p.cmd.Process.Pid, sig) // it may be gone already
-	select {
-	case <-p.done:
-	case <-time.After(patience):
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-		<-p.done
-		return fmt.Errorf("%s did not end on %s", p.name, sig)
-	}
-	return nil
-}
-
-func (p *program) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
-func (p *program) tail() string {
-	b, err := os.ReadFile(p.log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.SplitAfter(string(b), "\n")
-	return strings.Join(lines[max(0, len(lines)-25):], "")
-}
-
-// logs are the ends of all programs' logs.
-func (s *stage) logs() string {
-	var b strings.Builder
-	for _, p := range s.order {
-		fmt.Fprintf(&b, "--- %s said, lately:\n%s", p.name, p.tail())
-	}
-	return b.String()
-}
-
-// close ends all, the last started first.
+// close ends all.
 func (s *stage) close() {
 	if s.function != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		_ = s.function.Close(ctx) // its processes are gone either way
 	}
-	for _, p := range slices.Backward(s.order) {
-		_ = p.end(syscall.SIGKILL)
-	}
+	s.group.End(syscall.SIGKILL, patience)
 }
 
 // named finds a program that was started.
-func (s *stage) named(ts *testscript.TestScript, args []string) *program {
+func (s *stage) named(ts *testscript.TestScript, args []string) *proctest.Program {
 	if len(args) == 0 || s.programs[args[0]] == nil {
 		ts.Fatalf("%q names no program that was started", args)
 	}
@@ -154,40 +69,39 @@ func (s *stage) named(ts *testscript.TestScript, args []string) *program {
 // ends. "start NAME" starts one that ended again, as it was.
 func start(ts *testscript.TestScript, _ bool, args []string) {
 	s := on(ts)
-	p := s.programs[args[0]]
+	p, begin := s.programs[args[0]], (*proctest.Program).Start
 	switch {
 	case len(args) > 1 && p == nil:
-		p = &program{name: args[0], args: args[1:], dir: ts.MkAbs("."), log: filepath.Join(s.dir, args[0]+".log")}
-		s.programs[p.name] = p
-		s.order = append(s.order, p)
-	case len(args) > 1:
-		p.args = args[1:]
+		p = &proctest.Program{Name: args[0], Dir: ts.MkAbs("."), Log: filepath.Join(s.dir, args[0]+".log")}
+		s.programs[p.Name], begin = p, s.group.Start
 	case p == nil:
 		ts.Fatalf("usage: start NAME PROGRAM ARGUMENT...")
+	case p.Running():
+		ts.Fatalf("%s is running", p.Name)
 	}
-	if p.cmd != nil && p.running() {
-		ts.Fatalf("%s is running", p.name)
+	if len(args) > 1 {
+		p.Args = args[1:]
 	}
-	p.env = s.environ(ts)
-	ts.Check(p.start())
+	p.Env = s.environ(ts)
+	ts.Check(begin(p))
 }
 
 // quit is "quit NAME": a program is asked to end, and must end well.
 func quit(ts *testscript.TestScript, _ bool, args []string) {
 	p := on(ts).named(ts, args)
-	ts.Check(p.end(syscall.SIGTERM))
-	if p.err != nil {
-		ts.Fatalf("%s: %v\n%s", p.name, p.err, p.tail())
+	ts.Check(p.End(syscall.SIGTERM, patience))
+	if err := p.Err(); err != nil {
+		ts.Fatalf("%s: %v\n%s", p.Name, err, p.Tail(tailLines))
 	}
 }
 
 // kill9 is "kill9 NAME": as a power cut would.
 func kill9(ts *testscript.TestScript, _ bool, args []string) {
 	p := on(ts).named(ts, args)
-	if !p.running() {
-		ts.Fatalf("%s has ended already: %v\n%s", p.name, p.err, p.tail())
+	if !p.Running() {
+		ts.Fatalf("%s has ended already: %v\n%s", p.Name, p.Err(), p.Tail(tailLines))
 	}
-	ts.Check(p.end(syscall.SIGKILL))
+	ts.Check(p.End(syscall.SIGKILL, patience))
 }
 
 // says is "says NAME REGEXP": the program prints that, sooner or later, since it was
@@ -197,47 +111,31 @@ func says(ts *testscript.TestScript, neg bool, args []string) {
 	p := s.named(ts, args)
 	re, err := regexp.Compile("(?m)" + args[1])
 	ts.Check(err)
-	read := func() []byte {
-		b, err := os.ReadFile(p.log)
-		ts.Check(err)
-		return b[p.from:]
-	}
 	if neg {
-		if m := re.Find(read()); m != nil {
-			ts.Fatalf("%s said %q", p.name, m)
+		if m := re.FindString(p.SaidNow()); m != "" {
+			ts.Fatalf("%s said %q", p.Name, m)
 		}
 		return
 	}
-	if !until(func() bool { return re.Match(read()) }, func() bool { return !p.running() }) {
-		ts.Fatalf("%s never said %q\n%s", p.name, args[1], p.tail())
-	}
+	ts.Check(proctest.Until(context.Background(), patience, fmt.Sprintf("%s says %q", p.Name, args[1]), func() (bool, error) {
+		running := p.Running() // what it says at its end counts
+		if re.MatchString(p.SaidNow()) {
+			return true, nil
+		}
+		if !running {
+			return false, fault.Newf(fault.Internal, "run program", p.Name, "it ended, and never said %q\n%s", args[1], p.Tail(tailLines))
+		}
+		return false, errors.New(p.Tail(tailLines))
+	}))
 }
 
-// until polls a condition until it holds, patience ends, or there is no hope,
-// and reports whether it held.
-func until(holds, hopeless func() bool) bool {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		lost := hopeless()
-		if holds() {
-			return true
-		}
-		if lost {
-			return false
-		}
-	}
-	return false
+// until waits until a condition holds, and reports whether it came to that.
+func until(holds func() bool) bool {
+	return proctest.Until(context.Background(), patience, "", func() (bool, error) { return holds(), nil }) == nil
 }
 
-// run is one run of a command to its end.
-func (s *stage) run(ts *testscript.TestScript, args []string) (stdout []byte, said string, err error) {
-	path, err := exec.LookPath(args[0])
-	ts.Check(err)
-	cmd := exec.Command(path, args[1:]...)
-	cmd.Env, cmd.Dir = s.environ(ts), ts.MkAbs(".")
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.Bytes(), errs.String(), err
+// run is one run of a command to its end; the error says what the command did.
+func (s *stage) run(ts *testscript.TestScript, args []string) ([]byte, error) {
+	out, _, err := proctest.Run(context.Background(), ts.MkAbs("."), s.environ(ts), args...)
+	return out, err
 }

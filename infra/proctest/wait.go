@@ -56,7 +56,7 @@ type Failure struct {
 
 // Error names the program and what it said.
 func (f *Failure) Error() string {
-	return fmt.Sprintf("%s: %v: %s", filepath.Base(f.Args[0]), f.Err, f.Said)
+	return fmt.Sprintf("%s %s: %v: %s", filepath.Base(f.Args[0]), strings.Join(f.Args[1:], " "), f.Err, f.Said)
 }
 
 // Unwrap is how the program ended.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
@@ -49,7 +50,7 @@ func (s Supervisor) loop(ctx context.Context) error {
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = stopPatience
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		dieWithParent(cmd.SysProcAttr)
+		proctest.DieWithParent(cmd.SysProcAttr)
 		if err := cmd.Start(); err != nil {
 			return fault.New(fault.Invalid, "start application", s.Command[0], err)
 		}

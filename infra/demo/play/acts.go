@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -40,7 +41,7 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 	if err := w.plan(); err != nil {
 		return "", err
 	}
-	w.slow().flags = []string{"-rate", "8MiB", "-share", "off"}
+	w.slow().flags = []string{"-rate", "4MiB", "-share", "off"}
 	token, err := cliJSON[api.Token](ctx, w, "token", "create", "--uses", fmt.Sprint(len(w.agents)), "--ttl", "1h")
 	if err != nil {
 		return "", err
@@ -48,10 +49,10 @@ func (w *world) actJoin(ctx context.Context) (string, error) {
 	if err := w.startDevices(ctx, token.Text); err != nil {
 		return "", err
 	}
-	err = until(ctx, patience, "every device reports", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, "every device reports", func() (bool, error) {
 		for _, d := range w.agents {
-			if !d.agent.running() {
-				return false, fault.Newf(fault.Internal, "run agent", string(d.id), "it ended: %s", d.agent.tail(3))
+			if !d.agent.Running() {
+				return false, fault.Newf(fault.Internal, "run agent", string(d.id), "it ended: %s", d.agent.Tail(3))
 			}
 		}
 		members, err := w.members(ctx)
@@ -121,10 +122,10 @@ func (w *world) actFirst(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
+	if r, err = w.follow(ctx, r.ID, proctest.Patience, "Succeeded"); err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("1.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, proctest.Patience, fleet.Device, ref("1.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
 	bucket, err := w.bucket(ctx)
@@ -172,16 +173,16 @@ func (w *world) actBetter(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, patience, "Succeeded", "RolledBack", "Paused"); err != nil {
+	if r, err = w.follow(ctx, r.ID, proctest.Patience, "Succeeded", "RolledBack", "Paused"); err != nil {
 		return "", err
 	}
 	if r.State != "Succeeded" {
 		return "", fmt.Errorf("a better release is %s: %s", words(r.State), r.Reason)
 	}
-	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, proctest.Patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, patience, fleet.Function, ref("2.0.0"), environments); err != nil {
+	if err := w.awaitRunning(ctx, proctest.Patience, fleet.Function, ref("2.0.0"), environments); err != nil {
 		return "", err
 	}
 	w.n.figure("v2 rollout, start to done", r.Ended.Sub(r.Started).Seconds(), "s")
@@ -202,13 +203,13 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r, err = w.follow(ctx, r.ID, patience, "RolledBack", "Succeeded", "Paused"); err != nil {
+	if r, err = w.follow(ctx, r.ID, proctest.Patience, "RolledBack", "Succeeded", "Paused"); err != nil {
 		return "", err
 	}
 	if r.State != "RolledBack" {
 		return "", fmt.Errorf("a bad release is %s: %s", words(r.State), r.Reason)
 	}
-	if err := w.awaitRunning(ctx, patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
+	if err := w.awaitRunning(ctx, proctest.Patience, fleet.Device, ref("2.0.0"), len(w.agents)); err != nil {
 		return "", err
 	}
 	back := time.Since(began)
@@ -216,7 +217,7 @@ func (w *world) actBad(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%d members ran it", r.EverExposed)
 	}
 	quarantined := 0
-	err = until(ctx, patience, "every member that ran it refuses it", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, "every member that ran it refuses it", func() (bool, error) {
 		quarantined, err = w.quarantined(ctx, ref("3.0.0"))
 		if err == nil && quarantined < r.EverExposed {
 			err = fmt.Errorf("%d of %d do", quarantined, r.EverExposed)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/functions/lambdasim"
 	"github.com/modelfleet/modelfleet/infra/demo/train"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -30,13 +31,14 @@ func (w *world) actFunctions(ctx context.Context) (string, error) {
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return "", fmt.Errorf("make %s: %w", tmp, err)
 	}
-	log, err := newLineLog(filepath.Join(w.ps.dir, "scorer.log"))
+	log, err := newLineLog(filepath.Join(w.logs, "scorer.log"))
 	if err != nil {
 		return "", err
 	}
 	w.fn, err = lambdasim.New(lambdasim.Options{
-		Command: []string{w.bin("scorer")}, Name: "scorer", TempDir: tmp, MaxEnvironments: environments, Timeout: 10 * time.Second,
-		Env: []string{"MODELFLEET_TOKEN=" + token.Text, "MODELFLEET_MODEL=" + string(model), "MODELFLEET_REFRESH=1s", "MODELFLEET_REPORT=1s", "MODELFLEET_WINDOW=1s"},
+		Command: []string{w.bin("scorer")}, Name: "scorer", TempDir: tmp, MaxEnvironments: environments, Timeout: proctest.Patience, InitTimeout: proctest.Patience,
+		Env: []string{"MODELFLEET_TOKEN=" + token.Text, "MODELFLEET_MODEL=" + string(model), "MODELFLEET_REFRESH=1s", "MODELFLEET_REPORT=1s", "MODELFLEET_WINDOW=1s",
+			"MODELFLEET_INIT_BUDGET=" + (proctest.Patience / 2).String()},
 		Log: log.line,
 	})
 	if err != nil {
@@ -50,10 +52,10 @@ func (w *world) actFunctions(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := w.awaitRunning(ctx, patience, fleet.Function, ref("1.0.0"), environments); err != nil {
+	w.traffic = w.keepInvoking() // from here on: a function that nobody calls reports nothing
+	if err := w.awaitRunning(ctx, proctest.Patience, fleet.Function, ref("1.0.0"), environments); err != nil {
 		return "", err
 	}
-	w.traffic = w.keepInvoking()
 	return fmt.Sprintf("%d invocations answered by %s in %d environments, each reporting to the same coordinator", answers[ref("1.0.0")], ref("1.0.0"), environments), nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 )
 
@@ -54,13 +55,13 @@ func Idle(ctx context.Context, o Options, agent string, calm time.Duration) (Res
 	}
 	var r Resident
 	for _, d := range w.agents {
-		n, err := d.agent.resident()
+		n, err := resident(d.agent)
 		if err != nil {
 			return Resident{}, err
 		}
 		r.Agents = append(r.Agents, n)
 	}
-	r.Coordinator, err = w.coord.resident()
+	r.Coordinator, err = resident(w.coord)
 	return r, err
 }
 
@@ -82,22 +83,19 @@ func (d *device) ownBinary(program string) error {
 }
 
 // resident is the process's resident memory in bytes, as Linux counts it.
-func (p *process) resident() (int64, error) {
-	p.mu.Lock()
-	pid := p.cmd.Process.Pid
-	p.mu.Unlock()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+func resident(p *proctest.Program) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
-		return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
+		return 0, fmt.Errorf("read the memory of %s: %w", p.Name, err)
 	}
 	for line := range strings.Lines(string(data)) {
 		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
+				return 0, fmt.Errorf("read the memory of %s: %w", p.Name, err)
 			}
 			return kib << 10, nil
 		}
 	}
-	return 0, fmt.Errorf("read the memory of %s: no VmRSS in its status", p.name)
+	return 0, fmt.Errorf("read the memory of %s: no VmRSS in its status", p.Name)
 }

@@ -54,7 +54,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err == nil {
 		cleanup()
 	} else {
-		w.n.line("\nwhat everybody logged: " + w.ps.dir)
+		w.n.line("\nwhat everybody logged: " + w.logs)
 	}
 	if o.JSON {
 		if err := w.n.report(o.Out); err != nil {
@@ -87,8 +87,8 @@ func newWorld(o Options, p pace) (*world, func(), error) {
 		out = o.Errs
 	}
 	w := &world{o: o, pace: p, n: newNarrator(out), dir: dir, releases: map[string]train.Report{}, trained: make(chan error, 1), trainedEncoder: make(chan error, 1)}
-	w.ps.dir = filepath.Join(dir, "logs")
-	if err := os.MkdirAll(w.ps.dir, 0o755); err != nil {
+	w.logs = filepath.Join(dir, "logs")
+	if err := os.MkdirAll(w.logs, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("make the log folder: %w", err)
 	}
 	return w, cleanup, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -19,7 +20,7 @@ import (
 func (w *world) publish(ctx context.Context, folder, version string, more ...string) error {
 	args := append([]string{"publish", folder, string(model) + "@" + version}, more...)
 	w.n.command(append([]string{"modelfleet"}, args...)...)
-	_, said, err := runBoth(ctx, w.env(), append([]string{w.bin("modelfleet")}, args...)...)
+	_, said, err := w.run(ctx, args...)
 	w.echo(said)
 	return err
 }
@@ -62,9 +63,9 @@ func (w *world) follow(ctx context.Context, id fleet.RolloutID, limit time.Durat
 			}
 		}
 	}
-	err := until(ctx, limit, fmt.Sprintf("rollout %s is %s", id, strings.Join(want, " or ")), func() (bool, error) {
-		if !w.coord.running() {
-			return false, fault.Newf(fault.Internal, "run coordinator", "", "it ended:\n%s", w.coord.tail(8))
+	err := proctest.Until(ctx, limit, fmt.Sprintf("rollout %s is %s", id, strings.Join(want, " or ")), func() (bool, error) {
+		if !w.coord.Running() {
+			return false, fault.Newf(fault.Internal, "run coordinator", "", "it ended:\n%s", w.coord.Tail(8))
 		}
 		r, err := w.client.Rollout(ctx, id)
 		if err != nil {

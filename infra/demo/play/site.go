@@ -9,6 +9,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/infra/bench/weights"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
@@ -80,7 +81,7 @@ func (w *world) actSite(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if r, err = w.follow(ctx, r.ID, patience, "Succeeded", "RolledBack", "Paused"); err != nil {
+		if r, err = w.follow(ctx, r.ID, proctest.Patience, "Succeeded", "RolledBack", "Paused"); err != nil {
 			return "", err
 		}
 		if r.State != "Succeeded" {
@@ -102,7 +103,7 @@ func (w *world) actSite(ctx context.Context) (string, error) {
 // took is what the devices of the site fetched since their agents started, what
 // they fetched for each other too. Only rows that are newer than since count.
 func (w *world) took(ctx context.Context, site string, since time.Time) (from api.Sources, wire int64, err error) {
-	err = until(ctx, patience, "every device of "+site+" reports", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, "every device of "+site+" reports", func() (bool, error) {
 		members, err := w.members(ctx)
 		if err != nil {
 			return false, err

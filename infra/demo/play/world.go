@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,8 +16,8 @@ import (
 	"github.com/modelfleet/modelfleet/functions/lambdasim"
 	"github.com/modelfleet/modelfleet/infra/demo/train"
 	"github.com/modelfleet/modelfleet/infra/devs3"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
-	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
@@ -36,13 +36,14 @@ type world struct {
 	o    Options
 	pace pace
 	n    *narrator
-	ps   processes
+	logs string // folder of what everybody logged
+	ps   proctest.Group
 	dir  string // everything lies in here
 
 	bins   string // folder of the built programs
 	s3     *devs3.Process
 	store  store
-	coord  *process
+	coord  *proctest.Program
 	url    string // of the coordinator
 	client *api.Client
 	agents []*device
@@ -84,8 +85,8 @@ type device struct {
 	state  string
 	binary string   // of its agent
 	flags  []string // of its agent, beside everybody's
-	agent  *process
-	app    *process
+	agent  *proctest.Program
+	app    *proctest.Program
 }
 
 // programs are the commands that the demo builds and runs.
@@ -101,17 +102,17 @@ var programs = [...]string{
 // build compiles the programs; what is up to date is not built again. The flags
 // are those of `go test`, so that its compiled packages serve both.
 func (w *world) build(ctx context.Context) error {
-	root, err := run(ctx, nil, "go", "env", "GOMOD")
+	mod, _, err := proctest.Run(ctx, "", nil, "go", "env", "GOMOD")
 	if err != nil {
 		return err
 	}
-	root = filepath.Dir(strings.TrimSpace(root))
+	root := filepath.Dir(strings.TrimSpace(string(mod)))
 	w.bins = filepath.Join(root, "bin", "demo")
 	if err := os.MkdirAll(w.bins, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", w.bins, err)
 	}
 	args := []string{"go", "-C", root, "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", w.bins + "/"}
-	_, err = run(ctx, nil, append(args, programs[:]...)...)
+	_, _, err = proctest.Run(ctx, "", nil, append(args, programs[:]...)...)
 	return err
 }
 
@@ -156,12 +157,20 @@ func (w *world) cli(ctx context.Context, args ...string) (string, error) {
 
 // quiet runs the operator's command without showing it.
 func (w *world) quiet(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, w.env(), append([]string{w.bin("modelfleet")}, args...)...)
+	out, _, err := w.run(ctx, args...)
+	return string(out), err
 }
 
-// env is what the operator's commands find their fleet by.
-func (w *world) env() []string {
-	return append([]string{"MODELFLEET_CONTEXT=" + w.contextFile(), "MODELFLEET_DIR=" + w.fleetDir()}, w.store.env...)
+// run runs the operator's command, which finds its fleet by the environment.
+func (w *world) run(ctx context.Context, args ...string) (out []byte, said string, err error) {
+	env := append(os.Environ(), "MODELFLEET_CONTEXT="+w.contextFile(), "MODELFLEET_DIR="+w.fleetDir())
+	return proctest.Run(ctx, "", append(env, w.store.env...), append([]string{w.bin("modelfleet")}, args...)...)
+}
+
+// spawn starts a program in the background, with these variables too.
+func (w *world) spawn(name string, env []string, args ...string) (*proctest.Program, error) {
+	p := &proctest.Program{Name: name, Args: args, Env: append(os.Environ(), env...), Log: filepath.Join(w.logs, name+".log")}
+	return p, w.ps.Start(p)
 }
 
 // cliJSON runs a command with -o json and reads what it printed.
@@ -184,26 +193,26 @@ func (w *world) contextFile() string { return filepath.Join(w.dataDir(), "admin.
 // startCoordinator starts the coordinator and waits until it answers.
 func (w *world) startCoordinator(ctx context.Context) error {
 	if w.coord == nil {
-		addr, err := freeAddr()
+		addr, err := proctest.FreeAddr()
 		if err != nil {
 			return err
 		}
-		gossip, err := freeAddr()
+		gossip, err := proctest.FreeAddr()
 		if err != nil {
 			return err
 		}
 		w.url = "https://" + addr
 		args := append([]string{w.bin("modelfleet-coordinator"), "-fleet", w.fleetDir(), "-data", w.dataDir(),
 			"-listen", addr, "-url", w.url, "-join-cell", sites[0], "-gossip-bind", gossip}, w.pace.coordinator...)
-		w.coord, err = w.ps.spawn("coordinator", w.store.env, args...)
+		w.coord, err = w.spawn("coordinator", w.store.env, args...)
 		if err != nil {
 			return err
 		}
-	} else if err := w.coord.start(); err != nil {
+	} else if err := w.coord.Start(); err != nil {
 		return err
 	}
-	err := until(ctx, patience, "the coordinator answers", func() (bool, error) {
-		if !w.coord.running() {
+	err := proctest.Until(ctx, proctest.Patience, "the coordinator answers", func() (bool, error) {
+		if !w.coord.Running() {
 			return false, errors.New("it ended")
 		}
 		c, err := api.LoadContext(w.contextFile())
@@ -217,7 +226,7 @@ func (w *world) startCoordinator(ctx context.Context) error {
 		return err == nil, err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, w.coord.tail(8))
+		return fmt.Errorf("%w\n%s", err, w.coord.Tail(8))
 	}
 	return nil
 }
@@ -254,18 +263,18 @@ func (w *world) startDevices(ctx context.Context, token string) error {
 }
 
 func (w *world) startDevice(d *device, i int, token string) error {
-	gossip, err := freeAddr()
+	gossip, err := proctest.FreeAddr()
 	if err != nil {
 		return err
 	}
 	args := append([]string{d.binary, "-state", d.state, "-join", token, "-id", string(d.id), "-labels", d.labels.String(),
 		"-socket", d.socket, "-gossip-bind", gossip, "-pack", d.packFile(), "-selftest", w.bin("device") + ` selftest "$1"`}, w.pace.agent...)
 	args = append(args, d.flags...)
-	d.agent, err = w.ps.spawn(string(d.id), nil, args...)
+	d.agent, err = w.spawn(string(d.id), nil, args...)
 	if err != nil {
 		return err
 	}
-	d.app, err = w.ps.spawn(string(d.id)+"-app", nil, w.bin("device"), "supervise",
+	d.app, err = w.spawn(string(d.id)+"-app", nil, w.bin("device"), "supervise",
 		"-socket", d.socket, "-model", string(model), "-site", d.labels["site"], "-seed", fmt.Sprint(1000+i), "-rate", "40", "-report", "500ms")
 	return err
 }
@@ -299,7 +308,7 @@ func status(m api.MemberInfo) api.ModelStatus {
 
 // awaitRunning waits until want members of the kind run the release.
 func (w *world) awaitRunning(ctx context.Context, limit time.Duration, kind fleet.Kind, ref string, want int) error {
-	return until(ctx, limit, fmt.Sprintf("%d %ss run %s", want, kind, ref), func() (bool, error) {
+	return proctest.Until(ctx, limit, fmt.Sprintf("%d %ss run %s", want, kind, ref), func() (bool, error) {
 		members, err := w.members(ctx)
 		if err != nil {
 			return false, err
@@ -328,18 +337,8 @@ func (w *world) stop() {
 	if w.fn != nil {
 		_ = w.fn.Close(ctx) // its processes are gone either way
 	}
-	w.ps.stopAll()
+	w.ps.End(syscall.SIGTERM, 3*time.Second)
 	if w.s3 != nil {
 		_ = w.s3.Stop()
 	}
-}
-
-// freeAddr is a loopback address that nobody listens on now.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fault.New(fault.Exhausted, "find a free port", "", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }

@@ -12,12 +12,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/modelfleet/modelfleet/agent/local"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/registry"
@@ -123,7 +125,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.n.say("the bytes are put right; the device goes on by itself")
-	if _, err := w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
+	if _, err := w.follow(ctx, r.ID, proctest.Patience, "Succeeded"); err != nil {
 		return "", err
 	}
 	return "refused: " + refusal, nil
@@ -132,7 +134,7 @@ func (w *world) actTamper(ctx context.Context) (string, error) {
 // refusal waits until the member says that it could not install, and returns why.
 func (w *world) refusal(ctx context.Context, id fleet.MemberID) (string, error) {
 	why := ""
-	err := until(ctx, patience, string(id)+" refuses the release", func() (bool, error) {
+	err := proctest.Until(ctx, proctest.Patience, string(id)+" refuses the release", func() (bool, error) {
 		d := w.device(id)
 		m, err := d.local(ctx)
 		why = m.FailureText
@@ -187,12 +189,17 @@ func short(s string) string {
 // actReplay hands a device a pack that was genuine once.
 func (w *world) actReplay(ctx context.Context) (string, error) {
 	d := w.agents[0]
-	if err := os.WriteFile(d.packFile(), w.oldPack, 0o644); err != nil {
-		return "", fmt.Errorf("write pack: %w", err)
-	}
 	w.n.say("the genuine pack of the time when v1 was stable is brought to %s on a USB stick", d.id)
-	why := ""
-	err := until(ctx, patience, string(d.id)+" refuses the pack", func() (bool, error) {
+	why, put := "", time.Time{}
+	err := proctest.Until(ctx, proctest.Patience, string(d.id)+" refuses the pack", func() (bool, error) {
+		// A refusal is told until news come by another way, which may be at once: the
+		// stick is put in again until it is seen.
+		if time.Since(put) > 3*time.Second {
+			if err := d.plug(w.oldPack); err != nil {
+				return false, err
+			}
+			put = time.Now()
+		}
 		l, err := local.NewClient(local.ClientOptions{Socket: d.socket, App: "demo"}).List(ctx)
 		why = l.Refused
 		return err == nil && why != "", err
@@ -207,6 +214,19 @@ func (w *world) actReplay(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("take the stick out: %w", err)
 	}
 	return "refused: " + why, nil
+}
+
+// plug puts a pack where the device looks for packs, whole at once.
+func (d *device) plug(pack []byte) error {
+	part := d.packFile() + ".part"
+	err := os.WriteFile(part, pack, 0o644)
+	if err == nil {
+		err = os.Rename(part, d.packFile())
+	}
+	if err != nil {
+		return fault.New(fault.Internal, "write pack", d.packFile(), err)
+	}
+	return nil
 }
 
 // actStranger publishes with a key that the root does not know: first with our
@@ -237,8 +257,8 @@ func (w *world) actStranger(ctx context.Context) (string, error) {
 	if err := w.refused(err); err != nil {
 		return "", err
 	}
-	failed, _ := errors.AsType[*commandError](err) // refused has seen that it is one
-	why, _, _ := strings.Cut(failed.stderr, "\n")
+	failed, _ := errors.AsType[*proctest.Failure](err) // refused has seen that it is one
+	why, _, _ := strings.Cut(failed.Said, "\n")
 	releases, err := w.client.Releases(ctx)
 	if err != nil {
 		return "", err
@@ -254,11 +274,11 @@ func (w *world) actStranger(ctx context.Context) (string, error) {
 // refused tells why a command was refused; a command that was not, or for
 // another reason than distrust, is an error.
 func (w *world) refused(err error) error {
-	failed, ok := errors.AsType[*commandError](err)
+	failed, ok := errors.AsType[*proctest.Failure](err)
 	if !ok {
 		return fmt.Errorf("what a stranger signed was taken: %v", err)
 	}
-	w.echo(failed.stderr)
+	w.echo(failed.Said)
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != fault.Untrusted.Exit() {
 		return fmt.Errorf("it was refused for another reason: %w", err)
 	}
@@ -306,13 +326,13 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := w.coord.kill(); err != nil {
+	if err := w.coord.End(syscall.SIGKILL, proctest.Patience); err != nil {
 		return "", err
 	}
 	w.n.say("the coordinator is gone (kill -9)")
 	down := time.Now()
 	served := uint64(0)
-	err = until(ctx, patience, "devices keep scoring without the coordinator", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, "devices keep scoring without the coordinator", func() (bool, error) {
 		now, err := w.scored(ctx)
 		served = now - before
 		return time.Since(down) > 3*time.Second && served > uint64(20*len(w.agents)), err
@@ -335,7 +355,7 @@ func (w *world) actOutage(ctx context.Context) (string, error) {
 	}
 	back := time.Now()
 	w.n.say("the coordinator is back, with the state it had")
-	err = until(ctx, patience, "every device reports again", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, "every device reports again", func() (bool, error) {
 		members, err := w.members(ctx)
 		if err != nil {
 			return false, err
@@ -398,7 +418,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var done int64
-	err = until(ctx, patience, string(d.id)+" is in the middle of the install", func() (bool, error) {
+	err = proctest.Until(ctx, proctest.Patience, string(d.id)+" is in the middle of the install", func() (bool, error) {
 		s, err := d.local(ctx)
 		done = s.BytesDone
 		return err == nil && s.Phase == fleet.Downloading && s.BytesDone > 8<<20, err
@@ -406,7 +426,7 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := d.agent.kill(); err != nil {
+	if err := d.agent.End(syscall.SIGKILL, proctest.Patience); err != nil {
 		return "", err
 	}
 	w.n.say("%s is killed (kill -9) with %d MiB of %d MiB fetched", d.id, done>>20, size>>20)
@@ -417,15 +437,15 @@ func (w *world) actKill(ctx context.Context) (string, error) {
 	if _, err := os.Stat(filepath.Join(folder, "model.safetensors")); err != nil {
 		return "", fmt.Errorf("the old model is gone: %w", err)
 	}
-	if !d.app.running() {
+	if !d.app.Running() {
 		return "", errors.New("the application ended with the agent")
 	}
 	w.n.say("its application keeps scoring with %s, whose files are whole", filepath.Base(folder)[:12]+"…")
-	d.agent.args = d.agent.args[:len(d.agent.args)-len(d.flags)]
-	if err := d.agent.start(); err != nil {
+	d.agent.Args = d.agent.Args[:len(d.agent.Args)-len(d.flags)]
+	if err := d.agent.Start(); err != nil {
 		return "", err
 	}
-	if _, err := w.follow(ctx, r.ID, patience, "Succeeded"); err != nil {
+	if _, err := w.follow(ctx, r.ID, proctest.Patience, "Succeeded"); err != nil {
 		return "", err
 	}
 	var reused int64

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package device
-
-import "syscall"
-
-func dieWithParent(*syscall.SysProcAttr) {}

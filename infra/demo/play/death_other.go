@@ -1,7 +1,0 @@
-//go:build !linux
-
-package play
-
-import "syscall"
-
-func dieWithParent(*syscall.SysProcAttr) {}
