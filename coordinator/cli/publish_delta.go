@@ -68,6 +68,7 @@ type delta struct {
 	*desk
 	dir, team string
 	deltas    deltaFlags
+	again     bool
 }
 
 func (d *desk) deltaCommand() *cobra.Command {
@@ -79,7 +80,8 @@ fetch only the difference. "publish" does it by itself; this is for versions it
 did not think of. Both versions are read from the bucket.
 
 A delta is kept when it is less than 80 % of what a member would fetch otherwise.
-It needs no signature: what a member makes of it must be what the release signed.`,
+One that was not is not made again, unless --again asks for it. A delta needs no
+signature: what a member makes of it must be what the release signed.`,
 		Example: `  modelfleet delta detector@1.5.0 --from 1.2.0
   modelfleet delta detector@1.5.0 --dir orchard`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
@@ -88,6 +90,7 @@ It needs no signature: what a member makes of it must be what the release signed
 	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`; $MODELFLEET_DIR")
 	f.StringVar(&o.team, "team", "", "the `team` that published; by default the fleet's only one")
 	o.deltas.declare(f, "from")
+	f.BoolVar(&o.again, "again", false, "make also those that were not worth keeping before")
 	return cmd
 }
 
@@ -116,6 +119,7 @@ func (o *delta) run(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	deltas.Again = o.again
 	progress, stop := o.progress()
 	made, err := publisher.MakeDeltas(ctx, publisher.Options{Store: store, Repository: repo, Deltas: deltas, Progress: progress},
 		fleet.Release{Team: team, Model: model, Version: version})

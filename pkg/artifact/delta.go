@@ -32,14 +32,15 @@ type DeltaJob struct {
 type DeltaOptions struct {
 	TempDir  string           // where it is built; default os.TempDir
 	Progress func(done int64) // plain bytes of the file done in all; called by one goroutine at a time
+	Again    bool             // pack also one that was not worth keeping before
 }
 
 // DeltaStats is what came of a delta.
 type DeltaStats struct {
-	Size    int64 // of the delta; of what there was of it when it was given up
+	Size    int64 // of the delta; of what there was of it when it was given up, and Full if that was before
 	Full    int64 // of the object a member would fetch otherwise
 	Kept    bool  // it is in the bucket
-	Known   bool  // and was before
+	Known   bool  // it was made before, and kept or not
 	Sent    int64 // bytes of objects that were made
 	Objects int   // objects that were made
 }
@@ -50,10 +51,10 @@ func (s DeltaStats) Share() float64 { return float64(s.Size) / float64(max(s.Ful
 // UploadDelta puts the difference of a file, which is in the bucket, to another
 // one beside it. Frames are packed in parallel, in memory that does not grow
 // with the file, and each is at most as long as in the full object. A delta of
-// 80 % of that object or more is not kept, which is no error; one that is there
-// already is left alone. Its index is written last.
+// 80 % of that object or more is not kept, which is no error, and is not packed
+// again by a later call; one that is there already is left alone. Its index is
+// written last.
 func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (DeltaStats, error) {
-	key := DeltaKey(j.File.Digest, j.Base.Digest)
 	if j.File.Size <= 0 || j.Base.Size <= 0 || j.File.Digest == j.Base.Digest {
 		return DeltaStats{}, fault.Newf(fault.Invalid, "make delta", j.File.Path, "no difference to make: %d bytes, base of %d", j.File.Size, j.Base.Size)
 	}
@@ -65,29 +66,25 @@ func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (Del
 	if err != nil {
 		return DeltaStats{}, err
 	}
-	s := DeltaStats{Full: full}
-	x, err := getIndex(ctx, st, key, Delta, j.File)
-	switch {
-	case err == nil && x.Base == j.Base.Digest:
-		s.Size, s.Kept, s.Known = x.PackedSize(), true, true
-		return s, nil
-	case err != nil && !fault.Is(err, fault.NotFound):
+	s, err := findDelta(ctx, st, j.File, j.Base.Digest, full)
+	if err != nil || s.Kept || (s.Known && !o.Again) {
 		return s, err
 	}
+	s.Known = false
 	spool, err := os.CreateTemp(o.TempDir, "modelfleet-delta-*")
 	if err != nil {
 		return s, fault.New(fault.Exhausted, "make delta", j.File.Path, err).WithHint(freeTemp)
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
-	var sum [sha256.Size]byte
-	x, sum, err = m.pack(ctx, spool, int64(maxShare*float64(full)))
+	x, sum, err := m.pack(ctx, spool, int64(maxShare*float64(full)))
 	s.Size = x.PackedSize()
 	if errors.Is(err, errTooLong) {
-		return s, nil
+		return s, giveUp(ctx, st, j)
 	} else if err != nil {
 		return s, err
 	}
+	key := DeltaKey(j.File.Digest, j.Base.Digest)
 	for _, w := range []struct {
 		key  string
 		body registry.Body
@@ -124,7 +121,7 @@ type deltaMaker struct {
 }
 
 // full learns the size of the smallest other object, and its frames.
-func (m *deltaMaker) full(ctx context.Context, st Store) (int64, error) {
+func (m *deltaMaker) full(ctx context.Context, st Getter) (int64, error) {
 	raw, err := getIndex(ctx, st, RawKey(m.job.File.Digest), Raw, m.job.File)
 	if err != nil || raw.FullSize == 0 {
 		return raw.Size, err

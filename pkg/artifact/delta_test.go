@@ -151,18 +151,61 @@ func TestDeltaRoundTrip(t *testing.T) {
 	}
 }
 
-// What does not save enough is not kept, and nothing of it stays behind.
+// What does not save enough is not kept: an object says so, and nobody packs it
+// again unless asked to.
 func TestUselessDeltasAreNotKept(t *testing.T) {
 	t.Parallel()
 	s := bucket(t)
 	from, to := publish(t, s, oms.Shards, bfloats(200_000, 1)), publish(t, s, oms.Shards, bfloats(200_000, 2))
 	before := keys(t, s)
-	if st := makeDelta(t, s, to, from); st.Kept || st.Share() < 0.8 || st.Share() > 1.001 || st.Objects != 0 {
+	if st := makeDelta(t, s, to, from); st.Kept || st.Known || st.Share() < 0.8 || st.Share() > 1.001 || st.Objects != 0 {
 		t.Errorf("%+v", st)
 	}
-	if diff := cmp.Diff(before, keys(t, s)); diff != "" {
+	none := artifact.DeltaKey(to.Digest, from.Digest) + ".none1"
+	want := slices.Sorted(slices.Values(append(before, none)))
+	if diff := cmp.Diff(want, keys(t, s)); diff != "" {
 		t.Error(diff)
 	}
+	packed := false
+	job := artifact.DeltaJob{File: to.File, New: bytes.NewReader(to.content), Base: from.File, Old: bytes.NewReader(from.content)}
+	o := artifact.DeltaOptions{TempDir: t.TempDir(), Progress: func(int64) { packed = true }}
+	if st, err := artifact.UploadDelta(t.Context(), s, job, o); err != nil || st.Kept || !st.Known || packed {
+		t.Errorf("a second time: %+v, packed %v, %v", st, packed, err)
+	}
+	if st, err := artifact.FindDelta(t.Context(), s, to.File, from.Digest); err != nil || st.Kept || !st.Known || st.Share() != 1 {
+		t.Errorf("looked up: %+v, %v", st, err)
+	}
+	o.Again = true
+	if st, err := artifact.UploadDelta(t.Context(), s, job, o); err != nil || st.Kept || st.Known || !packed {
+		t.Errorf("asked to: %+v, packed %v, %v", st, packed, err)
+	}
+}
+
+// A stranger's word that a delta is not worth it takes the delta away, until
+// somebody asks for it; and a delta that is there does not listen to it.
+func TestAFalseWordAgainstADeltaTakesNothingElse(t *testing.T) {
+	t.Parallel()
+	s := bucket(t)
+	old := bfloats(200_000, 1)
+	from, to := publish(t, s, oms.Shards, old), publish(t, s, oms.Shards, changedEvery(old, 300_000))
+	if st, err := artifact.FindDelta(t.Context(), s, to.File, from.Digest); err != nil || st.Known || st.Kept || st.Full <= 0 {
+		t.Errorf("nobody made it, but: %+v, %v", st, err)
+	}
+	none := artifact.DeltaKey(to.Digest, from.Digest) + ".none1"
+	if _, err := s.Create(t.Context(), none, registry.BodyOf([]byte("trust me"))); err != nil {
+		t.Fatal(err)
+	}
+	if st := makeDelta(t, s, to, from); st.Kept || !st.Known {
+		t.Errorf("%+v", st)
+	}
+	job := artifact.DeltaJob{File: to.File, New: bytes.NewReader(to.content), Base: from.File, Old: bytes.NewReader(old)}
+	if st, err := artifact.UploadDelta(t.Context(), s, job, artifact.DeltaOptions{TempDir: t.TempDir(), Again: true}); err != nil || !st.Kept {
+		t.Fatalf("asked to: %+v, %v", st, err)
+	}
+	if st := makeDelta(t, s, to, from); !st.Kept || !st.Known {
+		t.Errorf("once it is there: %+v", st)
+	}
+	member(t, s, to, from)
 }
 
 // Stopped after any object, a delta that is made again ends with the same bucket.

@@ -24,6 +24,8 @@ type Deltas struct {
 	// Members is how many members run each version. Without From, the versions
 	// that most of them run get a delta as well.
 	Members map[fleet.Version]int
+	// Again makes also those that were not worth keeping when they were made before.
+	Again bool
 }
 
 // Delta is what came of the delta from one version to a variant of a new one.
@@ -37,6 +39,7 @@ type Delta struct {
 	Files int    `json:"files"`           // files that differ
 	Tried int    `json:"tried"`           // of them, those that the other version has and that are not small
 	Kept  int    `json:"kept"`            // of them, those that have a delta in the bucket
+	Known int    `json:"known"`           // of those tried, the ones that were made before, kept or not
 	Sent  int64  `json:"sent"`            // bytes of objects that were made
 	Error string `json:"error,omitempty"` // why there is none
 	Err   error  `json:"-"`
@@ -59,6 +62,8 @@ func (d Delta) String() string {
 		return "no file differs"
 	case d.Tried == 0:
 		return "not needed: each file that differs is new, or so small that it is fetched whole"
+	case d.Kept == 0 && d.Known == d.Tried:
+		return "80 % of the full pack or more when it was made before: not kept"
 	case d.Kept == 0:
 		return "80 % of the full pack or more: not kept"
 	}

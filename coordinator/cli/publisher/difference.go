@@ -142,21 +142,22 @@ func (o Options) difference(ctx context.Context, d *Delta, now, old *side) error
 // fileDelta makes the delta of one file to the one at its path on the old side,
 // if there is one and it is large enough.
 func (o Options) fileDelta(ctx context.Context, d *Delta, c opened, now, old *side, progress func(int64)) error {
-	if _, ok := old.find(c.file.Path); !ok || c.file.Size < minDelta {
+	was, ok := old.find(c.file.Path)
+	if !ok || c.file.Size < minDelta {
 		n, err := artifact.FetchSize(ctx, o.Store, c.file)
 		d.Bytes, d.Full = d.Bytes+n, d.Full+n
 		return err
 	}
 	d.Tried++
-	base, err := old.open(ctx, c.file.Path)
+	s, err := artifact.FindDelta(ctx, o.Store, c.file, was.Digest)
+	if err == nil && !s.Kept && (!s.Known || o.Deltas.Again) {
+		s, err = o.makeDelta(ctx, c, now, old, progress)
+	}
 	if err != nil {
 		return err
 	}
-	s, err := artifact.UploadDelta(ctx, o.Store, artifact.DeltaJob{
-		File: c.file, New: c, Base: base.file, Old: base, Regions: regions(ctx, c.file, base.file, now, old),
-	}, artifact.DeltaOptions{Progress: progress})
-	if err != nil {
-		return err
+	if s.Known {
+		d.Known++
 	}
 	d.Full, d.Sent = d.Full+s.Full, d.Sent+s.Sent
 	if !s.Kept {
@@ -166,6 +167,16 @@ func (o Options) fileDelta(ctx context.Context, d *Delta, c opened, now, old *si
 	d.Kept++
 	d.Bytes += s.Size
 	return nil
+}
+
+func (o Options) makeDelta(ctx context.Context, c opened, now, old *side, progress func(int64)) (artifact.DeltaStats, error) {
+	base, err := old.open(ctx, c.file.Path)
+	if err != nil {
+		return artifact.DeltaStats{}, err
+	}
+	return artifact.UploadDelta(ctx, o.Store, artifact.DeltaJob{
+		File: c.file, New: c, Base: base.file, Old: base, Regions: regions(ctx, c.file, base.file, now, old),
+	}, artifact.DeltaOptions{Progress: progress, Again: o.Deltas.Again})
 }
 
 // regions lays a file beside its base by their tensors; nothing comes of it when
