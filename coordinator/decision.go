@@ -139,6 +139,7 @@ func (l *loop) placements(steps []step) ([]fleet.Placement, string) {
 	for _, m := range slices.Sorted(maps.Keys(bases)) {
 		p := bases[m]
 		p.Rollout, p.WhenRevoked = l.exposure(m, after), l.whenRevoked(m)
+		p = l.relist(p)
 		old, _ := l.dir.Placement(m)
 		if change := describe(old, p); change != "" {
 			why += string(m) + ": " + change + "; "
@@ -219,6 +220,9 @@ func describe(old, next fleet.Placement) string {
 	}
 	if change := describeFailed(old, next); change != "" {
 		text, sep = text+sep+change, ", "
+	}
+	if again := describeRelisted(old, next); again != "" {
+		text, sep = text+sep+again, ", "
 	}
 	if old.WhenRevoked != next.WhenRevoked {
 		what := "a revoked release of it is not served"

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/rollout"
@@ -62,6 +63,41 @@ func (l *loop) strand(r *run, observed []rollout.Observation) {
 			observed[i].Stranded = refused[base.Ref()]
 		}
 	}
+}
+
+// relist names the releases of a placement by the facts they were admitted with
+// last: to list one again that was delisted is a decision that members who are told
+// to run it are to hear of. It does not change p.
+func (l *loop) relist(p fleet.Placement) fleet.Placement {
+	if p.Stable != nil {
+		rel := l.relisted(*p.Stable)
+		p.Stable = &rel
+	}
+	p.Overrides = slices.Clone(p.Overrides)
+	for i, o := range p.Overrides {
+		p.Overrides[i].Release = l.relisted(o.Release)
+	}
+	if p.Rollout != nil {
+		x := *p.Rollout
+		x.Release = l.relisted(x.Release)
+		p.Rollout = &x
+	}
+	return p
+}
+
+// describeRelisted says in words which releases are listed again.
+func describeRelisted(old, next fleet.Placement) string {
+	was := map[string]uint64{}
+	for _, rel := range old.Releases() {
+		was[rel.Ref()] = rel.Counter
+	}
+	var again []string
+	for _, rel := range next.Releases() {
+		if n, named := was[rel.Ref()]; named && n != rel.Counter {
+			again = append(again, fmt.Sprintf("%s is listed again, with counter %d", rel.Ref(), rel.Counter))
+		}
+	}
+	return strings.Join(slices.Compact(again), ", ")
 }
 
 // running counts the members that run a release, by what they observed.

@@ -44,9 +44,11 @@ type loop struct {
 	backed func(fleet.Release) string
 	// refused says by which rule members refuse a release; nil when they do not.
 	refused func(op string, rel fleet.Release) error
-	wake    <-chan struct{}
-	now     func() time.Time
-	catchup func(context.Context) error // takes up admissions that a lost publication took with it
+	// relisted is a release with the facts it was admitted with last.
+	relisted func(fleet.Release) fleet.Release
+	wake     <-chan struct{}
+	now      func() time.Time
+	catchup  func(context.Context) error // takes up admissions that a lost publication took with it
 
 	loaded bool
 	runs   []*run          // that live, or still say something in the directive; oldest first
@@ -63,7 +65,7 @@ func newLoop(h *house) *loop {
 	l := &loop{
 		group: fleet.DefaultGroup, store: h.store, inventory: h.inventory, intake: h.intake, publisher: h.publisher,
 		events: h.events, log: h.log, tick: h.o.Tick, report: h.o.Report, wake: h.wake, now: time.Now,
-		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked, backed: h.desk.Revoked, refused: h.desk.Refused,
+		catchup: h.desk.Catchup, keepRevoked: h.o.KeepRevoked, backed: h.desk.Revoked, refused: h.desk.Refused, relisted: h.desk.Relisted,
 	}
 	return l
 }

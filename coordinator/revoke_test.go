@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"crypto"
 	"crypto/rand"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,13 +21,19 @@ import (
 )
 
 // change signs the next version of the publisher's role and has it taken up.
-func (w *world) change(c repository.Change) {
+func (w *world) change(c repository.Change) api.AdmitReply {
+	w.t.Helper()
+	w.sign(c)
+	return must(w.admin.Admit(w.t.Context(), api.AdmitRequest{Team: team}))(w.t)
+}
+
+// sign puts the next version of the publisher's role into the bucket.
+func (w *world) sign(c repository.Change) {
 	w.t.Helper()
 	repo := must(repository.Open(w.t.Context(), w.get, repository.Options{Root: w.root}))(w.t)
 	draft := must(repo.Draft(w.t.Context(), team))(w.t)
 	signed := must(draft.Next(c, time.Now(), w.publisher))(w.t)
 	must(w.bucket.Create(w.t.Context(), signed.Write.Key, registry.BodyOf(signed.Write.Body)))(w.t)
-	must(w.admin.Admit(w.t.Context(), api.AdmitRequest{Team: team}))(w.t)
 }
 
 // trusted is what the newest pack proves to a member.
@@ -184,6 +191,69 @@ func TestADelistedReleaseEndsItsRollout(t *testing.T) {
 	// Out of it by a rollout of another release.
 	third := run("3.0.0", spec)
 	w.eventually("3.0.0 is stable", func() bool { beat(t, ds, nil); return state(third).State == "Succeeded" })
+}
+
+// A stable release that was delisted by mistake is listed again: its members are
+// told to run it by the facts of now, without another rollout, also when the
+// coordinator was told of both at once. Its files cannot change on the way.
+func TestAReleaseThatIsListedAgainIsTakenWithoutARollout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	ds := w.join(1)
+	old := w.admit("1.0.0")
+	if info := w.roll(ds, "1.0.0", nil); info.State != "Succeeded" {
+		t.Fatalf("rollout: %+v", info)
+	}
+	w.admit("2.0.0") // so that the counter must move
+	bundle := must(w.get(t.Context(), old.BundlePath(fleet.DefaultVariant)))(t)
+	add := func(bundle []byte) repository.Change {
+		rel := fleet.Release{Team: team, Model: model, Version: "1.0.0", Variants: []fleet.Variant{{Name: fleet.DefaultVariant, Size: old.Variants[0].Size}}}
+		return repository.Change{Add: []repository.Addition{{Entry: trust.Entry{Release: rel}, Bundles: map[string][]byte{fleet.DefaultVariant: bundle}}}}
+	}
+	backed := func(counter uint64) func() bool {
+		return func() bool {
+			tr := ds[0].trusted()
+			p, ok := tr.Directive.Placement(model)
+			return ok && len(tr.Refused) == 0 && p.Stable != nil && p.Stable.Counter == counter
+		}
+	}
+	delist := repository.Change{Delist: []string{"detector@1.0.0"}}
+	w.eventually("it is stable", backed(1))
+	w.change(delist)
+	w.eventually("members refuse it", func() bool { return len(ds[0].trusted().Refused) == 1 })
+	if reply := w.change(add(bundle)); len(reply.Admitted) != 1 || len(reply.Again) != 1 {
+		t.Errorf("the desk says %+v", reply)
+	}
+	w.eventually("they are told to take it", backed(3))
+	rs := must(w.admin.Releases(t.Context()))(t)
+	if i := slices.IndexFunc(rs, func(r api.ReleaseInfo) bool { return r.Release.Version == "1.0.0" }); rs[i].Revoked || rs[i].Release.Counter != 3 {
+		t.Errorf("it is shown as %+v", rs[i])
+	}
+	if d, err := w.admin.Audit(t.Context(), 0, -20); err != nil || !slices.ContainsFunc(d, func(e api.AuditEntry) bool {
+		return strings.Contains(e.Reason, "detector@1.0.0 is listed again, with counter 3")
+	}) {
+		t.Errorf("the audit log does not say why: %v", err)
+	}
+	// Both between two looks.
+	w.admit("3.0.0")
+	w.sign(delist)
+	w.change(add(bundle))
+	w.eventually("they are told again", backed(5))
+	// Other files under the same version.
+	w.change(delist)
+	other := w.bundleOf(strings.Repeat("x", int(old.Variants[0].Size)))
+	w.put(repository.Write{Key: old.BundlePath(fleet.DefaultVariant), Body: other, Mutable: true})
+	w.sign(add(other))
+	_, err := w.admin.Admit(t.Context(), api.AdmitRequest{Team: team})
+	if !fault.Is(err, fault.Untrusted) || !strings.Contains(err.Error(), "detector@1.0.0") || !strings.Contains(err.Error(), string(trust.RuleImmutable)) || !strings.Contains(fault.Hint(err), "new version") {
+		t.Errorf("other files under the same version: %v", err)
+	}
+	// The way out that the hint names.
+	w.change(delist)
+	w.put(repository.Write{Key: old.BundlePath(fleet.DefaultVariant), Body: bundle, Mutable: true})
+	w.change(add(bundle))
+	w.eventually("they are told a third time", backed(5))
 }
 
 // What a team signed with keys that the policy no longer names nobody lists, until

@@ -181,11 +181,8 @@ func (w *world) start() {
 // key, its role by the publisher.
 func (w *world) publish(version string, bundleKey *signer.Signer) fleet.Release {
 	w.t.Helper()
-	folder, weights := filepath.Join(w.t.TempDir(), "model"), []byte("weights of "+version)
-	ok(w.t, os.MkdirAll(folder, 0o700))
-	ok(w.t, os.WriteFile(filepath.Join(folder, "weights"), weights, 0o600))
-	m := must(oms.Hash(w.t.Context(), folder, oms.Options{}))(w.t)
-	bundle := must(oms.Sign(m, bundleKey))(w.t)
+	weights := "weights of " + version
+	bundle := w.bundleOf(weights, bundleKey)
 	repo := must(repository.Open(w.t.Context(), w.get, repository.Options{Root: w.root}))(w.t)
 	draft := must(repo.Draft(w.t.Context(), team))(w.t)
 	rel := fleet.Release{Team: team, Model: model, Version: fleet.Version(version), Variants: []fleet.Variant{{Name: fleet.DefaultVariant, Size: int64(len(weights))}}}
@@ -198,6 +195,16 @@ func (w *world) publish(version string, bundleKey *signer.Signer) fleet.Release 
 		w.t.Fatalf("listed %d releases, want 1", len(signed.Added))
 	}
 	return signed.Added[0].Release
+}
+
+// bundleOf signs a model of one file, by the publisher's key unless another is given.
+func (w *world) bundleOf(weights string, key ...*signer.Signer) []byte {
+	w.t.Helper()
+	folder := filepath.Join(w.t.TempDir(), "model")
+	ok(w.t, os.MkdirAll(folder, 0o700))
+	ok(w.t, os.WriteFile(filepath.Join(folder, "weights"), []byte(weights), 0o600))
+	m := must(oms.Hash(w.t.Context(), folder, oms.Options{}))(w.t)
+	return must(oms.Sign(m, append(key, w.publisher)[0]))(w.t)
 }
 
 func (w *world) get(ctx context.Context, key string) ([]byte, error) {

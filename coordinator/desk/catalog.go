@@ -2,12 +2,14 @@ package desk
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/modelfleet/modelfleet/coordinator/store"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
+	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
 // content is what a row says of a release: a model, and the root of its files. Two
@@ -62,6 +64,57 @@ func (d *Desk) lookup(c content, target string) (known, bool) {
 		}
 	}
 	return best, true
+}
+
+// known are the refs of a team's releases that were ever admitted.
+func (d *Desk) known(team fleet.Team) map[string]bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	refs := map[string]bool{}
+	for ref, of := range d.teams {
+		if of == team {
+			refs[ref] = true
+		}
+	}
+	return refs
+}
+
+// sameFiles refuses a release whose version was admitted before with other files:
+// members that are told to run it would get them without a rollout.
+func (d *Desk) sameFiles(rel fleet.Release) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, all := range d.catalog {
+		for _, k := range all {
+			if k.release.Ref() != rel.Ref() || sameRoots(k.release, rel) {
+				continue
+			}
+			return trust.Violated(trust.RuleImmutable, "admit releases", rel.Ref(), errors.New("it was admitted before with other files or variants, and delisted")).
+				WithHint("a version never changes: delist it again, and publish these files as a new version")
+		}
+	}
+	return nil
+}
+
+// sameRoots reports whether two releases have the same variants with the same files.
+func sameRoots(a, b fleet.Release) bool {
+	return slices.EqualFunc(a.Variants, b.Variants, func(v, w fleet.Variant) bool {
+		return v.Name == w.Name && v.Root == w.Root && slices.Equal(v.Classes, w.Classes)
+	})
+}
+
+// Relisted is a release with the facts it was admitted with last: one that was
+// delisted and is listed again has another counter, and the same files.
+func (d *Desk) Relisted(rel fleet.Release) fleet.Release {
+	if len(rel.Variants) == 0 {
+		return rel
+	}
+	c := content{telemetry.ModelPrefix(rel.Model), telemetry.ReleasePrefix(rel.Variants[0].Root)}
+	k, ok := d.lookup(c, rel.Ref())
+	if !ok || k.gone || k.ref != rel.Ref() || k.release.Counter <= rel.Counter || !sameRoots(k.release, rel) {
+		return rel
+	}
+	return k.release
 }
 
 // nameOf is lookup's release by name, the content in hex when nobody knows it, or

@@ -60,6 +60,7 @@ func (d *Desk) Admit(ctx context.Context, by api.OperatorToken, r api.AdmitReque
 	if err := AllowTeam(by, team, op); err != nil {
 		return api.AdmitReply{}, err
 	}
+	before := d.known(team)
 	a, err := d.take(ctx, team, by.Name)
 	if err != nil {
 		return api.AdmitReply{}, d.refuse(ctx, team, by.Name, err)
@@ -68,7 +69,7 @@ func (d *Desk) Admit(ctx context.Context, by api.OperatorToken, r api.AdmitReque
 		d.o.Logger.Warn("version of publisher role ignored", "team", team, "err", ig)
 	}
 	d.o.Wake()
-	return d.reply(ctx, team, a)
+	return d.reply(ctx, team, a, before)
 }
 
 // take admits and writes down what was admitted before members can see it.
@@ -90,6 +91,9 @@ func (d *Desk) record(ctx context.Context, a repository.Admission, by string, no
 	adm := store.Admission{Team: a.Team}
 	var notes []audit.Note
 	for _, e := range a.Added {
+		if err := d.sameFiles(e.Release); err != nil {
+			return err
+		}
 		adm.Admitted = append(adm.Admitted, store.Release{Release: e.Release, Admitted: now, By: by, Metrics: e.Metrics})
 		notes = append(notes, audit.Note{
 			At: now, Actor: by, Action: audit.ReleaseAdmitted, Subject: e.Release.Ref(),
@@ -132,14 +136,19 @@ func (d *Desk) refuse(ctx context.Context, team fleet.Team, by string, cause err
 	return cause
 }
 
-func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admission) (api.AdmitReply, error) {
+// reply tells what an admission changed; again are the releases known before.
+func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admission, again map[string]bool) (api.AdmitReply, error) {
 	rs, err := d.o.Store.Releases(ctx)
 	if err != nil {
 		return api.AdmitReply{}, err
 	}
+	var out api.AdmitReply
 	added, gone := map[string]bool{}, map[string]bool{}
 	for _, e := range a.Added {
 		added[e.Release.Ref()] = true
+		if again[e.Release.Ref()] {
+			out.Again = append(out.Again, e.Release.Ref())
+		}
 	}
 	for _, rel := range a.Delisted {
 		gone[rel.Ref()] = true
@@ -148,7 +157,6 @@ func (d *Desk) reply(ctx context.Context, team fleet.Team, a repository.Admissio
 	if err != nil {
 		return api.AdmitReply{}, err
 	}
-	var out api.AdmitReply
 	for _, r := range rs {
 		info := d.releaseInfo(r, running)
 		switch {
@@ -215,19 +223,21 @@ func (d *Desk) Catchup(ctx context.Context) error {
 // publisher may have gone on since, and that is as much a decision as it would
 // have been before the restart. listed is what the bucket's snapshot lists.
 func news(a repository.Admission, rs []store.Release, listed map[string]bool) repository.Admission {
-	added, known := map[string]bool{}, map[string]bool{}
+	added, known, counters := map[string]bool{}, map[string]bool{}, map[string]uint64{}
 	for _, e := range a.Added {
 		added[e.Release.Ref()] = true
 	}
 	a.Delisted = slices.Clone(a.Delisted)
 	for _, r := range rs {
 		ref := r.Ref()
-		known[ref] = !r.Revoked
+		known[ref], counters[ref] = !r.Revoked, r.Counter
 		if r.Team == a.Team && !r.Revoked && !listed[ref] && !added[ref] { // taken back before anybody saw it
 			a.Delisted = append(a.Delisted, r.Release)
 		}
 	}
-	a.Added = slices.DeleteFunc(slices.Clone(a.Added), func(e trust.Entry) bool { return known[e.Release.Ref()] })
+	a.Added = slices.DeleteFunc(slices.Clone(a.Added), func(e trust.Entry) bool {
+		return known[e.Release.Ref()] && counters[e.Release.Ref()] == e.Release.Counter
+	})
 	a.Delisted = slices.DeleteFunc(a.Delisted, func(r fleet.Release) bool { return !known[r.Ref()] })
 	return a
 }

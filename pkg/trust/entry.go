@@ -101,7 +101,7 @@ func (e Entry) agrees(r fleet.Release, v fleet.Variant) error {
 	case own.Size != v.Size:
 		return broken(RuleFacts, "%s: size %d, the publisher signed %d", r.Ref(), v.Size, own.Size)
 	case e.Release.Counter != r.Counter:
-		return broken(RuleFacts, "%s: counter %d, the publisher signed %d", r.Ref(), r.Counter, e.Release.Counter)
+		return broken(RuleFacts, "%s: the directive names it with counter %d, its publisher signed %d: it was listed again, or somebody restates it; the coordinator's next directive names it anew", r.Ref(), r.Counter, e.Release.Counter)
 	case !slices.Equal(own.Classes, v.Classes):
 		return broken(RuleFacts, "%s: hardware classes %v, the publisher signed %v", r.Ref(), v.Classes, own.Classes)
 	}

@@ -31,8 +31,8 @@ func (s *Store) Admit(ctx context.Context, a store.Admission, notes ...audit.Not
 			if err != nil {
 				return err
 			}
-			// A release that was delisted and is listed again keeps its first record.
-			_, err = tx.ExecContext(ctx, "INSERT INTO release (ref, admitted, doc) VALUES (?, ?, ?) ON CONFLICT (ref) DO UPDATE SET revoked = 0",
+			// What was delisted and is listed again may have another counter.
+			_, err = tx.ExecContext(ctx, "INSERT INTO release (ref, admitted, doc) VALUES (?, ?, ?) ON CONFLICT (ref) DO UPDATE SET revoked = 0, admitted = excluded.admitted, doc = excluded.doc",
 				r.Ref(), nanos(r.Admitted), string(doc))
 			if err != nil {
 				return err

@@ -302,6 +302,7 @@ func releasesAreRevokedAndComeBack(t *testing.T, s store.Store) {
 	if got := must(s.Releases(t.Context()))(t); len(got) != 1 || !got[0].Revoked {
 		t.Errorf("got %+v, want it revoked", got)
 	}
+	r.Counter, r.Admitted, r.By = r.Counter+1, r.Admitted.Add(time.Hour), "again"
 	ok(t, s.Admit(t.Context(), store.Admission{Team: "vision", Admitted: []store.Release{r}}, note(audit.ReleaseAdmitted, r.Ref())))
 	if diff := cmp.Diff([]store.Release{r}, must(s.Releases(t.Context()))(t)); diff != "" {
 		t.Errorf("releases (-want +got):\n%s", diff)

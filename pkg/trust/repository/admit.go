@@ -208,12 +208,12 @@ func unchanged(old, next trust.TeamRole) error {
 	for path, e := range old.Entries {
 		m := e.Release.Model
 		top[m] = max(top[m], e.Release.Counter)
-		if n, ok := next.Entries[path]; ok && !reflect.DeepEqual(n, e) {
+		if n, ok := next.Entries[path]; ok && !reflect.DeepEqual(n, e) && !again(e, n) {
 			return &trust.Violation{Rule: trust.RuleImmutable, Err: fmt.Errorf("%s was published with other content or facts", path)}
 		}
 	}
 	for path, e := range next.Entries {
-		if _, ok := old.Entries[path]; !ok && e.Release.Counter <= top[e.Release.Model] {
+		if o, ok := old.Entries[path]; (!ok || again(o, e)) && e.Release.Counter <= top[e.Release.Model] {
 			return &trust.Violation{Rule: trust.RuleImmutable, Err: fmt.Errorf("%s has counter %d, which is not above %d", path, e.Release.Counter, top[e.Release.Model])}
 		}
 	}
@@ -223,6 +223,14 @@ func unchanged(old, next trust.TeamRole) error {
 		}
 	}
 	return nil
+}
+
+// again reports whether a release was delisted and listed again since: all of it is
+// as it was, but for a counter that grew.
+func again(old, next trust.Entry) bool {
+	grew := next.Release.Counter > old.Release.Counter
+	next.Release.Counter = old.Release.Counter
+	return grew && reflect.DeepEqual(old, next)
 }
 
 // compare fills in what the next role adds and takes away.
@@ -247,7 +255,7 @@ func (a *Admission) compare(old, next trust.TeamRole) error {
 		if o != nil && len(o.Release.Variants) != len(e.Release.Variants) {
 			return &trust.Violation{Rule: trust.RuleImmutable, Err: fmt.Errorf("%s was published with %d variants, now has %d", e.Release.Ref(), len(o.Release.Variants), len(e.Release.Variants))}
 		}
-		if o == nil {
+		if o == nil || e.Release.Counter != o.Release.Counter {
 			a.Added = append(a.Added, e)
 		}
 	}
