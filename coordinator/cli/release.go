@@ -99,7 +99,11 @@ func (d *desk) admit(ctx context.Context, client *api.Client, team fleet.Team) e
 		return d.JSON(reply)
 	}
 	for _, r := range reply.Admitted {
-		d.Say("admitted %s", r.Release.Ref())
+		again := ""
+		if slices.Contains(reply.Again, r.Release.Ref()) {
+			again = " again: members that are told to run it take it now, without another rollout"
+		}
+		d.Say("admitted %s%s", r.Release.Ref(), again)
 	}
 	for _, r := range reply.Revoked {
 		d.Say("revoked %s: no member may run it any more", r.Release.Ref())
