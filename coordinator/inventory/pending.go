@@ -19,8 +19,9 @@ const askAgain = 5 * time.Second
 
 // wait says whether a member has to wait for approval, and has it wait when it asks
 // for the first time. Waiting takes a use of the token, so that who holds one
-// cannot fill the list. One that was approved joins as what the operator was shown,
-// whatever it says now. The caller holds enrolling.
+// cannot fill the list; a denial gives it back, to whoever asks with another key. One
+// that was approved joins as what the operator was shown, whatever it says now. The
+// caller holds enrolling.
 func (v *Inventory) wait(ctx context.Context, r api.EnrolRequest, m *store.Member, from string, now time.Time) (*api.Pending, error) {
 	const op = "enrol"
 	id := m.Facts.ID

@@ -81,7 +81,8 @@ type Waiting interface {
 	// AddPending adds p and uses up one use of its token; Denied as in Enrol. One of
 	// that id is replaced when it was denied, and a Conflict otherwise.
 	AddPending(ctx context.Context, p Pending, now time.Time, note audit.Note) error
-	// SavePending replaces a known one.
+	// SavePending replaces a known one. When it is denied now, its token gets the use
+	// back.
 	SavePending(ctx context.Context, p Pending, note audit.Note) error
 }
 

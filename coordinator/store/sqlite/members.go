@@ -128,12 +128,18 @@ func (s *Store) AddPending(ctx context.Context, p store.Pending, now time.Time, 
 	})
 }
 
-// SavePending replaces a member that waits.
+// SavePending replaces a member that waits; a denial gives the use of its token back.
 func (s *Store) SavePending(ctx context.Context, p store.Pending, note audit.Note) error {
 	return s.write(ctx, "save pending member", string(p.Member), []audit.Note{note}, func(tx *sql.Tx) error {
 		doc, err := json.Marshal(p)
 		if err != nil {
 			return err
+		}
+		if p.State == api.Refused {
+			if _, err := tx.ExecContext(ctx, "UPDATE token SET used = used - 1 WHERE id = ? AND used > 0 AND EXISTS (SELECT 1 FROM pending WHERE id = ? AND key_id = ? AND state <> ?)",
+				p.Token, string(p.Member), p.KeyID[:], api.Refused); err != nil {
+				return err
+			}
 		}
 		res, err := tx.ExecContext(ctx, "UPDATE pending SET state = ?, doc = ? WHERE id = ? AND key_id = ?", p.State, string(doc), string(p.Member), p.KeyID[:])
 		return changed(res, err, fault.Newf(fault.NotFound, "save pending member", string(p.Member), "it does not wait any more"))
