@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/oidc"
 	"github.com/modelfleet/modelfleet/coordinator/oidc/oidctest"
@@ -50,7 +51,7 @@ func (d *desk) send(method, path string, form url.Values, header ...string) *htt
 // openTLS is a dashboard as it is served, with an issuer if there is one.
 func openTLS(t *testing.T, source web.Source, issuer *oidctest.Issuer) *desk {
 	t.Helper()
-	o := web.Options{Source: source, Key: []byte("a key that outlives the process.."), Logger: slog.New(slog.DiscardHandler)}
+	o := web.Options{Source: source, Key: []byte("a key that outlives the process.."), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }}
 	if issuer != nil {
 		secret := filepath.Join(t.TempDir(), "secret")
 		if err := os.WriteFile(secret, []byte(oidctest.ClientSecret), 0o600); err != nil {
