@@ -18,7 +18,7 @@ type Timed interface {
 }
 
 // ClockAhead is by how much now is ahead of a store's clock; negative: behind it. It
-// is 0 for a store that has no clock, as a folder.
+// is 0 for a store that has no clock, as a folder that nothing can be written to.
 func ClockAhead(s Reader, now time.Time) time.Duration {
 	timed, ok := s.(Timed)
 	if !ok {

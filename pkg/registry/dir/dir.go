@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/modelfleet/modelfleet/pkg/cas"
@@ -30,6 +31,9 @@ import (
 type Store struct {
 	dir  string
 	root *os.Root
+
+	clock sync.Mutex // guards the following
+	last  dated
 }
 
 // tempPrefix begins the names of files being written; keys may not use it.
