@@ -16,7 +16,7 @@ import (
 const keepProposal = 24 * time.Hour
 
 // tidyUp removes now and then what nobody needs any more from the bucket: partial
-// tiles of the audit log, and proposals. What cannot be removed stays.
+// tiles of the audit log, proofs of directives that were replaced, and proposals. What cannot be removed stays.
 func (h *house) tidyUp(ctx context.Context) error {
 	first := time.NewTimer(time.Minute) // members first
 	defer first.Stop()
@@ -39,14 +39,15 @@ func (h *house) tidy(ctx context.Context, now time.Time) {
 		return
 	}
 	tiles, err := h.audit.Sweep(ctx, now)
+	proofs, oerr := h.audit.SweepProofs(ctx, h.publisher.AuditKey(), h.publisher.ProofKeys(), now)
 	proposals, perr := removeProposals(ctx, bucket, h.publisher.Versions(), now)
-	for _, err := range []error{err, perr} {
+	for _, err := range []error{err, oerr, perr} {
 		if err != nil && ctx.Err() == nil {
 			h.log.Warn("the bucket is not tidied", "err", err, "hint", fault.Hint(err))
 		}
 	}
-	if tiles+proposals > 0 {
-		h.log.Info("the bucket is tidied", "tiles", tiles, "proposals", proposals)
+	if tiles+proofs+proposals > 0 {
+		h.log.Info("the bucket is tidied", "tiles", tiles, "proofs", proofs, "proposals", proposals)
 	}
 }
 
@@ -86,7 +87,7 @@ func removeProposals(ctx context.Context, bucket remover, versions map[string]in
 			}
 		}
 		if err := bucket.Remove(ctx, o.Key); err != nil {
-			failed(o.Key, err, "let the coordinator remove objects below audit/tile/ and proposals/ (s3:DeleteObject)")
+			failed(o.Key, err, "let the coordinator remove objects below audit/tile/, audit/proof/ and proposals/ (s3:DeleteObject)")
 			continue
 		}
 		removed++

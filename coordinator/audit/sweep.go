@@ -46,7 +46,7 @@ func (l *Log) Sweep(ctx context.Context, now time.Time) (removed int, err error)
 				continue
 			}
 			if err := bucket.Remove(ctx, p.key); err != nil {
-				return removed, fault.New(fault.KindOf(err), "sweep audit log", p.key, err).WithHint("let the coordinator remove objects below audit/tile/ and proposals/ (s3:DeleteObject)")
+				return removed, fault.New(fault.KindOf(err), "sweep audit log", p.key, err).WithHint("let the coordinator remove objects below audit/tile/, audit/proof/ and proposals/ (s3:DeleteObject)")
 			}
 			removed++
 		}

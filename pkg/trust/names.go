@@ -62,10 +62,14 @@ func TargetKey(target string, digest fleet.Digest) string {
 	return "tuf/targets/" + dir + digest.String() + "." + name
 }
 
+// AuditProofs is where the proofs of directives are.
+const AuditProofs = "audit/proof/"
+
 // AuditProofKey is the object that proves a directive to be in the audit log that
-// a public key signs: what packs carry as [Pack.Audit]. It is never changed.
+// a public key signs: what packs carry as [Pack.Audit]. It is never changed,
+// and removed some time after the directive is replaced.
 func AuditProofKey(publicKey string, directive fleet.Digest) string {
-	return "audit/proof/" + fleet.DigestOf([]byte(publicKey)).Short() + "/" + directive.String() + ".json"
+	return AuditProofs + fleet.DigestOf([]byte(publicKey)).Short() + "/" + directive.String() + ".json"
 }
 
 // ParseBundlePath reads "models/TEAM/MODEL/VERSION/VARIANT.oms".

@@ -126,8 +126,8 @@ data "aws_iam_policy_document" "publisher" {
 }
 
 # The coordinator writes metadata, packs and the audit log, reads releases to admit
-# them, and takes away what nobody needs any more: partial tiles, and proposals that
-# were decided.
+# them, and takes away what nobody needs any more: partial tiles, proofs of directives
+# that were replaced, and proposals that were decided.
 data "aws_iam_policy_document" "coordinator" {
   statement {
     sid       = "Metadata"
@@ -137,7 +137,7 @@ data "aws_iam_policy_document" "coordinator" {
   statement {
     sid       = "Tidy"
     actions   = ["s3:DeleteObject"]
-    resources = ["${local.arn}/audit/tile/*", "${local.arn}/proposals/*"]
+    resources = ["${local.arn}/audit/tile/*", "${local.arn}/audit/proof/*", "${local.arn}/proposals/*"]
   }
   statement {
     sid       = "Read"
