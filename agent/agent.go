@@ -130,10 +130,9 @@ func assemble(o Options, d *disk, me *identity.Member, mem memory) (*agent, erro
 	l := &loop{
 		o: o, facts: facts, disk: d, store: store, slots: slots,
 		progress: newProgress(), witness: newWitness(), keeper: newTimekeeper(ask),
-		announce: a.announce, gossiped: a.gossipCheckpoint, liars: a.liars, seek: make(chan struct{}, 1),
-		packs: make(chan packOffer), times: make(chan time.Time, 1), back: make(chan struct{}, 1), events: make(chan event, 64),
-		looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest),
-		mem: mem, timed: time.Now(), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told),
+		outlets: outlets{announce: a.announce, gossiped: a.gossipCheckpoint, liars: a.liars, seek: make(chan struct{}, 1)},
+		inbox:   newInbox(),
+		mem:     mem, timed: time.Now(), clock: newClock(o.Clock, mem.Trust.Floor, mem.Told),
 	}
 	a.loop = l
 	a.adopt(slots)

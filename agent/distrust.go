@@ -53,21 +53,23 @@ func (l *loop) remedy() string {
 	switch t := l.trusted.Load(); {
 	case l.mem.Trust.Audit.Split != nil:
 		return trust.RuleAudit.Remedy()
-	case !l.distrust.since.IsZero():
-		return l.distrust.rule.Remedy() + "; other sources are asked meanwhile"
+	case !l.belief.distrust.since.IsZero():
+		return l.belief.distrust.rule.Remedy() + "; other sources are asked meanwhile"
 	case l.fresh():
 		return ""
-	case l.lapsed == "root" || l.lapsed == "targets":
-		return "have the keepers of the " + l.lapsed + " role sign it anew: modelfleet key renew"
+	case l.belief.lapsed == "root" || l.belief.lapsed == "targets":
+		return "have the keepers of the " + l.belief.lapsed + " role sign it anew: modelfleet key renew"
 	case t == nil:
 		return "let it reach the coordinator, or give it a pack by file: modelfleet pack export"
 	}
 	return "look whether the coordinator and the heartbeat run, and whether this device reaches them; a newer pack by file will do"
 }
 
-// doubted takes note of a refused pack, and has other sources asked for a better one.
-func (l *loop) doubted(pack fleet.Digest, err error) {
-	if l.distrust.add(pack, err, time.Now()) {
+// doubt refuses a pack and, when that is news, has other sources asked for a better
+// one.
+func (l *loop) doubt(pack fleet.Digest, err error, from string) {
+	l.belief.refuse(l.o.Logger, err, from)
+	if l.belief.distrust.add(pack, err, time.Now()) {
 		l.wantPack()
 	}
 }

@@ -56,10 +56,10 @@ func newWard(t *testing.T, f *trusttest.Fleet, wall func() time.Time, mem memory
 	}
 	w.loop = &loop{
 		o: Options{Logger: slog.New(slog.DiscardHandler), Clock: wall, verify: trust.Verify}, facts: f.Member(), mem: mem,
-		disk: &disk{write: w.write}, announce: func(gossip.Pack) {},
+		disk: &disk{write: w.write}, outlets: outlets{announce: func(gossip.Pack) {}, seek: make(chan struct{}, 1)},
 		clock: newClock(wall, mem.Trust.Floor, mem.Told), timed: time.Now(), keeper: newTimekeeper(nil),
 	}
-	w.coordinator, w.seek = f.Coordinator, make(chan struct{}, 1)
+	w.coordinator = f.Coordinator
 	return w
 }
 
@@ -130,7 +130,7 @@ func TestReplayingAPackDoesNotKeepItFresh(t *testing.T) {
 				}
 				f.Now = f.Now.Add(26 * time.Hour)
 				if !w.hears(f.Direct()) {
-					t.Errorf("the next pack is not believed: %s", w.refused)
+					t.Errorf("the next pack is not believed: %s", w.belief.refused)
 				}
 			})
 		})
@@ -216,7 +216,7 @@ func TestACoordinatorsTimeOnlyMovesOnAndEndsOnlyWhatIsBelieved(t *testing.T) {
 		}
 		f.Now = f.Now.Add(time.Second)
 		if !w.hears(f.Direct()) {
-			t.Errorf("the next pack is not believed: %s", w.refused)
+			t.Errorf("the next pack is not believed: %s", w.belief.refused)
 		}
 		if w.passes(23 * time.Hour); !w.fresh() {
 			t.Error("the next pack is not fresh for a day")
@@ -277,8 +277,8 @@ func TestDistrustEndsWithAGoodPack(t *testing.T) {
 			asked = true
 		default:
 		}
-		if got := w.stand(); got != want || asked != sought || (w.remedy() == "") != (want == telemetry.Fresh) || w.distrust.rule.Code() == 0 && want == telemetry.Untrusted {
-			t.Errorf("%s: %s, others asked %v, remedy %q, rule %q; want %s and %v", what, got, asked, w.remedy(), w.distrust.rule, want, sought)
+		if got := w.freshness(); got != want || asked != sought || (w.remedy() == "") != (want == telemetry.Fresh) || w.belief.distrust.rule.Code() == 0 && want == telemetry.Untrusted {
+			t.Errorf("%s: %s, others asked %v, remedy %q, rule %q; want %s and %v", what, got, asked, w.remedy(), w.belief.distrust.rule, want, sought)
 		}
 	}
 	expect("at the start", telemetry.NoPack, false)
@@ -292,7 +292,7 @@ func TestDistrustEndsWithAGoodPack(t *testing.T) {
 	expect("a replay", telemetry.Untrusted, true)
 	w.hears(first)
 	expect("the same replay", telemetry.Untrusted, false)
-	if _, err := w.judge(t.Context(), good, "another"); err != nil || w.refused == "" {
+	if _, err := w.judge(t.Context(), good, "another"); err != nil || w.belief.refused == "" {
 		t.Errorf("what was refused is not told any more: %v", err)
 	}
 	expect("the pack it has, from another source", telemetry.Fresh, false)
@@ -343,8 +343,8 @@ func TestAPackOfTheSameTimestampMayNotLoseAPublisher(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := *w.trusted.Load()
-	if w.hears(bad); !strings.Contains(w.refused, "holds less") || w.trusted.Load().Teams[trusttest.Team].Version == 0 {
-		t.Errorf("it is believed: %q", w.refused)
+	if w.hears(bad); !strings.Contains(w.belief.refused, "holds less") || w.trusted.Load().Teams[trusttest.Team].Version == 0 {
+		t.Errorf("it is believed: %q", w.belief.refused)
 	}
 	if later := (trust.Trusted{At: known.Teams[trusttest.Team].Expires}); lost(known, later) {
 		t.Error("a role that expired is missed")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/agent/update"
@@ -29,22 +28,18 @@ func (l *loop) judge(ctx context.Context, pack []byte, from string) (v verdict, 
 	if err == nil {
 		return v, dead
 	}
-	if bytes.Equal(pack, l.waiting.pack) {
-		l.waiting = packOffer{}
+	if bytes.Equal(pack, l.belief.waiting.pack) {
+		l.belief.waiting = packOffer{}
 	}
-	l.refuse(err, from)
-	l.doubted(fleet.DigestOf(pack), err)
+	l.doubt(fleet.DigestOf(pack), err, from)
 	return verdict{err: err}, nil
 }
 
 // weigh is judge without its guard.
 func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, error) {
 	digest := fleet.DigestOf(pack)
-	if t := l.trusted.Load(); t != nil && digest == l.pack && l.fresh() {
-		if strings.HasPrefix(l.refused, from+": ") {
-			l.refused = "" // what another source offered is still told
-		}
-		l.distrust.answer()
+	if t := l.trusted.Load(); t != nil && digest == l.belief.pack && l.fresh() {
+		l.belief.confirm(from)
 		return verdict{version: packVersion(*t)}, nil // known and acted on
 	}
 	have := l.mem.Trust
@@ -52,8 +47,7 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 	t, st, err := l.o.verify(pack, have, l.facts, l.clock.wall())
 	if err != nil {
 		l.audited(l.mem.Trust.Audit.Refused(err))
-		l.refuse(err, from)
-		l.doubted(digest, err)
+		l.doubt(digest, err, from)
 		return verdict{err: err}, nil
 	}
 	news := !bytes.Equal(st.Timestamp, have.Timestamp)
@@ -65,18 +59,17 @@ func (l *loop) weigh(ctx context.Context, pack []byte, from string) (verdict, er
 		// One timestamp vouches for one state of things: whoever brought this pack
 		// took a publisher's word out of it.
 		err := trust.Violated(trust.RuleFormat, "judge pack", string(l.facts.Group), errors.New("it holds less than the pack of the same timestamp that was believed"))
-		l.refuse(err, from)
+		l.belief.refuse(l.o.Logger, err, from)
 		return verdict{err: err}, nil
 	}
-	if !st.Equal(have) || l.pack != digest {
+	if !st.Equal(have) || l.belief.pack != digest {
 		if err := l.believe(pack, have, st); err != nil {
-			l.unkept(packOffer{pack: pack, from: from, version: packVersion(t)}, err)
+			l.stuck = time.Now().Add(writeAgain)
+			l.belief.postpone(l.o.Logger, packOffer{pack: pack, from: from, version: packVersion(t)}, err)
 			return verdict{err: err}, nil
 		}
 	}
-	l.pack, l.refused, l.waiting = digest, "", packOffer{}
-	l.distrust.answer()
-	l.lapsed = ""
+	l.belief.accept(digest)
 	was := l.trusted.Swap(&t)
 	if t.Behind > clockOff {
 		l.o.Logger.Warn("clock is behind", "by", t.Behind.String())
@@ -122,35 +115,11 @@ func (l *loop) believe(pack []byte, have, st trust.State) error {
 	return nil
 }
 
-func (l *loop) refuse(err error, from string) {
-	l.refusals++
-	text := from + ": " + err.Error()
-	if text != l.refused { // the same refusal again is only counted
-		l.o.Logger.Error("trust pack refused", "from", from, "rule", string(trust.RuleOf(err)), "err", err, "count", l.refusals)
-	}
-	l.refused = text
-}
-
-// unkept has a pack that is to be believed, but could not be written down, judged
-// again when there may be room: who brought it will not bring it a second time.
-func (l *loop) unkept(p packOffer, err error) {
-	l.stuck = time.Now().Add(writeAgain)
-	if p.version <= l.waiting.version {
-		return // it, or a newer one, waits already
-	}
-	l.waiting = p
-	l.refused = p.from + ": " + err.Error()
-	l.o.Logger.Error("trust pack not kept", "from", p.from, "err", err)
-}
-
 // stale takes note of a pack that is authentic but past its expiry. It is kept in
 // mind only when there is nothing better: after a restart it still says by whom
 // the releases on disk are backed.
 func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
-	l.lapsed = t.Expired
-	if digest == l.pack {
-		l.distrust.answer() // authentic: there is nothing newer there
-	}
+	l.belief.lapse(digest, t.Expired)
 	cause := "role " + t.Expired
 	if t.Expired == "" {
 		cause = "by what the coordinator says of the time"
@@ -158,9 +127,9 @@ func (l *loop) stale(t trust.Trusted, digest fleet.Digest, from string) error {
 	err := fault.Newf(fault.Untrusted, "believe pack", from, "it expired at %s (%s)", t.Expires.Format(time.RFC3339), cause)
 	if l.trusted.Load() == nil {
 		l.trusted.Store(&t)
-		l.pack = digest
+		l.belief.pack = digest
 	}
-	l.refuse(err, from)
+	l.belief.refuse(l.o.Logger, err, from)
 	return err
 }
 

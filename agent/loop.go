@@ -27,9 +27,9 @@ import (
 )
 
 // loop is the one goroutine that owns the agent's memory. Everybody else talks
-// to it by its channels.
+// to it by its inbox and reads only what it shows.
 type loop struct {
-	// what it is given
+	// what it is given, and leaves as it is
 	o        Options
 	facts    fleet.Facts
 	disk     *disk
@@ -42,7 +42,22 @@ type loop struct {
 	progress *progress // of what the effects bring in
 	witness  *witness
 	keeper   *timekeeper
-	// what it tells the rest of the agent, and asks
+	outlets
+	// what others may touch
+	inbox
+	shown
+	// what it alone reads and writes
+	mem      memory
+	timed    time.Time // when mem was last written
+	clock    clock
+	belief   belief                     // in packs
+	reasons  map[fleet.ModelName]string // what the directive says of each model
+	unbacked map[fleet.ModelName]string // why what it names is not taken up
+	backlog
+}
+
+// outlets are how the loop tells the rest of the agent, and asks it. None waits.
+type outlets struct {
 	announce func(gossip.Pack)            // to the cell, of a pack that was believed
 	gossiped func(checkpoint string)      // to the cell, which one this device was shown
 	changed  func()                       // to applications that watch
@@ -50,7 +65,10 @@ type loop struct {
 	wire     func() int64                 // bytes taken from the bucket since the start
 	standby  func() standby.View          // of the way to packs past the coordinator; nil: there is none
 	seek     chan struct{}                // another source of packs is wanted
-	// what others tell it
+}
+
+// inbox is what others tell the loop.
+type inbox struct {
 	packs  chan packOffer
 	times  chan time.Time // what a coordinator says, unsigned
 	back   chan struct{}  // the member came back by its key
@@ -58,29 +76,20 @@ type loop struct {
 	looks  chan chan<- struct{} // publish now, and say so
 	dead   chan error           // a failpoint hit by an effect
 	rotten chan fleet.Digest    // releases, by bundle, that the disk damaged
-	// what any goroutine may read
+}
+
+func newInbox() inbox {
+	return inbox{
+		packs: make(chan packOffer), times: make(chan time.Time, 1), back: make(chan struct{}, 1), events: make(chan event, 64),
+		looks: make(chan chan<- struct{}), dead: make(chan error, 1), rotten: make(chan fleet.Digest),
+	}
+}
+
+// shown is what any goroutine may read; the loop alone writes it.
+type shown struct {
 	trusted atomic.Pointer[trust.Trusted]
 	keep    atomic.Pointer[[]fleet.Digest] // bundles that no collection may touch
 	whole   atomic.Pointer[[]fleet.Digest] // bundles whose verified files should be here
-	// what it owns: of packs
-	pack     fleet.Digest // of the newest pack judged
-	distrust distrust
-	lapsed   string              // the role that makes even the newest pack stale; ""
-	stood    telemetry.Freshness // at the last look
-	stoodAt  time.Time           // since when
-	refused  string              // why the newest pack was not believed, or ""
-	refusals uint64
-	waiting  packOffer // the newest pack that could not be written
-	// and of models
-	mem      memory
-	timed    time.Time // when mem was last written
-	clock    clock
-	reasons  map[fleet.ModelName]string
-	unbacked map[fleet.ModelName]string // why what the directive names is not taken up
-	retry    []event                    // whose state could not be written
-	stuck    time.Time                  // until when nothing is written, since the last write failed
-	starting bool                       // effects are put into pending, in their order
-	pending  []update.Effect
 }
 
 // event is something that happened to a model.
@@ -241,7 +250,7 @@ func (l *loop) step(ctx context.Context, e event) error {
 		mem.Models[e.model] = next
 		if err := l.save(mem); err != nil {
 			l.o.Logger.Error("state not written", "model", e.model, "err", err)
-			l.later(e)
+			l.later(e, time.Now())
 			return nil
 		}
 		l.log(old, next)
@@ -273,27 +282,6 @@ func (l *loop) save(mem memory) error {
 	return nil
 }
 
-// writeAgain is how long a disk that could not be written to is left alone.
-const writeAgain = 5 * time.Second
-
-// later keeps an event whose state could not be written. A tick comes again by
-// itself, and of events that say the same the newest is enough: a disk may be
-// full for weeks.
-func (l *loop) later(e event) {
-	l.stuck = time.Now().Add(writeAgain)
-	if e.ev.Kind == update.Tick {
-		return
-	}
-	i := slices.IndexFunc(l.retry, func(o event) bool {
-		return o.model == e.model && o.ev.Kind == e.ev.Kind && o.ev.Key == e.ev.Key && o.ev.Root == e.ev.Root && o.ev.Bundle == e.ev.Bundle
-	})
-	if i < 0 {
-		l.retry = append(l.retry, e)
-		return
-	}
-	l.retry[i] = e
-}
-
 // move is [update.Step] behind a guard: a bug in the machine leaves the model as
 // it is instead of ending the agent.
 func move(log *slog.Logger, st update.State, ev update.Event) (next update.State, effects []update.Effect, err error) {
@@ -313,13 +301,13 @@ func (l *loop) ticks(ctx context.Context) error {
 			return err
 		}
 	}
-	if p := l.waiting; p.pack != nil {
+	if p := l.belief.waiting; p.pack != nil {
 		v, err := l.judge(ctx, p.pack, p.from)
 		if err != nil {
 			return err
 		}
 		if fault.Is(v.err, fault.Untrusted) {
-			l.waiting = packOffer{} // it grew too old meanwhile
+			l.belief.waiting = packOffer{} // it grew too old meanwhile
 		}
 	}
 	if l.lacking() {
@@ -369,7 +357,7 @@ func (l *loop) next() time.Duration {
 		return wait
 	}
 	wait := time.Minute
-	if len(l.retry) > 0 || l.waiting.pack != nil {
+	if len(l.retry) > 0 || l.belief.waiting.pack != nil {
 		wait = writeAgain
 	}
 	for _, st := range l.mem.Models {

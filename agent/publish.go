@@ -21,10 +21,12 @@ func (l *loop) limits(st update.State) probe.Limits {
 
 // publish tells applications, and the recorder, how things stand.
 func (l *loop) publish() {
-	stand := l.stand()
+	stand := l.freshness()
+	l.belief.stand(stand, time.Now())
 	out := local.Listing{
 		Member: l.facts.ID, Agent: l.o.Version, Directive: l.mem.Trust.Sequence,
-		Freshness: stand.String(), FreshnessSince: l.stoodAt, Remedy: l.remedy(), PackURL: l.packURL(), Audit: l.auditView(), Refused: l.refused, Damaged: l.scrub.Damaged(), Models: []local.Model{},
+		Freshness: stand.String(), FreshnessSince: l.belief.stoodAt, Remedy: l.remedy(), Refused: l.belief.refused,
+		PackURL: l.packURL(), Audit: l.auditView(), Damaged: l.scrub.Damaged(), Models: []local.Model{},
 	}
 	now := time.Now()
 	for _, m := range slices.Sorted(maps.Keys(l.mem.Models)) {
@@ -39,24 +41,19 @@ func (l *loop) publish() {
 	if n, last := l.liars(); n > 0 {
 		d.Liars, d.Liar = uint64(n), telemetry.MemberPrefix(last)
 	}
-	l.rec.SetMember(telemetry.MemberState{Directive: l.mem.Trust.Sequence, Freshness: stand, Refusal: l.distrust.rule.Code(), RSS: telemetry.ResidentKiB(), Delivery: d, Log: l.logHead()})
+	l.rec.SetMember(telemetry.MemberState{
+		Directive: l.mem.Trust.Sequence, Freshness: stand, Refusal: l.belief.distrust.rule.Code(),
+		RSS: telemetry.ResidentKiB(), Delivery: d, Log: l.logHead(),
+	})
 	l.watched()
 	l.host.Publish(out)
 	l.changed()
 }
 
-// stand is how the device's trust stands; since when is kept with it.
-func (l *loop) stand() telemetry.Freshness {
-	f := l.freshness()
-	if f != l.stood || l.stoodAt.IsZero() {
-		l.stood, l.stoodAt = f, time.Now().UTC()
-	}
-	return f
-}
-
+// freshness is how the device's trust stands.
 func (l *loop) freshness() telemetry.Freshness {
 	switch {
-	case l.mem.Trust.Audit.Split != nil, !l.distrust.since.IsZero():
+	case l.mem.Trust.Audit.Split != nil, !l.belief.distrust.since.IsZero():
 		return telemetry.Untrusted
 	case l.trusted.Load() == nil:
 		return telemetry.NoPack
