@@ -23,9 +23,9 @@ func (p *Publisher) AuditKey() string { return p.repository().AuditKey() }
 func (p *Publisher) Versions() map[string]int64 { return p.repository().Versions() }
 
 // FormerAuditKeys are the public keys of the audit log that policies listed
-// before, newest first.
+// before, newest first. It does not wait for writers: the log asks while one proves.
 func (p *Publisher) FormerAuditKeys(ctx context.Context) ([]string, error) {
-	return p.repository().FormerAuditKeys(ctx)
+	return p.newest.Load().FormerAuditKeys(ctx)
 }
 
 // Audited gives the publisher its audit log.
