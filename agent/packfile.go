@@ -16,10 +16,10 @@ func (a *agent) watchPackFile(ctx context.Context) {
 	}
 	tick := time.NewTicker(min(a.o.Report, 5*time.Second))
 	defer tick.Stop()
-	var seen time.Time
+	var seen written
 	for {
-		if at, ok := changedSince(a.o.Pack, seen); ok {
-			seen = at
+		if now, ok := changedSince(a.o.Pack, seen); ok {
+			seen = now
 			pack, err := os.ReadFile(a.o.Pack)
 			if err != nil {
 				a.o.Logger.Warn("pack file not read", "err", err)
@@ -36,10 +36,17 @@ func (a *agent) watchPackFile(ctx context.Context) {
 	}
 }
 
-func changedSince(path string, seen time.Time) (time.Time, bool) {
+// written tells what a file held from what it holds. One that is read in the middle of
+// being written may end within the same tick of the file system's clock.
+type written struct {
+	at   time.Time
+	size int64
+}
+
+func changedSince(path string, seen written) (written, bool) {
 	fi, err := os.Stat(path)
-	if err != nil || fi.Size() > trust.MaxPack || fi.ModTime().Equal(seen) {
+	if err != nil || fi.Size() > trust.MaxPack || fi.Size() == seen.size && fi.ModTime().Equal(seen.at) {
 		return seen, false
 	}
-	return fi.ModTime(), true
+	return written{fi.ModTime(), fi.Size()}, true
 }
