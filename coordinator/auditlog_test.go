@@ -82,7 +82,7 @@ func TestAnotherHistoryRaisesTheAlarm(t *testing.T) {
 	if len(got) != 2 || got[0].Member != ds[0].facts.ID || len(got[0].Row) == 0 || got[1].Theirs != forged || got[1].Ours == "" {
 		t.Fatalf("evidence %+v", got)
 	}
-	if _, err := telemetry.VerifyRow(got[0].Row, fleetName, ds[0].key.ECDSA()); err != nil {
+	if err := must(telemetry.ParseMessage(got[0].Row))(t).Verify(fleetName, ds[0].key.ECDSA()); err != nil {
 		t.Errorf("the row that is kept as evidence: %v", err)
 	}
 	w.checkAudit("audit.split")

@@ -12,8 +12,8 @@
 // once. Both are signed over the exact bytes that travel (docs/formats/report.md)
 // and are called messages when it does not matter which they are.
 //
-// Parsing is strict: what [ParseRow], [ParseWindow] or [ParseSketch] accept
-// encodes to the very bytes that were read, so there is one form of everything.
+// Parsing is strict: what [ParseRow] or [ParseWindow] accepts encodes to the very
+// bytes that were read, so there is one form of everything.
 // Everything here except [Recorder] and [ResidentKiB] is pure; the Recorder is told
 // the time and is safe for concurrent use.
 package telemetry

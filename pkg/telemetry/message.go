@@ -3,6 +3,8 @@ package telemetry
 import (
 	"bytes"
 	"crypto/ecdsa"
+
+	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
 // Message is a row or a window together with the signed bytes it travels as.
@@ -30,6 +32,19 @@ func (m Message) Verify(fleetName string, pub *ecdsa.PublicKey) error {
 		return verify(WindowDomain, m.Raw, fleetName, pub, m.Window.Key)
 	}
 	return verify(RowDomain, m.Raw, fleetName, pub, m.Row.Key)
+}
+
+// verify checks a signed message that names the key of the member that signs.
+func verify(d Domain, msg []byte, fleetName string, pub *ecdsa.PublicKey, claimed KeyID) error {
+	id, err := KeyIDOf(pub)
+	if err != nil {
+		return err
+	}
+	if id != claimed {
+		return fault.Newf(fault.Untrusted, "verify", string(d), "it names key %s, not %s", claimed, id)
+	}
+	_, err = Open(d, fleetName, pub, msg)
+	return err
 }
 
 // Key is the id of the key that the message claims to be signed with.

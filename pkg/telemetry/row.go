@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -158,29 +157,4 @@ func ParseRow(msg []byte) (Row, error) {
 		return Row{}, fault.New(fault.Invalid, "read row", "", err)
 	}
 	return r, nil
-}
-
-// VerifyRow reads a signed row and checks that pub signed these bytes for the
-// fleet and that the row's key id is pub's.
-func VerifyRow(msg []byte, fleetName string, pub *ecdsa.PublicKey) (Row, error) {
-	r, err := ParseRow(msg)
-	if err != nil {
-		return Row{}, err
-	}
-	if err := verify(RowDomain, msg, fleetName, pub, r.Key); err != nil {
-		return Row{}, err
-	}
-	return r, nil
-}
-
-func verify(d Domain, msg []byte, fleetName string, pub *ecdsa.PublicKey, claimed KeyID) error {
-	id, err := KeyIDOf(pub)
-	if err != nil {
-		return err
-	}
-	if id != claimed {
-		return fault.Newf(fault.Untrusted, "verify", string(d), "it names key %s, not %s", claimed, id)
-	}
-	_, err = Open(d, fleetName, pub, msg)
-	return err
 }

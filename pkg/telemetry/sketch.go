@@ -4,8 +4,6 @@ import (
 	"errors"
 	"math"
 	"math/bits"
-
-	"github.com/modelfleet/modelfleet/pkg/fault"
 )
 
 // A sketch's buckets: values below 16 have one each, larger ones share one with
@@ -133,15 +131,6 @@ func (s *Sketch) Append(b []byte) []byte {
 		prev = i
 	}
 	return b
-}
-
-// ParseSketch reads an encoded sketch.
-func ParseSketch(b []byte) (*Sketch, error) {
-	s, err := parseSketch(b)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "read sketch", "", err)
-	}
-	return s, nil
 }
 
 func parseSketch(b []byte) (*Sketch, error) {

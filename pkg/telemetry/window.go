@@ -3,7 +3,6 @@ package telemetry
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"errors"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -70,19 +69,6 @@ func ParseWindow(msg []byte) (Window, error) {
 	w, err := parseWindowBody(msg[:len(msg)-SignatureSize])
 	if err != nil {
 		return Window{}, fault.New(fault.Invalid, "read window", "", err)
-	}
-	return w, nil
-}
-
-// VerifyWindow reads a signed window and checks that pub signed these bytes for
-// the fleet and that the window's key id is pub's.
-func VerifyWindow(msg []byte, fleetName string, pub *ecdsa.PublicKey) (Window, error) {
-	w, err := ParseWindow(msg)
-	if err != nil {
-		return Window{}, err
-	}
-	if err := verify(WindowDomain, msg, fleetName, pub, w.Key); err != nil {
-		return Window{}, err
 	}
 	return w, nil
 }

@@ -55,12 +55,12 @@ func TestProgressOnATerminalRedrawsItsLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _, err := streams(true)
 		p := s.Progress("upload", 200<<20)
-		for range 20 {
+		for i := range int64(20) {
 			time.Sleep(50 * time.Millisecond)
-			p.Add(10 << 20)
+			p.Set((i + 1) * 10 << 20)
 		}
 		p.Done("%d files", 3)
-		p.Add(1) // late: after the end nothing is drawn
+		p.Set(201 << 20) // late: after the end nothing is drawn
 		text := err.String()
 		if n := strings.Count(text, "\r"); n < 8 || n > 12 {
 			t.Errorf("%d redraws in a second", n)
@@ -78,9 +78,9 @@ func TestProgressSaysHowLongItTakesYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _, err := streams(true)
 		p := s.Progress("upload", 100<<20)
-		for range 10 {
+		for i := range int64(10) {
 			time.Sleep(10 * time.Second)
-			p.Add(10 << 20)
+			p.Set((i + 1) * 10 << 20)
 		}
 		if text := err.String(); !strings.Contains(text, "1.0 MiB/s") || !strings.Contains(text, "50s left") || !strings.Contains(text, "1m left") {
 			t.Errorf("drew %q", text)
@@ -92,8 +92,8 @@ func TestProgressInALogIsQuietAndShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _, err := streams(false)
 		quick := s.Progress("hash", 100)
-		for range 100 {
-			quick.Add(1)
+		for i := range int64(100) {
+			quick.Set(i + 1)
 		}
 		quick.Done("done")
 		if err.String() != "hash: done\n" {
@@ -101,9 +101,9 @@ func TestProgressInALogIsQuietAndShort(t *testing.T) {
 		}
 		err.Reset()
 		slow := s.Progress("upload", 100)
-		for range 100 {
+		for i := range int64(100) {
 			time.Sleep(time.Second)
-			slow.Add(1)
+			slow.Set(i + 1)
 		}
 		slow.Stop()
 		slow.Done("never said")

@@ -40,21 +40,10 @@ func (s Streams) Progress(what string, total int64) *Progress {
 	return p
 }
 
-// Add says that more bytes are done.
-func (p *Progress) Add(n int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.set(p.done + n)
-}
-
 // Set says how many bytes are done in all.
 func (p *Progress) Set(done int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set(done)
-}
-
-func (p *Progress) set(done int64) {
 	if p.settled {
 		return
 	}
