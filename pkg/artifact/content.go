@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -22,7 +21,7 @@ type Content struct {
 	file    File
 	objects []object // shortest first
 	unpack  *Unpacker
-	spool   *os.File // of a file that is signed whole: all of it, verified
+	spool   *spool // of a file that is signed whole: all of it, verified
 
 	mu     sync.Mutex
 	frames []*heldFrame // the last that were read, latest last
@@ -115,7 +114,7 @@ func (c *Content) Close() error {
 	if c.spool == nil {
 		return nil
 	}
-	return errors.Join(c.spool.Close(), os.Remove(c.spool.Name()))
+	return c.spool.Close()
 }
 
 // At is the content as a reader, for as long as ctx lives.
@@ -234,7 +233,7 @@ func (c *Content) fetchFrom(ctx context.Context, o object, i int) ([]byte, error
 // fetchWhole brings all frames here and verifies the whole.
 func (c *Content) fetchWhole(ctx context.Context, dir string) error {
 	var err error
-	if c.spool, err = os.CreateTemp(dir, "modelfleet-base-*"); err != nil {
+	if c.spool, err = newSpool(dir, "modelfleet-base-*"); err != nil {
 		return fault.New(fault.Exhausted, "read", c.file.Path, err).WithHint(freeTemp)
 	}
 	sum := sha256.New()

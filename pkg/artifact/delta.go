@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"os"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -71,11 +70,10 @@ func UploadDelta(ctx context.Context, st Store, j DeltaJob, o DeltaOptions) (Del
 		return s, err
 	}
 	s.Known = false
-	spool, err := os.CreateTemp(o.TempDir, "modelfleet-delta-*")
+	spool, err := newSpool(o.TempDir, "modelfleet-delta-*")
 	if err != nil {
 		return s, fault.New(fault.Exhausted, "make delta", j.File.Path, err).WithHint(freeTemp)
 	}
-	defer os.Remove(spool.Name())
 	defer spool.Close()
 	x, sum, err := m.pack(ctx, spool, int64(maxShare*float64(full)))
 	s.Size = x.PackedSize()

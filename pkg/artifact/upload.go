@@ -131,11 +131,10 @@ func (u *uploader) file(ctx context.Context, f File) error {
 		return fault.New(fault.Invalid, "upload", f.Path, err)
 	}
 	defer src.Close()
-	spool, err := os.CreateTemp(u.o.TempDir, "modelfleet-pack-*")
+	spool, err := newSpool(u.o.TempDir, "modelfleet-pack-*")
 	if err != nil {
 		return fault.New(fault.Exhausted, "upload", f.Path, err).WithHint(freeTemp)
 	}
-	defer os.Remove(spool.Name())
 	defer spool.Close()
 	m := &fileMeter{u: u, file: f}
 	p, err := u.pack(ctx, f, src, spool, m)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -270,5 +271,36 @@ func TestPackingIsGivenUpWhereItGainsNothing(t *testing.T) {
 	}
 	if st.Objects != 2+2+4 || st.Packed > int64((100+67+21)*64<<10) {
 		t.Errorf("%+v", st)
+	}
+}
+
+// watching is a bucket that looks at a folder whenever something is made in it.
+type watching struct {
+	artifact.Store
+	look func()
+}
+
+func (w *watching) Create(ctx context.Context, key string, body registry.Body) (bool, error) {
+	w.look()
+	return w.Store.Create(ctx, key, body)
+}
+
+// What is packed lies under no name, so that nothing of it stays when the process is
+// killed in the middle.
+func TestAKilledUploadLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("open files keep their names there")
+	}
+	temp, looked := t.TempDir(), false
+	s := &watching{bucket(t), func() {
+		looked = true
+		if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+			t.Errorf("in the temporary folder: %v, %v", left, err)
+		}
+	}}
+	f := sign(t, oms.Shards, map[string][]byte{"model.bin": bfloats(100_000, 1)})
+	if _, err := artifact.Upload(t.Context(), s, f.path, f.files, artifact.UploadOptions{TempDir: temp}); err != nil || !looked {
+		t.Fatal(err)
 	}
 }
