@@ -16,10 +16,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/auth"
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/s3api"
@@ -67,11 +69,6 @@ func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(filepath.Join(data, o.Bucket), 0o755); err != nil {
 		return fault.New(fault.Invalid, "serve S3", o.Dir, err)
 	}
-	addr, err := freeAddr(o.Addr)
-	if err != nil {
-		return fault.New(fault.Conflict, "serve S3", o.Addr, err).
-			WithHint("choose another address, or port 0 for a free one")
-	}
 	store, sidecar, err := metadata(o.Dir)
 	if err != nil {
 		return fault.New(fault.Invalid, "serve S3", o.Dir, err)
@@ -83,6 +80,23 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fault.New(fault.Internal, "serve S3", data, err)
 	}
+	for tries := 1; ; tries++ {
+		err := serve(ctx, o, be)
+		_, port, _ := net.SplitHostPort(o.Addr) // of no address: serve has said so
+		if port != "0" || tries == 10 || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+		// Somebody else took the port that was free a moment ago: another one.
+	}
+}
+
+// serve serves a backend at an address until ctx is done.
+func serve(ctx context.Context, o Options, be backend.Backend) error {
+	addr, err := freeAddr(o.Addr)
+	if err != nil {
+		return fault.New(fault.Conflict, "serve S3", o.Addr, err).
+			WithHint("choose another address, or port 0 for a free one")
+	}
 	root := auth.Account{Access: o.AccessKey, Secret: o.SecretKey, Role: auth.RoleAdmin}
 	listening := make(chan struct{})
 	srv, err := s3api.New(be, middlewares.RootUserConfig{Access: o.AccessKey, Secret: o.SecretKey}, o.Region,
@@ -90,7 +104,7 @@ func Run(ctx context.Context, o Options) error {
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithConcurrencyLimiter(4096, 4096),
 		s3api.WithOnListen(sync.OnceFunc(func() { close(listening) })))
 	if err != nil {
-		return fault.New(fault.Internal, "serve S3", data, err)
+		return fault.New(fault.Internal, "serve S3", o.Dir, err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeMultiPort([]string{addr}) }()
