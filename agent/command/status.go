@@ -92,7 +92,11 @@ func table(stdout io.Writer, models []local.Model) error {
 			fmt.Fprintf(w, "\t\t\t\t%s\n", line)
 		}
 		for _, q := range m.Quarantined {
-			fmt.Fprintf(w, "\t\t\trefuses %s\t%s: %s\n", q.Ref, q.Code, q.Text)
+			why := q.Code
+			if q.Text != m.Why && q.Text != m.Revoked { // which stands above
+				why += ": " + q.Text
+			}
+			fmt.Fprintf(w, "\t\t\trefuses %s\t%s\n", q.Ref, why)
 		}
 	}
 	return w.Flush()
@@ -108,10 +112,14 @@ func asides(m local.Model) []string {
 	if !m.Failing.IsZero() && m.Failure != fleet.ReleaseFailure && m.Phase <= fleet.Failed {
 		lines = append(lines, fmt.Sprintf("%s since %s", m.FailureCode, m.Failing.UTC().Format("2006-01-02 15:04:05Z")))
 	}
-	if m.Held != "" {
-		lines = append(lines, "keeps what it has: "+m.Held)
+	if m.Held != "" && m.Phase != fleet.Quarantined { // why it is in quarantine stands above
+		then := "keeps what it has: "
+		if m.Serving == nil {
+			then = "waits for another release: "
+		}
+		lines = append(lines, then+m.Held)
 	}
-	if m.Revoked != "" {
+	if m.Revoked != "" && m.Revoked != m.Why {
 		lines = append(lines, m.Revoked)
 	}
 	switch {

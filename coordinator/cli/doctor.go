@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -105,11 +106,24 @@ func (o *doctorRun) print(r doctor.Report) error {
 	kind, bad := r.Worst()
 	switch {
 	case bad:
-		return fault.Newf(kind, "examine fleet", "", "%d of %d checks are bad", r.Bad, len(r.Checks)).WithHint("each says what to do; begin with the first")
+		return fault.Newf(kind, "examine fleet", "", "%s bad", ofChecks(r.Bad, len(r.Checks))).WithHint("each bad check says what to do; start with the first")
 	case r.Warn > 0:
-		o.Say("nothing is bad; %d of %d checks should not stay so", r.Warn, len(r.Checks))
+		warn := "is a warning"
+		if r.Warn != 1 {
+			warn = "are warnings"
+		}
+		o.Say("nothing is bad; %d of %d checks %s", r.Warn, len(r.Checks), warn)
 	default:
 		o.Say("all %d checks are good", len(r.Checks))
 	}
 	return nil
+}
+
+// ofChecks is "1 of 16 checks is", "2 of 16 checks are".
+func ofChecks(n, of int) string {
+	verb := "are"
+	if n == 1 {
+		verb = "is"
+	}
+	return fmt.Sprintf("%d of %d checks %s", n, of, verb)
 }

@@ -66,7 +66,7 @@ func (d *desk) membersDeny() *cobra.Command {
 		Example: "  modelfleet members deny cork-07 --reason 'not one of ours'",
 		RunE: run(func(ctx context.Context, args []string) error {
 			if r.Reason == "" {
-				return fault.Newf(fault.Invalid, "deny member", args[0], "there is no reason").WithHint("say why: --reason")
+				return fault.Newf(fault.Invalid, "deny member", args[0], "no reason is given").WithHint("say why: --reason")
 			}
 			return d.answer(ctx, args[0], r, (*api.Client).DenyMember, "%s stays out; its key is %s")
 		}),

@@ -173,7 +173,7 @@ func (d *desk) passphrase(path string) ([]byte, error) {
 		return []byte(p), nil
 	}
 	if !d.Person {
-		return nil, fault.Newf(fault.Denied, "load key", path, "it has a passphrase, and nobody is here to ask").
+		return nil, fault.Newf(fault.Invalid, "load key", path, "it has a passphrase, and there is no terminal to ask for it on").
 			WithHint("run it on a terminal, or set $%s", passwordVariable)
 	}
 	return d.Secret("Passphrase of " + path + ":")

@@ -202,7 +202,7 @@ func (o *keyChange) settle(ctx context.Context, home folder.Folder, c *ceremony.
 	for _, ref := range keys {
 		if !o.yes {
 			if !o.Person {
-				return fault.Newf(fault.Denied, "sign ceremony", path, "nobody is here to look at it").WithHint("run it on a terminal, or say --yes")
+				return fault.Newf(fault.Invalid, "sign ceremony", path, "it is not confirmed, and there is no terminal to ask on").WithHint("run it on a terminal, or confirm with --yes")
 			}
 			if yes, err := o.Confirm("Sign this with " + ref + "?"); err != nil || !yes {
 				return fault.New(fault.Canceled, "sign ceremony", path, err).WithHint("nothing was signed")
@@ -254,7 +254,7 @@ func (o *keyChange) plan(ctx context.Context, home folder.Folder, before ceremon
 			}
 			change.New = []ceremony.Holding{h}
 			if !o.rehearse {
-				o.Say("the next key is %s: it must be in the keys folder of the coordinator's fleet folder before this is published", path)
+				o.nextKey(path)
 			}
 		} else if _, ref, named := strings.Cut(o.come[0], "="); !strings.HasSuffix(o.come[0], ".pub") {
 			if prefer = o.come[0]; named {
@@ -273,9 +273,14 @@ func (o *keyChange) audit(home folder.Folder, listed string) (plan ceremony.Plan
 	if o.rehearse {
 		_, public, err = ledger.NewKey(home.Name)
 	} else if public, path, err = home.NextAuditKey(listed); err == nil {
-		o.Say("the next key is %s: copy it into the keys folder of the coordinator's fleet folder before this is published", path)
+		o.nextKey(path)
 	}
 	return ceremony.Plan{Policy: &repository.PolicyChange{AuditKey: public}}, "", err
+}
+
+// nextKey says where the new key is and what has to be done with it.
+func (o *keyChange) nextKey(path string) {
+	o.Say("the new key is %s; the coordinator finds it if it uses this fleet folder. If it runs from another copy,\ncopy the file into that copy's keys folder before you confirm: once the change is published, it is needed there", path)
 }
 
 // next makes the key that follows, or finds the one that an unfinished ceremony
@@ -334,7 +339,7 @@ func (o *keyChange) deviceCA(ctx context.Context, home folder.Folder, listed []b
 	default:
 		var path string
 		path, key, _, err = home.NextKey(ctx, "device-ca", func(s *signer.Signer) bool { return folder.IsCA(listed, s.Public()) })
-		o.Say("the next key is %s: copy it into the keys folder of the coordinator's fleet folder before this is published", path)
+		o.nextKey(path)
 	}
 	if err != nil {
 		return plan, "", err

@@ -55,7 +55,7 @@ func (o *keySign) run(ctx context.Context, path string) error {
 	o.describe(c)
 	if !o.yes {
 		if !o.Person {
-			return fault.Newf(fault.Denied, "sign ceremony", path, "nobody is here to look at it").WithHint("run it on a terminal, or say --yes")
+			return fault.Newf(fault.Invalid, "sign ceremony", path, "it is not confirmed, and there is no terminal to ask on").WithHint("run it on a terminal, or confirm with --yes")
 		}
 		if yes, err := o.Confirm("Sign this?"); err != nil || !yes {
 			return fault.New(fault.Canceled, "sign ceremony", path, err).WithHint("nothing was signed")

@@ -128,9 +128,17 @@ func trustText(m api.MemberInfo, now time.Time) string {
 // runsText is the version that a member runs, and whether it may no longer.
 func runsText(st api.ModelStatus) string {
 	if st.Revoked != "" {
-		return version(st.Running) + " (revoked)"
+		return version(st.Running) + " (" + barredWord(st.Revoked) + ")"
 	}
 	return version(st.Running)
+}
+
+// barredWord is the one word for why a release may not run any more.
+func barredWord(why string) string {
+	if strings.HasPrefix(why, "delisted") {
+		return "delisted"
+	}
+	return "revoked"
 }
 
 // list makes an absent list an empty one, for JSON.
@@ -152,6 +160,9 @@ func version(ref string) string {
 // phaseText is a phase with the reason of a failure and what is in quarantine.
 func phaseText(st api.ModelStatus) string {
 	s := st.Phase.String()
+	if st.Phase == fleet.Quarantined && (st.FailureCode == "delisted" || st.FailureCode == "revoked") {
+		return st.FailureCode // it did not fail there
+	}
 	switch {
 	case st.Stuck() && st.Phase != fleet.Downloading:
 		s, _, _ = strings.Cut(st.StuckText(time.Time{}), ":")
@@ -270,10 +281,10 @@ func (d *desk) membersRevoke() *cobra.Command {
 				return err
 			}
 			if reason == "" {
-				return fault.Newf(fault.Invalid, "revoke member", args[0], "there is no reason").WithHint("say what happened: --reason")
+				return fault.Newf(fault.Invalid, "revoke member", args[0], "no reason is given").WithHint("say what happened with --reason")
 			}
 			if !yes {
-				return fault.Newf(fault.Invalid, "revoke member", args[0], "it cannot be undone: the member has to enrol again").WithHint("say --yes")
+				return fault.Newf(fault.Invalid, "revoke member", args[0], "it is not confirmed; it cannot be undone: the member has to enrol again").WithHint("confirm with --yes")
 			}
 			client, err := d.client()
 			if err != nil {

@@ -49,7 +49,7 @@ func (d *desk) releasesList() *cobra.Command {
 func (d *desk) releaseRow(r api.ReleaseInfo) []string {
 	ref := r.Release.Ref()
 	if r.Revoked {
-		ref += " (revoked)"
+		ref += " (" + barredWord(r.RevokedFor) + ")"
 	} else if r.Unlisted {
 		ref += " (not listed)"
 	}
@@ -106,7 +106,7 @@ func (d *desk) admit(ctx context.Context, client *api.Client, team fleet.Team) e
 		d.Say("admitted %s%s", r.Release.Ref(), again)
 	}
 	for _, r := range reply.Revoked {
-		d.Say("revoked %s: no member may run it any more", r.Release.Ref())
+		d.Say("delisted %s: no member may run it any more", r.Release.Ref())
 	}
 	if len(reply.Admitted)+len(reply.Revoked) == 0 {
 		d.Say("admission: nothing new, %d known", len(reply.Known))

@@ -242,7 +242,7 @@ func (o *approval) run(ctx context.Context, id string) error {
 	}
 	if !o.yes {
 		if !o.Person {
-			return fault.Newf(fault.Denied, "approve proposal", s.ID, "nobody is here to look at it").WithHint("nothing was signed; run it on a terminal, or say --yes")
+			return fault.Newf(fault.Invalid, "approve proposal", s.ID, "it is not confirmed, and there is no terminal to ask on").WithHint("nothing was signed; run it on a terminal, or confirm with --yes")
 		}
 		if yes, err := o.Confirm("Sign this?"); err != nil || !yes {
 			return fault.New(fault.Canceled, "approve proposal", s.ID, err).WithHint("nothing was signed")

@@ -3,6 +3,7 @@ package desk
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -140,6 +141,12 @@ func (d *Desk) fill(st *api.ModelStatus, key telemetry.KeyID, rep intake.Report)
 	if s.Phase == fleet.Quarantined {
 		refused, _ := d.lookup(content{model, s.Target}, st.Target)
 		st.Quarantined = []fleet.Digest{refused.root}
+		switch {
+		case refused.gone:
+			st.FailureCode = delisted
+		case d.revokedFor(refused.release, false) != "":
+			st.FailureCode = revoked
+		}
 	}
 	st.Revoked = d.revokedFor(runs.release, runs.gone)
 	if s.Failure != fleet.NoFailure {
@@ -317,12 +324,19 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 		if p, ok := dir.Placement(st.Model); ok && p.WhenRevoked == fleet.KeepRevoked {
 			then = "it leaves it when it hears of that and has something else that may run; without, it goes on with it, as the coordinator was told (-keep-revoked)"
 		}
-		say("  what it runs was taken back (%s): %s", st.Revoked, then)
+		say("  what it runs may not be run any more (%s): %s", st.Revoked, then)
 	}
 	if refused != nil {
-		say("  every member refuses what it should run: %s", refused)
+		why := refused.Error()
+		if v, ok := errors.AsType[*trust.Violation](refused); ok {
+			why = v.Error()
+		}
+		say("  every member refuses what it should run: %s", why)
 	} else if why := whyNotYet(st, now); why != "" {
 		say("  %s", why)
+	}
+	if st.Running == "" && st.Phase == fleet.Quarantined && st.FailureCode == telemetry.CodeUntrusted.String() {
+		say("  it has nothing to go back to: its applications are told that there is no model, and why")
 	}
 	if st.Requests > 0 {
 		line := fmt.Sprintf("  %d requests, %d errors", st.Requests, st.Errors)
@@ -389,8 +403,11 @@ func whyNotYet(st api.ModelStatus, now time.Time) string {
 		if st.FailureCode == telemetry.CodeGate.String() {
 			return "it refuses a release that it had when the gates of a rollout failed it, until one is started with --retry"
 		}
-		if st.FailureCode == telemetry.CodeUntrusted.String() {
-			return "it refuses the release, whose publisher took it back or whose bytes are not what was signed"
+		switch st.FailureCode {
+		case delisted, revoked:
+			return "it refuses the release, which was " + st.FailureCode
+		case telemetry.CodeUntrusted.String():
+			return "it refuses the release, whose bytes are not what was signed"
 		}
 		return "it refuses the release, which failed here: " + failed
 	case fleet.Withdrawn:

@@ -10,11 +10,17 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
+// What is said of a release that no member may run, in place of a failure's code.
+const (
+	delisted = "delisted" // its publisher lists it no longer
+	revoked  = "revoked"  // the policy, or a floor, rules it out
+)
+
 // revokedFor says why no member may run a release any more; "" when they may. gone
 // says that it was delisted.
 func (d *Desk) revokedFor(rel fleet.Release, gone bool) string {
 	if gone {
-		return "its publisher took it back"
+		return delisted + " by its publisher"
 	}
 	err := d.o.Publisher.Revokes(rel)
 	if err == nil {
@@ -30,7 +36,7 @@ func (d *Desk) revokedFor(rel fleet.Release, gone bool) string {
 // admitted and that no member may run now.
 func (d *Desk) mayRun(op string, rel store.Release) error {
 	if rel.Revoked {
-		return trust.Violated(trust.RuleListed, op, rel.Ref(), errors.New("its publisher took it back"))
+		return trust.Violated(trust.RuleListed, op, rel.Ref(), errors.New("delisted by its publisher"))
 	}
 	return d.Refused(op, rel.Release)
 }

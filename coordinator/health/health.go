@@ -286,12 +286,17 @@ func signers(roles []repository.Standing) []api.Finding {
 		if s.Role != "root" {
 			continue
 		}
-		f := api.Finding{Severity: api.Advice, Code: CodeSigners, Subject: "root", Remedy: "share it among people, 2 of 3: `modelfleet key add root KEY.pub --threshold 2`"}
+		f := api.Finding{Severity: api.Advice, Code: CodeSigners, Subject: "root"}
 		switch n := len(s.Keys); {
+		case s.Threshold == 1 && n >= 3:
+			f.What = fmt.Sprintf("is signed by 1 of %d keys: whoever steals one has the fleet", n)
+			f.Remedy = fmt.Sprintf("have 2 of the %d sign: `modelfleet key rotate root --threshold 2`", n)
 		case s.Threshold == 1:
+			f.Remedy = "share it among three people, any two of whom sign: `modelfleet key add root " + strings.Repeat("KEY.pub ", 3-n) + "--threshold 2`"
 			f.What = fmt.Sprintf("is signed by 1 of %d keys: whoever steals one has the fleet", n)
 		case n == s.Threshold:
 			f.What = fmt.Sprintf("needs all of its %d keys: if one is lost, so is the fleet", n)
+			f.Remedy = fmt.Sprintf("add another, so that %d of %d sign: `modelfleet key add root KEY.pub`", n, n+1)
 		default:
 			return nil
 		}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -117,7 +118,12 @@ func (x *examination) packs(ctx context.Context) {
 			continue
 		}
 		for _, r := range t.Refused {
-			x.warn(name, "start a rollout of a release that may run, or abort the one under way", "members refuse %s, which the directive names: %v", r.Release, r.Err)
+			why := r.Err.Error()
+			if v, ok := errors.AsType[*trust.Violation](r.Err); ok {
+				why = v.Error()
+			}
+			// Bad, though members serve what they had: whoever joins, or lost that, gets nothing.
+			x.bad(name, fault.Conflict, "start a rollout of a release that may run, or abort the one under way", "members refuse %s, which the directive names: %s", r.Release, why)
 		}
 		if len(t.Refused) == 0 {
 			x.ok(name, "a new member believes it: directive #%d, %s, fresh until %s", t.Directive.Sequence, count(len(t.Directive.Models), "model"), t.Expires.UTC().Format(time.RFC3339))
