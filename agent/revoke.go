@@ -41,11 +41,11 @@ func revoked(st update.State) string {
 	case st.Running.Kept:
 		for _, q := range st.Quarantined {
 			if q.Root == st.Running.Root {
-				return q.Text + "; it is served on, as the directive says, until something else may run"
+				return q.Text + "; there is nothing to go back to: it is served on, as the directive says, until something else may run"
 			}
 		}
 	case st.Running.IsZero() && st.Failure.Code == update.CodeRevoked:
-		return st.Failure.Text
+		return st.Failure.Text + "; there is nothing to go back to: applications are told that there is no model, and why"
 	}
 	return ""
 }

@@ -45,8 +45,8 @@ func (d *Desk) reload(ctx context.Context) error {
 }
 
 // lookup is the release that a content stands for on a member that should run the
-// release of this name: that one if it has the content, else the newest that has
-// it and was not taken back, else the newest.
+// release of this name: that one if it has the content, else the one of those with it
+// that was rolled out last, else the newest that was not taken back, else the newest.
 func (d *Desk) lookup(c content, target string) (known, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -59,7 +59,8 @@ func (d *Desk) lookup(c content, target string) (known, bool) {
 		if k.ref == target {
 			return k, true
 		}
-		if best.gone && !k.gone {
+		mine, others := d.rolled[k.ref], d.rolled[best.ref]
+		if mine.After(others) || others.IsZero() && best.gone && !k.gone {
 			best = k
 		}
 	}

@@ -59,6 +59,7 @@ type Desk struct {
 	catalog map[content][]known // newest first
 	rolls   map[telemetry.Prefix]fleet.RolloutID
 	refs    map[fleet.RolloutID]string // the releases of rollouts
+	rolled  map[string]time.Time       // when a release's newest rollout began
 	teams   map[string]fleet.Team      // by the releases' refs
 }
 
@@ -68,16 +69,25 @@ func New(ctx context.Context, o Options) (*Desk, error) {
 		o.Now = time.Now
 	}
 	o.Session, o.Idle = cmp.Or(o.Session, DefaultSession), cmp.Or(o.Idle, DefaultIdle)
-	d := &Desk{o: o, rolls: map[telemetry.Prefix]fleet.RolloutID{}, refs: map[fleet.RolloutID]string{}}
+	d := &Desk{o: o, rolls: map[telemetry.Prefix]fleet.RolloutID{}, refs: map[fleet.RolloutID]string{}, rolled: map[string]time.Time{}}
 	rolls, err := o.Store.Rollouts(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rolls {
-		d.rolls[telemetry.RolloutPrefix(r.ID)] = r.ID
-		d.refs[r.ID] = r.Release.Ref()
+		d.took(r)
 	}
 	return d, d.reload(ctx)
+}
+
+// took knows a rollout from now on; the caller holds mu, or is alone.
+func (d *Desk) took(r store.Rollout) {
+	ref := r.Release.Ref()
+	d.rolls[telemetry.RolloutPrefix(r.ID)] = r.ID
+	d.refs[r.ID] = ref
+	if r.Started.After(d.rolled[ref]) {
+		d.rolled[ref] = r.Started
+	}
 }
 
 func randomHex(n int) (string, error) {

@@ -17,7 +17,6 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
-	"github.com/modelfleet/modelfleet/pkg/telemetry"
 )
 
 // StartRollout accepts a rollout; the loop begins it. A dry run refuses what it would
@@ -85,8 +84,7 @@ func (d *Desk) StartRollout(ctx context.Context, by api.OperatorToken, r api.Rol
 		return api.RolloutInfo{}, err
 	}
 	d.mu.Lock()
-	d.rolls[telemetry.RolloutPrefix(rec.ID)] = rec.ID
-	d.refs[rec.ID] = rec.Release.Ref()
+	d.took(rec)
 	d.mu.Unlock()
 	d.o.Logger.Info("rollout started", "rollout", rec.ID, "release", rec.Release.Ref(), "by", by.Name)
 	d.o.Events.Publish(api.Event{At: rec.Started, Kind: "rollout", Subject: string(rec.ID), Text: by.Name + " started the rollout of " + rec.Release.Ref()})

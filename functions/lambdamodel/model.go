@@ -87,7 +87,7 @@ func (m *Model[T]) Current() (T, Release, error) {
 	l := m.current.Load()
 	if l == nil {
 		var none T
-		return none, Release{}, noModel(m.m.o.Model)
+		return none, Release{}, m.m.nothing()
 	}
 	if m.m.o.OnStale == RefuseStale {
 		if err := m.m.stale(); err != nil {

@@ -3,6 +3,7 @@ package lambdamodel
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,20 @@ func (m *member) revoke(t *trust.Trusted) error {
 		return m.unlink()
 	}
 	return m.link(m.mem.Serving.Path)
+}
+
+// nothing says why there is no model, and that what was taken back left none to go
+// back to where that is why.
+func (m *member) nothing() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, root := range append([]string{m.want.Variant.Root.String()}, slices.Sorted(maps.Keys(m.mem.Quarantined))...) {
+		if q := m.mem.Quarantined[root]; q.Code == telemetry.CodeUntrusted {
+			return fault.Newf(fault.NotFound, "find model", string(m.o.Model), "no release of it is in service here: %s; there is nothing to go back to", q.Text).
+				WithHint("roll out another release, or have its publisher list this one again")
+		}
+	}
+	return noModel(m.o.Model)
 }
 
 // passed takes down that next comes after what is in service; mu is held.

@@ -1,6 +1,7 @@
 package lambdamodel_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +106,8 @@ func TestADelistingBringsNoFunctionBackToWhatWasTakenBack(t *testing.T) {
 	settle("2.0.0")
 	settle("1.0.0")
 	f.change(repository.Change{Delist: []string{"detector@1.0.0"}})
-	f.until(fn, "a", "it serves nothing", func(_ answer, r lambdasim.Response) bool { return r.FunctionError != "" })
+	f.until(fn, "a", "it serves nothing, and says why", func(_ answer, r lambdasim.Response) bool {
+		return r.FunctionError != "" && strings.Contains(string(r.Payload), "detector@1.0.0 was revoked") && strings.Contains(string(r.Payload), "nothing to go back to")
+	})
 	settle("2.0.0") // on purpose
 }
