@@ -338,6 +338,9 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 	if st.Running == "" && st.Phase == fleet.Quarantined && st.FailureCode == telemetry.CodeUntrusted.String() {
 		say("  it has nothing to go back to: its applications are told that there is no model, and why")
 	}
+	if refused != nil && st.Running == "" && st.Phase == fleet.Quarantined {
+		say("  it has nothing to go back to: its applications are told that there is no model, and why")
+	}
 	if st.Requests > 0 {
 		line := fmt.Sprintf("  %d requests, %d errors", st.Requests, st.Errors)
 		if n := st.Right + st.Wrong; n > 0 {
