@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -25,23 +26,23 @@ func newFetchView(done, total int64, from api.Sources, rate int64, left fleet.Du
 		speed = size(rate) + "/s"
 	}
 	if left > 0 {
-		rest = shortDuration(left.D().Round(time.Second))
+		rest = chart.Duration(left.D().Round(time.Second))
 	}
 	v := fetchView{
 		Short: fmt.Sprintf("%s · %s · %s left", share, speed, rest),
 		Long:  fmt.Sprintf("%s of %s (%s), %s, %s left", size(done), size(total), share, speed, rest),
 	}
-	var segs []segment
+	var segs []chart.Segment
 	for _, p := range from.Parts() {
 		if p.Bytes > 0 {
-			segs = append(segs, segment{"from-" + p.Name, p.Words, int(p.Bytes)})
+			segs = append(segs, chart.Segment{Class: "from-" + p.Name, Name: p.Words, N: int(p.Bytes)})
 			v.Keys = append(v.Keys, key{"from-" + p.Name, p.Words, size(p.Bytes)})
 		}
 	}
 	if len(segs) == 0 && done > 0 { // a member that does not say from where
-		segs = []segment{{"busy", "verified", int(done)}}
+		segs = []chart.Segment{{Class: "busy", Name: "verified", N: int(done)}}
 	}
-	v.Bar = bar("verified "+share, int(total), segs, func(n int) string { return size(int64(n)) })
+	v.Bar = chart.Bar("verified "+share, int(total), segs, func(n int) string { return size(int64(n)) })
 	return v
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -144,13 +145,13 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 		refs := slices.SortedFunc(maps.Keys(running[model]), func(a, b string) int {
 			return cmp.Or(cmp.Compare(order[b], order[a]), cmp.Compare(a, b))
 		})
-		var segs []segment
+		var segs []chart.Segment
 		for _, ref := range refs {
 			n, class := running[model][ref], cmp.Or(p[ref], "other")
 			bar.Rows = append(bar.Rows, modelRow{class, ref, versionOf(ref), n, revoked[ref]})
-			segs = append(segs, segment{class, ref, n})
+			segs = append(segs, chart.Segment{Class: class, Name: ref, N: n})
 		}
-		bar.Bar = shareBar(fmt.Sprintf("members by release of %s", model), len(members), segs)
+		bar.Bar = chart.ShareBar(fmt.Sprintf("members by release of %s", model), len(members), segs)
 		bars = append(bars, bar)
 	}
 	return bars
@@ -288,7 +289,7 @@ func (s *site) attentionOf(m api.MemberInfo, releases []api.ReleaseInfo) (attent
 		if m.Seen.IsZero() {
 			return attention{id, "warn", "enrolled, and has never reported"}, true
 		}
-		return attention{id, "warn", "silent for " + shortDuration(s.Now().Sub(m.Seen).Truncate(time.Second))}, true
+		return attention{id, "warn", "silent for " + chart.Duration(s.Now().Sub(m.Seen).Truncate(time.Second))}, true
 	}
 	return attention{}, false
 }

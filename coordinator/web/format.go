@@ -6,6 +6,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 )
 
 // percent is a share as a percentage with the figures that matter.
@@ -24,7 +26,7 @@ func percent(v float64) string {
 }
 
 // axisPercent is a share on an axis, where the ticks are round already.
-func axisPercent(v float64) string { return number(round(100*v, 6)) + " %" }
+func axisPercent(v float64) string { return chart.Number(round(100*v, 6)) + " %" }
 
 func round(v float64, digits int) float64 {
 	f := math.Pow(10, float64(digits))
@@ -39,11 +41,11 @@ func millis(seconds float64) string {
 	case seconds == 0:
 		return "0"
 	case seconds < 1e-3:
-		return number(round(seconds*1e6, 3)) + " µs"
+		return chart.Number(round(seconds*1e6, 3)) + " µs"
 	case seconds < 1:
-		return number(round(seconds*1e3, 3)) + " ms"
+		return chart.Number(round(seconds*1e3, 3)) + " ms"
 	default:
-		return number(round(seconds, 3)) + " s"
+		return chart.Number(round(seconds, 3)) + " s"
 	}
 }
 
@@ -85,11 +87,11 @@ func when(t, now time.Time) template.HTML {
 	text := ""
 	switch d := now.Sub(t); {
 	case d < -time.Second:
-		text = "in " + shortDuration(-d)
+		text = "in " + chart.Duration(-d)
 	case d < time.Second:
 		text = "just now"
 	default:
-		text = shortDuration(d) + " ago"
+		text = chart.Duration(d) + " ago"
 	}
 	stamp := t.UTC().Format(time.RFC3339)
 	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s">%s</time>`, stamp, stamp, text))

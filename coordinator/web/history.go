@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 )
 
@@ -14,7 +15,7 @@ const chartPoints = 48
 
 // charts are the three comparisons over time. Samples are cumulative, so each
 // point is the rate between two of them and a lost sample loses nothing.
-func charts(x api.RolloutInfo) []chart {
+func charts(x api.RolloutInfo) []figure {
 	h := thin(x.History, chartPoints)
 	span := time.Duration(0)
 	if len(h) > 0 {
@@ -28,20 +29,20 @@ func charts(x api.RolloutInfo) []chart {
 		}
 		return b.P95.D().Seconds()
 	}
-	draw := func(p plot, f func(a, b api.ArmInfo) float64, empty string, legend func(float64) string) chart {
+	draw := func(p chart.Plot, f func(a, b api.ArmInfo) float64, empty string, legend func(float64) string) figure {
 		p.Span, p.Marks, p.Series = span, stageMarks(x), lines(h, x.Started, f)
-		c := chart{Title: p.Title, Plot: p.SVG(), Empty: empty}
+		c := figure{Title: p.Title, Plot: p.SVG(), Empty: empty}
 		for _, s := range slices.Backward(p.Series) { // exposed first, as everywhere
-			c.Keys = append(c.Keys, key{s.Class, s.Name, legend(s.last())})
+			c.Keys = append(c.Keys, key{s.Class, s.Name, legend(s.Last())})
 		}
 		return c
 	}
-	return []chart{
-		draw(plot{Title: "Error rate", Format: axisPercent, Share: true}, errors,
+	return []figure{
+		draw(chart.Plot{Title: "Error rate", Format: axisPercent, Share: true}, errors,
 			"No requests have been reported since the rollout began.", percent),
-		draw(plot{Title: "Right, where labelled", Format: axisPercent, Share: true, Near: true}, right,
+		draw(chart.Plot{Title: "Right, where labelled", Format: axisPercent, Share: true, Near: true}, right,
 			"No application has told yet whether a prediction was right.", percent),
-		draw(plot{Title: "Latency p95", Format: millis}, p95,
+		draw(chart.Plot{Title: "Latency p95", Format: millis}, p95,
 			"No latency has been reported since the rollout began.", millis),
 	}
 }
@@ -68,28 +69,28 @@ func growth(events0, events1, trials0, trials1 uint64) float64 {
 }
 
 // lines turns samples into one series an arm.
-func lines(h []api.Sample, start time.Time, f func(a, b api.ArmInfo) float64) []series {
-	exposed := series{Name: "exposed", Class: "exposed"}
-	control := series{Name: "control", Class: "control"}
+func lines(h []api.Sample, start time.Time, f func(a, b api.ArmInfo) float64) []chart.Series {
+	exposed := chart.Series{Name: "exposed", Class: "exposed"}
+	control := chart.Series{Name: "control", Class: "control"}
 	for i := 1; i < len(h); i++ {
 		at := h[i].At.Sub(start)
-		exposed.Points = append(exposed.Points, point{at, f(h[i-1].Exposed, h[i].Exposed)})
-		control.Points = append(control.Points, point{at, f(h[i-1].Control, h[i].Control)})
+		exposed.Points = append(exposed.Points, chart.Point{At: at, Value: f(h[i-1].Exposed, h[i].Exposed)})
+		control.Points = append(control.Points, chart.Point{At: at, Value: f(h[i-1].Control, h[i].Control)})
 	}
-	return []series{control, exposed} // the exposed line is drawn on top
+	return []chart.Series{control, exposed} // the exposed line is drawn on top
 }
 
 // stageMarks are the moments at which stages began to expose: the first sample
 // with more exposed members than the stage before aimed at.
-func stageMarks(x api.RolloutInfo) []mark {
-	var marks []mark
+func stageMarks(x api.RolloutInfo) []chart.Mark {
+	var marks []chart.Mark
 	before := 0
 	for _, st := range x.Stages {
 		i := slices.IndexFunc(x.History, func(s api.Sample) bool { return s.Exposed.Members > before })
 		if i < 0 || st.Exposed == 0 {
 			break
 		}
-		marks = append(marks, mark{x.History[i].At.Sub(x.Started), st.Name})
+		marks = append(marks, chart.Mark{At: x.History[i].At.Sub(x.Started), Name: st.Name})
 		before = st.Target
 	}
 	return marks

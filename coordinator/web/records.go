@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -42,7 +43,7 @@ func (s *site) releasesPage(r *http.Request, who visitor) (view, error) {
 			row.Size = max(row.Size, v.Size)
 		}
 		for _, name := range slices.Sorted(maps.Keys(x.Metrics)) {
-			row.Metrics = append(row.Metrics, metric{name, number(x.Metrics[name])})
+			row.Metrics = append(row.Metrics, metric{name, chart.Number(x.Metrics[name])})
 		}
 		by[x.Release.Model] = append(by[x.Release.Model], row)
 	}

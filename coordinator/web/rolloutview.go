@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
@@ -36,11 +37,11 @@ func newCard(x api.RolloutInfo) rolloutCard {
 	for i, st := range x.Stages {
 		sc := stageCard{StageInfo: st, N: i + 1, Tone: tone(st.State), Now: c.Live && i == x.Stage}
 		target := fmt.Sprintf("stage %s exposes %d of %d members", st.Name, st.Exposed, x.Population)
-		segs := []segment{{cmp.Or(sc.Tone, "calm"), "exposed", st.Exposed}}
+		segs := []chart.Segment{{Class: cmp.Or(sc.Tone, "calm"), Name: "exposed", N: st.Exposed}}
 		if c.Live && st.Target > st.Exposed {
-			segs = append(segs, segment{"aim", "to be exposed", st.Target - st.Exposed})
+			segs = append(segs, chart.Segment{Class: "aim", Name: "to be exposed", N: st.Target - st.Exposed})
 		}
-		sc.Bar = shareBar(target, x.Population, segs)
+		sc.Bar = chart.ShareBar(target, x.Population, segs)
 		c.Stages = append(c.Stages, sc)
 		if sc.Now {
 			c.Here = "stage " + st.Name + " is " + words(st.State)
@@ -74,7 +75,7 @@ type rolloutView struct {
 	Soak       []soak
 	Fetch      []fetchView
 	StuckLines []string // who cannot bring it in, and why
-	Charts     []chart
+	Charts     []figure
 	Compare    []comparison
 	Verdict    *api.VerdictInfo
 	Judged     string // the stage the verdict is about
@@ -90,8 +91,8 @@ type soak struct {
 	Bar      template.HTML
 }
 
-// chart is a figure with its key.
-type chart struct {
+// figure is a chart with its key.
+type figure struct {
 	Title string
 	Plot  template.HTML
 	Keys  []key
@@ -136,7 +137,7 @@ func (s *site) rolloutPage(r *http.Request, who visitor) (view, error) {
 	v.Verdict, v.Judged = newestVerdict(x)
 	if st := x.Stages; v.Live && x.Stage < len(st) && st[x.Stage].State == "Soaking" {
 		done := min(s.Now().Sub(st[x.Stage].Since), st[x.Stage].Soak.D())
-		v.Soak = []soak{{st[x.Stage].Soak.D(), done, shareBar("soaked", int(st[x.Stage].Soak.D()/time.Millisecond), []segment{{"busy", "soaked", int(done / time.Millisecond)}})}}
+		v.Soak = []soak{{st[x.Stage].Soak.D(), done, chart.ShareBar("soaked", int(st[x.Stage].Soak.D()/time.Millisecond), []chart.Segment{{Class: "busy", Name: "soaked", N: int(done / time.Millisecond)}})}}
 	}
 	members, err := s.Source.Members(ctx, who.OperatorToken, fleet.Selector{})
 	if err != nil {

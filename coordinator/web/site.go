@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/coordinator/throttle"
+	"github.com/modelfleet/modelfleet/coordinator/web/chart"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
@@ -203,7 +204,7 @@ func (s *site) parse() (map[string]*template.Template, error) {
 func (s *site) funcs() template.FuncMap {
 	return template.FuncMap{
 		"when":     func(t time.Time) template.HTML { return when(t, s.Now()) },
-		"dur":      shortDuration,
+		"dur":      chart.Duration,
 		"count":    func(n any) string { return countAny(n) },
 		"plural":   plural,
 		"size":     size,
@@ -211,8 +212,8 @@ func (s *site) funcs() template.FuncMap {
 		"gravity":  findingTone,
 		"coded":    coded,
 		"words":    words,
-		"number":   number,
-		"evidence": evidenceBar,
+		"number":   chart.Number,
+		"evidence": chart.EvidenceBar,
 		"list":     func(v ...any) []any { return v },
 	}
 }

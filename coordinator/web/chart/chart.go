@@ -1,4 +1,8 @@
-package web
+// Package chart draws what the dashboard shows of numbers: lines over time, bars of
+// parts, and how near a gate is to failing. A chart is SVG with classes instead of
+// colours, so that a style sheet themes it, and with a description for those who do
+// not see it; names and labels may hold anything. It knows nothing of fleets.
+package chart
 
 import (
 	"cmp"
@@ -9,23 +13,20 @@ import (
 	"time"
 )
 
-// A chart is SVG with classes instead of colours, so that the style sheet
-// themes it, and with a title and description for those who do not see it.
-
-// point is one value of a series; a NaN leaves a gap.
-type point struct {
+// Point is one value of a series; a NaN leaves a gap.
+type Point struct {
 	At    time.Duration // since the chart's origin
 	Value float64
 }
 
-// series is one line of a plot. Class is "exposed" or "control".
-type series struct {
+// Series is one line of a plot. Class is "exposed" or "control".
+type Series struct {
 	Name, Class string
-	Points      []point
+	Points      []Point
 }
 
-// last is the newest value there is, or NaN.
-func (s series) last() float64 {
+// Last is the newest value there is, or NaN.
+func (s Series) Last() float64 {
 	for i := len(s.Points) - 1; i >= 0; i-- {
 		if !math.IsNaN(s.Points[i].Value) {
 			return s.Points[i].Value
@@ -34,18 +35,18 @@ func (s series) last() float64 {
 	return math.NaN()
 }
 
-// mark is a vertical line at a moment worth a name, such as a stage's start.
-type mark struct {
+// Mark is a vertical line at a moment worth a name, such as a stage's start.
+type Mark struct {
 	At   time.Duration
 	Name string
 }
 
-// plot is a line chart over time.
-type plot struct {
+// Plot is a line chart over time.
+type Plot struct {
 	Title  string
 	Format func(float64) string
-	Series []series
-	Marks  []mark
+	Series []Series
+	Marks  []Mark
 	Span   time.Duration // length of the time axis
 	Share  bool          // values are shares: the axis never goes past 1
 	Near   bool          // the axis need not begin at 0: for values that hardly move
@@ -59,9 +60,9 @@ const (
 )
 
 // empty reports whether no series has a value.
-func (p plot) empty() bool {
+func (p Plot) empty() bool {
 	for _, s := range p.Series {
-		if !math.IsNaN(s.last()) {
+		if !math.IsNaN(s.Last()) {
 			return false
 		}
 	}
@@ -69,7 +70,7 @@ func (p plot) empty() bool {
 }
 
 // SVG draws the plot. Without any value it draws nothing: the page says why.
-func (p plot) SVG() template.HTML {
+func (p Plot) SVG() template.HTML {
 	if p.empty() || p.Span <= 0 {
 		return ""
 	}
@@ -95,7 +96,7 @@ func (p plot) SVG() template.HTML {
 }
 
 // drawMarks draws the marks' lines, and their names where they do not collide.
-func (p plot) drawMarks(b *strings.Builder, x func(time.Duration) float64) {
+func (p Plot) drawMarks(b *strings.Builder, x func(time.Duration) float64) {
 	free := -1.0
 	for _, m := range p.Marks {
 		if m.At < 0 || m.At > p.Span {
@@ -112,10 +113,10 @@ func (p plot) drawMarks(b *strings.Builder, x func(time.Duration) float64) {
 
 // drawSeries draws one line, broken at gaps, with a dot at its newest value and
 // at values that stand alone.
-func drawSeries(b *strings.Builder, s series, format func(float64) string, x func(time.Duration) float64, y func(float64) float64) {
+func drawSeries(b *strings.Builder, s Series, format func(float64) string, x func(time.Duration) float64, y func(float64) float64) {
 	var path strings.Builder
 	pen, run := "M", 0
-	var lone []point
+	var lone []Point
 	for i, pt := range s.Points {
 		if math.IsNaN(pt.Value) {
 			pen, run = "M", 0
@@ -141,7 +142,7 @@ func drawSeries(b *strings.Builder, s series, format func(float64) string, x fun
 }
 
 // scale chooses the value axis: its ends and its ticks, on round numbers.
-func (p plot) scale() (lo, hi float64, ticks []float64) {
+func (p Plot) scale() (lo, hi float64, ticks []float64) {
 	lo, hi = math.Inf(1), math.Inf(-1)
 	for _, s := range p.Series {
 		for _, pt := range s.Points {
@@ -200,7 +201,7 @@ func sinceStart(d time.Duration) string {
 	if d == 0 {
 		return "start"
 	}
-	return "+" + shortDuration(d)
+	return "+" + Duration(d)
 }
 
 // anchor keeps the first and last time label inside the drawing.
@@ -216,32 +217,32 @@ func anchor(d, span time.Duration) string {
 }
 
 // describe is the plot in a sentence, for those who do not see it.
-func (p plot) describe() string {
+func (p Plot) describe() string {
 	parts := make([]string, 0, len(p.Series))
 	for _, s := range p.Series {
 		value := "nothing reported"
-		if v := s.last(); !math.IsNaN(v) {
+		if v := s.Last(); !math.IsNaN(v) {
 			value = p.Format(v)
 		}
 		parts = append(parts, s.Name+" "+value)
 	}
-	return p.Title + " over " + shortDuration(p.Span) + ", newest: " + strings.Join(parts, ", ")
+	return p.Title + " over " + Duration(p.Span) + ", newest: " + strings.Join(parts, ", ")
 }
 
-// segment is a part of a bar.
-type segment struct {
+// Segment is a part of a bar.
+type Segment struct {
 	Class, Name string
 	N           int
 }
 
-// shareBar is a horizontal bar of segments in proportion to their numbers; what
+// ShareBar is a horizontal bar of segments in proportion to their numbers; what
 // they leave of total stays empty.
-func shareBar(label string, total int, segs []segment) template.HTML {
-	return bar(label, total, segs, func(n int) string { return fmt.Sprint(n) })
+func ShareBar(label string, total int, segs []Segment) template.HTML {
+	return Bar(label, total, segs, func(n int) string { return fmt.Sprint(n) })
 }
 
-// bar is [shareBar] with numbers as text writes them.
-func bar(label string, total int, segs []segment, text func(n int) string) template.HTML {
+// Bar is [ShareBar] with numbers as text writes them.
+func Bar(label string, total int, segs []Segment, text func(n int) string) template.HTML {
 	const w, h = 1000.0, 22.0
 	sum := 0
 	for _, s := range segs {
@@ -264,10 +265,10 @@ func bar(label string, total int, segs []segment, text func(n int) string) templ
 	return template.HTML(b.String())
 }
 
-// evidenceBar shows how near a gate is to failing. Evidence multiplies, so the
+// EvidenceBar shows how near a gate is to failing. Evidence multiplies, so the
 // scale is logarithmic from 1 (nothing known) unless the threshold is a small
 // count, as the breaker's.
-func evidenceBar(e, threshold float64, class string) template.HTML {
+func EvidenceBar(e, threshold float64, class string) template.HTML {
 	if threshold <= 0 || math.IsNaN(e) {
 		return ""
 	}
@@ -280,13 +281,13 @@ func evidenceBar(e, threshold float64, class string) template.HTML {
 	return template.HTML(fmt.Sprintf(`<svg class="evidence" viewBox="0 0 %g %g" role="img" aria-label="evidence %s of %s needed to fail">`+
 		`<rect class="rest" y="3" width="%g" height="8" rx="2"/><rect class="fill %s" y="3" width="%.1f" height="8" rx="2"/>`+
 		`<line class="limit" x1="%g" x2="%g" y1="0" y2="%g"/></svg>`,
-		w, h, number(e), number(threshold), w, esc(class), width, line, line, h))
+		w, h, Number(e), Number(threshold), w, esc(class), width, line, line, h))
 }
 
 func esc(s string) string { return template.HTMLEscapeString(s) }
 
-// number is a value for people: three figures, no exponent between 0.001 and a million.
-func number(v float64) string {
+// Number is a value for people: three figures, no exponent between 0.001 and a million.
+func Number(v float64) string {
 	a := math.Abs(v)
 	switch {
 	case math.IsNaN(v):
@@ -302,8 +303,8 @@ func number(v float64) string {
 	}
 }
 
-// shortDuration is a duration in its one or two largest units: "90s" is "1m 30s".
-func shortDuration(d time.Duration) string {
+// Duration is a duration in its one or two largest units: "90s" is "1m 30s".
+func Duration(d time.Duration) string {
 	units := []struct {
 		size time.Duration
 		name string
