@@ -335,9 +335,6 @@ func explainModel(say func(string, ...any), st api.ModelStatus, dir fleet.Direct
 	} else if why := whyNotYet(st, now); why != "" {
 		say("  %s", why)
 	}
-	if st.Running == "" && st.Phase == fleet.Quarantined && st.FailureCode == telemetry.CodeUntrusted.String() {
-		say("  it has nothing to go back to: its applications are told that there is no model, and why")
-	}
 	if refused != nil && st.Running == "" && st.Phase == fleet.Quarantined {
 		say("  it has nothing to go back to: its applications are told that there is no model, and why")
 	}
