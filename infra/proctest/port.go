@@ -15,7 +15,10 @@ import (
 // in turn, so that a port is free for as long as its test runs. Other programs like
 // this one are on the machine: each has a block of ports for itself, whose first it
 // listens on to say so.
-const firstPort, blocks, block = 12000, 80, 250
+//
+// An agent serves its neighbours on the port after its gossip's, so each address
+// that is given has the next port with it.
+const firstPort, blocks, block = 12000, 40, 500
 
 type ports struct {
 	sign  net.Listener // on the block's first port, until this process ends
@@ -36,14 +39,14 @@ var own = sync.OnceValues(func() (*ports, error) {
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // FreeAddr is a loopback address that nobody listens on, by TCP or UDP, or will but
-// who asked for it.
+// who asked for it; nor on its next port.
 func FreeAddr() (string, error) {
 	p, err := own()
 	if err != nil {
 		return "", err
 	}
-	for range block {
-		addr := loopback(p.first + 1 + int(p.given.Add(1))%(block-1)) // after the last, the first again
+	for range block / 2 {
+		addr := loopback(p.first + 2 + 2*(int(p.given.Add(1))%(block/2-1))) // after the last, the first again
 		t, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue // taken

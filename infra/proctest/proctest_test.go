@@ -2,8 +2,8 @@ package proctest_test
 
 import (
 	"errors"
-	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -103,19 +103,24 @@ func TestAFailureSaysWhatTheProgramSaid(t *testing.T) {
 	}
 }
 
-// Ports are free, and each is given once.
+// Ports are free, and each is given once, with the one after it: agents serve their
+// neighbours there.
 func TestPortsAreFreeAndGivenOnce(t *testing.T) {
 	t.Parallel()
-	seen := map[string]bool{}
+	seen := map[uint16]bool{}
 	for range 20 {
 		addr, err := proctest.FreeAddr()
-		if err != nil || seen[addr] {
-			t.Fatalf("%s is given again: %v", addr, err)
+		if err != nil {
+			t.Fatal(err)
 		}
-		seen[addr] = true
+		port := netip.MustParseAddrPort(addr).Port()
+		if seen[port] || seen[port+1] {
+			t.Fatalf("%s is given again", addr)
+		}
+		seen[port], seen[port+1] = true, true
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Fatal(fmt.Errorf("%s is taken: %w", addr, err))
+			t.Fatalf("%s is taken: %v", addr, err)
 		}
 		l.Close()
 	}
