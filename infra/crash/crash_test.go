@@ -33,14 +33,27 @@ func TestMain(m *testing.M) {
 const agentArg = "be-the-agent"
 
 // folder is an empty one, in memory where the machine has such a place: the model
-// knows what is durable, the machine need not.
+// knows what is durable, the machine need not. When the test fails it stays, with
+// the trace and the disks that were found bad: what a trace shows depends on how the
+// agent's goroutines ran, and the next one may not show it.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "modelfleet-crash-")
 	if err != nil {
-		return t.TempDir()
+		dir, err = os.MkdirTemp("", "modelfleet-crash-")
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the trace, the disks before and after and those found bad are left in %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
 

@@ -107,7 +107,7 @@ type Exploration struct {
 	Recover  int      // every how many-th disk is also recovered; default 1
 	Start    int      // on every how many-th disk a whole agent is started instead; 0: on none
 	Agent    []string // which
-	Work     string   // a folder, best in memory
+	Work     string   // a folder, best in memory; the first few bad disks stay in it
 	Seed     uint64
 }
 
@@ -139,15 +139,36 @@ func (w *World) Explore(ctx context.Context, e Exploration) (t Tally, err error)
 			wrong := w.Check(state, e.From, e.To)
 			switch {
 			case wrong != nil:
+				wrong = fmt.Errorf("as the power cut left it: %w", wrong)
 			case e.Start > 0 && t.Tried%e.Start == 0:
 				wrong = w.starts(ctx, state, e)
 			case t.Tried%max(e.Recover, 1) == 0:
 				wrong = w.recovers(ctx, state, e.To)
 			}
 			t.Add(d.Done(), wrong)
+			if wrong != nil && len(t.What) == t.Bad {
+				if err := keepBad(filepath.Join(e.Work, fmt.Sprintf("bad-%d", t.Bad)), state, im, t.What[t.Bad-1]); err != nil {
+					return t, err
+				}
+			}
 		}
 	}
 	return t, d.Err()
+}
+
+// keepBad lays a bad disk down for who looks into it: as the power cut left it, as
+// it was when it was found bad, which is after a start if there was one, and why.
+func keepBad(dir, found string, im *disk.Image, why error) error {
+	if err := os.RemoveAll(dir); err != nil { // of an exploration before
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(
+		im.Write(filepath.Join(dir, "left")),
+		os.Rename(found, filepath.Join(dir, "found")),
+		os.WriteFile(filepath.Join(dir, "why.txt"), []byte(why.Error()+"\n"), 0o644))
 }
 
 // recovers reports what is wrong with what a start makes of a disk.
@@ -161,7 +182,10 @@ func (w *World) recovers(ctx context.Context, state string, now Release) error {
 	if here && rec.Fetched > 0 {
 		return fmt.Errorf("the release was here and %d bytes were fetched again", rec.Fetched)
 	}
-	return w.CheckVisible(state, now)
+	if err := w.CheckVisible(state, now); err != nil {
+		return fmt.Errorf("after what a start does: %w", err)
+	}
+	return nil
 }
 
 // starts reports what is wrong with what a whole agent makes of a disk.
@@ -174,5 +198,8 @@ func (w *World) starts(ctx context.Context, state string, e Exploration) error {
 	if err := m.Until(ctx, Healthy(e.To)); err != nil {
 		return errors.Join(err, m.Kill())
 	}
-	return errors.Join(m.Stop(), w.Check(state, e.To))
+	if err := errors.Join(m.Stop(), w.Check(state, e.To)); err != nil {
+		return fmt.Errorf("after an agent was started on it: %w; it said: %s", err, m.Said())
+	}
+	return nil
 }
