@@ -2,7 +2,9 @@ package delta
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"math/bits"
 )
 
 // Encoder packs frames. It keeps its scratch memory, some MiB, between frames
@@ -175,7 +177,8 @@ func (e *Encoder) close(dst []byte) []byte {
 // countPlanes counts the bytes of every plane, as SELF would code them.
 func (e *Encoder) countPlanes(plain []byte, width int) {
 	clear(e.planes[:])
-	if width == 1 { // as if of eight planes, since runs of one byte count slowly
+	switch width {
+	case 1: // as if of eight planes, since runs of one byte count slowly
 		for ; len(plain) >= 8; plain = plain[8:] {
 			for p, b := range plain[:8] {
 				e.planes[p][b<<1|b>>7]++
@@ -183,6 +186,20 @@ func (e *Encoder) countPlanes(plain []byte, width int) {
 		}
 		for p := range e.planes[1:] {
 			e.planes[0].add(&e.planes[p+1])
+		}
+	case 2:
+		for ; len(plain) >= 2; plain = plain[2:] {
+			v := bits.RotateLeft16(binary.LittleEndian.Uint16(plain), 1)
+			e.planes[0][uint8(v)]++
+			e.planes[1][uint8(v>>8)]++
+		}
+	case 4:
+		for ; len(plain) >= 4; plain = plain[4:] {
+			v := bits.RotateLeft32(binary.LittleEndian.Uint32(plain), 1)
+			e.planes[0][uint8(v)]++
+			e.planes[1][uint8(v>>8)]++
+			e.planes[2][uint8(v>>16)]++
+			e.planes[3][uint8(v>>24)]++
 		}
 	}
 	for ; len(plain) > 0; plain = plain[width:] {

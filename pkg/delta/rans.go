@@ -2,6 +2,7 @@ package delta
 
 import (
 	"encoding/binary"
+	"slices"
 )
 
 // Entropy coding: four interleaved range coders (rANS) of 64-bit state over
@@ -136,8 +137,11 @@ func (w *ransWriter) one(table, sym uint8) {
 
 // group records symbols for [ransReader.group].
 func (w *ransWriter) group(sym, table *[groupSize]uint8) {
+	n := len(w.ops)
+	w.ops = slices.Grow(w.ops, groupSize)[:n+groupSize]
+	ops := (*[groupSize]uint16)(w.ops[n:])
 	for i, s := range sym {
-		w.ops = append(w.ops, uint16(table[i])<<8|uint16(s))
+		ops[i] = uint16(table[i])<<8 | uint16(s)
 	}
 	w.shape = append(w.shape, groupSize)
 }
@@ -145,43 +149,38 @@ func (w *ransWriter) group(sym, table *[groupSize]uint8) {
 // write appends the stream of all recorded symbols to dst.
 func (w *ransWriter) write(dst []byte, tables []table) []byte {
 	x := [4]uint64{ransLow, ransLow, ransLow, ransLow}
-	put := func(lane int, op uint16) {
-		r := &tables[op>>8].sym[op&0xff]
-		f := uint64(r.freq)
-		x[lane] = x[lane]/f<<probBits + x[lane]%f + uint64(r.start)
-	}
-	room := func(lane int, spare uint, f uint64) {
-		if x[lane]>>spare >= f {
-			w.words = append(w.words, uint32(x[lane]))
-			x[lane] >>= 32
-		}
-	}
-	freq := func(op uint16) uint64 { return uint64(tables[op>>8].sym[op&0xff].freq) }
-	ops := w.ops
+	ops, words := w.ops, w.words
+	of := func(op uint16) *span { return &tables[op>>8].sym[op&0xff] }
 	for i := len(w.shape) - 1; i >= 0; i-- {
 		if w.shape[i] == 1 {
-			op := ops[len(ops)-1]
+			s := of(ops[len(ops)-1])
 			ops = ops[:len(ops)-1]
-			room(0, 64-probBits, freq(op))
-			put(0, op)
+			if x[0]>>(64-probBits) >= uint64(s.freq) {
+				words = append(words, uint32(x[0]))
+				x[0] >>= 32
+			}
+			x[0] = s.push(x[0])
 			continue
 		}
 		for range 2 {
-			g := ops[len(ops)-8:]
+			g := (*[8]uint16)(ops[len(ops)-8:])
 			ops = ops[:len(ops)-8]
 			for l := 3; l >= 0; l-- {
-				room(l, 64-2*probBits, freq(g[l])*freq(g[l+4]))
-			}
-			for l := 7; l >= 0; l-- {
-				put(l&3, g[l])
+				first, second, v := of(g[l]), of(g[l+4]), x[l]
+				if v>>(64-2*probBits) >= uint64(first.freq)*uint64(second.freq) {
+					words = append(words, uint32(v))
+					v >>= 32
+				}
+				x[l] = first.push(second.push(v))
 			}
 		}
 	}
 	for _, v := range x {
 		dst = binary.LittleEndian.AppendUint64(dst, v)
 	}
-	for i := len(w.words) - 1; i >= 0; i-- {
-		dst = binary.LittleEndian.AppendUint32(dst, w.words[i])
+	for _, v := range slices.Backward(words) {
+		dst = binary.LittleEndian.AppendUint32(dst, v)
 	}
+	w.words = words
 	return dst
 }

@@ -118,27 +118,56 @@ func (e *Encoder) self(dst, plain []byte, width int) []byte {
 			e.header.put(0, 1)
 		}
 	}
-	var sym, table [groupSize]uint8
-	for ; len(plain) > 0; plain = plain[groupSize*width:] {
-		t := uint8(0)
-		for p := range width {
-			for i := range sym {
-				sym[i] = uint8(turn(load(plain[i*width:], width), width) >> (8 * p))
-				table[i] = t
+	var planes, tables [8][groupSize]uint8
+	t := uint8(0)
+	for p := range width {
+		if coded[p] {
+			for i := range tables[p] {
+				tables[p][i] = t
 			}
+			t++
+		}
+	}
+	for ; len(plain) > 0; plain = plain[groupSize*width:] {
+		split(&planes, plain, width)
+		for p := range width {
 			if coded[p] {
-				e.rans.group(&sym, &table)
-				t++
+				e.rans.group(&planes[p], &tables[p])
 			} else {
-				e.bits.out = append(e.bits.out, sym[:]...)
+				e.bits.out = append(e.bits.out, planes[p][:]...)
 			}
 		}
 	}
 	return e.close(dst)
 }
 
+// split takes the first group of plain apart into its planes.
+func split(planes *[8][groupSize]uint8, plain []byte, width int) {
+	switch width {
+	case 2:
+		in := (*[2 * groupSize]byte)(plain)
+		for i := range groupSize {
+			v := bits.RotateLeft16(binary.LittleEndian.Uint16(in[2*i:]), 1)
+			planes[0][i], planes[1][i] = uint8(v), uint8(v>>8)
+		}
+	case 4:
+		in := (*[4 * groupSize]byte)(plain)
+		for i := range groupSize {
+			v := bits.RotateLeft32(binary.LittleEndian.Uint32(in[4*i:]), 1)
+			planes[0][i], planes[1][i], planes[2][i], planes[3][i] = uint8(v), uint8(v>>8), uint8(v>>16), uint8(v>>24)
+		}
+	default:
+		for i := range groupSize {
+			v := turn(load(plain[i*width:], width), width)
+			for p := range width {
+				planes[p][i] = uint8(v >> (8 * p))
+			}
+		}
+	}
+}
+
 // turn turns an element left by one bit.
 func turn(v uint64, width int) uint64 {
 	n := 8 * uint(width)
-	return (v<<1 | v>>(n-1)) << (64 - n) >> (64 - n)
+	return (v<<1 | v>>((n-1)&63)) << ((64 - n) & 63) >> ((64 - n) & 63)
 }

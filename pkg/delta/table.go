@@ -1,6 +1,9 @@
 package delta
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // A table is a distribution of symbols in parts of probTotal, as the coder
 // uses it and the block's header carries it.
@@ -9,7 +12,19 @@ type table struct {
 }
 
 // span is a symbol's share of the slots. A symbol that does not occur has none.
-type span struct{ start, freq uint16 }
+type span struct {
+	start, freq uint16
+	inverse     uint64 // of freq, in parts of 2^64; an encoder's table has it
+}
+
+// push is the state from which a decoder takes the span's symbol and is left with
+// x: x/freq*probTotal + x%freq + start, without a division and without a branch.
+func (s *span) push(x uint64) uint64 {
+	f := uint64(s.freq)
+	q, _ := bits.Mul64(x, s.inverse) // x/freq, or one less
+	q += (f - 1 - (x - q*f)) >> 63
+	return x + q*(probTotal-f) + uint64(s.start)
+}
 
 // set turns counts into a table and appends it to a header. At least one count
 // is positive.
@@ -57,6 +72,11 @@ func (t *table) set(counts *[256]uint32, w *bitWriter) {
 	t.sym[top].freq = uint16(left)
 	t.write(w, n, top)
 	t.lay()
+	for s := range t.sym {
+		if f := uint64(t.sym[s].freq); f > 0 {
+			t.sym[s].inverse = math.MaxUint64 / f
+		}
+	}
 }
 
 // coarse rounds a frequency down to six significant bits.
