@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"hash"
 	"io"
 	"runtime"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -28,52 +26,62 @@ type packed struct {
 	rawSum, fullSum [sha256.Size]byte
 }
 
-// frameBuf is one frame on its way through pack.
+// frameBuf is one frame, read and packed.
 type frameBuf struct {
 	plain, packed []byte
 	codec         Codec
 }
 
-// pack reads the file in batches of frames; the frames of a batch are hashed
-// and packed in parallel, then written in order.
+// packBuf is one frame on its way through pack.
+type packBuf struct {
+	frameBuf
+	raw, full Packed
+	done      chan error
+}
+
+// pack reads the file once. All cores read its frames, compare them with what was
+// signed and pack them; in their order they are hashed as a whole and spooled.
 func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.Writer, m *fileMeter) (packed, error) {
 	p := packed{
 		raw:  Index{Kind: Raw, File: f.Digest, Size: f.Size, FrameSize: f.FrameSize},
 		full: Index{Kind: Full, File: f.Digest, Size: f.Size, FrameSize: f.FrameSize},
 	}
 	count := int((f.Size + f.FrameSize - 1) / f.FrameSize)
-	batch := make([]frameBuf, min(count, runtime.GOMAXPROCS(0)))
+	bufs := make([]packBuf, min(count, runtime.GOMAXPROCS(0)+1)) // one of them is being spooled
+	for i := range bufs {
+		bufs[i].done = make(chan error, 1)
+	}
 	rawSum, fullSum := sha256.New(), sha256.New()
-	packing := true
-	for first := 0; first < count; first += len(batch) {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	var size int64
+	packing, begun := true, 0
+	for i := range count {
 		if err := ctx.Err(); err != nil {
 			return packed{}, err
 		}
-		bufs := batch[:min(len(batch), count-first)]
-		for i := range bufs {
-			if err := bufs[i].read(src, f, first+i); err != nil {
-				return packed{}, err
-			}
-		}
-		packing = packing && (first < sample || worthIt(p.full.PackedSize(), int64(len(p.full.Frames))*f.FrameSize))
-		if !packing {
+		if packing = packing && (i < sample || worthIt(size, int64(i)*f.FrameSize)); !packing {
 			p.full.Frames = nil
 		}
-		raws, fulls, err := u.packBatch(f, first, bufs, rawSum, packing)
-		if err != nil {
+		for ; begun < min(count, i+len(bufs)); begun++ {
+			b, n, packing := &bufs[begun%len(bufs)], begun, packing
+			workers.Go(func() { b.done <- u.frame(f, src, n, b, packing) })
+		}
+		b := &bufs[i%len(bufs)]
+		if err := <-b.done; err != nil {
 			return packed{}, err
 		}
-		p.raw.Frames = append(p.raw.Frames, raws...)
-		p.full.Frames = append(p.full.Frames, fulls...)
-		for _, b := range bufs {
-			m.packed(int64(len(b.plain)))
-			if !packing {
-				continue
-			}
-			fullSum.Write(b.packed)
-			if _, err := spool.Write(b.packed); err != nil {
-				return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint(freeTemp)
-			}
+		p.raw.Frames = append(p.raw.Frames, b.raw)
+		rawSum.Write(b.plain)
+		m.packed(int64(len(b.plain)))
+		if !packing {
+			continue
+		}
+		p.full.Frames = append(p.full.Frames, b.full)
+		size += b.full.Length
+		fullSum.Write(b.packed)
+		if _, err := spool.Write(b.packed); err != nil {
+			return packed{}, fault.New(fault.Exhausted, "pack", f.Path, err).WithHint(freeTemp)
 		}
 	}
 	p.rawSum, p.fullSum = [sha256.Size]byte(rawSum.Sum(nil)), [sha256.Size]byte(fullSum.Sum(nil))
@@ -83,35 +91,21 @@ func (u *uploader) pack(ctx context.Context, f File, src io.ReaderAt, spool io.W
 	return p, nil
 }
 
-func (u *uploader) packBatch(f File, first int, bufs []frameBuf, rawSum hash.Hash, packing bool) (raws, fulls []Packed, err error) {
-	raws = make([]Packed, len(bufs))
+// frame reads frame i, compares it with what was signed, and packs it if packing.
+func (u *uploader) frame(f File, src io.ReaderAt, i int, b *packBuf, packing bool) error {
+	if err := b.read(src, f, i); err != nil {
+		return err
+	}
+	d := fleet.DigestOf(b.plain)
+	if !f.Whole() && d != f.Frames[i] {
+		return changed(f.Path)
+	}
+	b.raw = Packed{Length: int64(len(b.plain)), Codec: Plain, Digest: d}
 	if packing {
-		fulls = make([]Packed, len(bufs))
+		b.packed, b.codec = u.packer.Pack(b.packed[:0], b.plain)
+		b.full = Packed{Length: int64(len(b.packed)), Codec: b.codec, Digest: fleet.DigestOf(b.packed)}
 	}
-	var g errgroup.Group
-	g.Go(func() error { // the hash of the whole runs beside the frames' own work
-		for i := range bufs {
-			rawSum.Write(bufs[i].plain)
-		}
-		return nil
-	})
-	for i := range bufs {
-		g.Go(func() error {
-			b := &bufs[i]
-			d := fleet.DigestOf(b.plain)
-			if !f.Whole() && d != f.Frames[first+i] {
-				return changed(f.Path)
-			}
-			raws[i] = Packed{Length: int64(len(b.plain)), Codec: Plain, Digest: d}
-			if !packing {
-				return nil
-			}
-			b.packed, b.codec = u.packer.Pack(b.packed[:0], b.plain)
-			fulls[i] = Packed{Length: int64(len(b.packed)), Codec: b.codec, Digest: fleet.DigestOf(b.packed)}
-			return nil
-		})
-	}
-	return raws, fulls, g.Wait()
+	return nil
 }
 
 func (b *frameBuf) read(src io.ReaderAt, f File, i int) error {

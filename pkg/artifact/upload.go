@@ -42,6 +42,10 @@ type UploadStats struct {
 	Reused  int   // files whose content was in the bucket already, or is that of another one
 	Saved   int64 // their plain bytes
 	Packed  int64 // bytes a member fetches when it takes the smallest objects
+	// Found are the objects of an earlier upload that was cut short in the middle of
+	// a file: they were there already, and were not sent again.
+	Found      int
+	FoundBytes int64
 }
 
 // Upload puts the files of a folder into a bucket. Doing it again does nothing;
@@ -182,9 +186,16 @@ func smaller(x Index) int64 {
 
 func (u *uploader) create(ctx context.Context, key string, b registry.Body) error {
 	made, err := u.st.Create(ctx, key, b)
-	if made {
-		u.note(func(s *UploadStats) { s.Objects++; s.Sent += b.Size })
-	}
+	u.note(func(s *UploadStats) {
+		switch {
+		case made:
+			s.Objects++
+			s.Sent += b.Size
+		case err == nil:
+			s.Found++
+			s.FoundBytes += b.Size
+		}
+	})
 	return err
 }
 

@@ -186,11 +186,15 @@ func TestUploadGoesOnAfterAnyCut(t *testing.T) {
 		if cut < len(want) && slices.Contains(keys(t, s), artifact.IndexKey(artifact.RawKey(f.files[0].Digest))) {
 			t.Errorf("cut after %d: the plain index, which says all there, was written", cut)
 		}
-		if _, err := artifact.Upload(t.Context(), s, f.path, f.files, artifact.UploadOptions{}); err != nil {
+		st, err := artifact.Upload(t.Context(), s, f.path, f.files, artifact.UploadOptions{})
+		if err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, keys(t, s)); diff != "" {
 			t.Errorf("cut after %d: %s", cut, diff)
+		}
+		if st.Found != cut || st.Objects != len(want)-cut || (st.FoundBytes > 0) != (cut > 0) {
+			t.Errorf("cut after %d: %d of %d objects were found, %d bytes", cut, st.Found, len(want), st.FoundBytes)
 		}
 	}
 }

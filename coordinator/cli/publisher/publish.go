@@ -13,6 +13,7 @@ package publisher
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -95,6 +96,9 @@ type Upload struct {
 	Reused  int   `json:"reused"`  // files whose content was in the bucket already, or is that of another one
 	Saved   int64 `json:"saved"`   // their plain bytes
 	Packed  int64 `json:"packed"`  // bytes a member fetches when it takes the smallest objects
+	// Found are objects, and their bytes, that an attempt which was cut short had sent.
+	Found      int   `json:"found,omitempty"`
+	FoundBytes int64 `json:"found_bytes,omitempty"`
 }
 
 // attempts is how often a new version of the role is tried against others who
@@ -180,6 +184,8 @@ func (o *Outcome) add(s artifact.UploadStats) {
 	o.Upload.Reused += s.Reused
 	o.Upload.Saved += s.Saved
 	o.Upload.Packed += s.Packed
+	o.Upload.Found += s.Found
+	o.Upload.FoundBytes += s.FoundBytes
 }
 
 // prepared is a folder, hashed and signed.
@@ -284,11 +290,15 @@ func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, 
 		return stats, err
 	}
 	if stats.Objects == 0 {
-		o.Progress.settled("everything is there already: %d files, %s", stats.Files, console.Bytes(stats.Saved))
-	} else {
-		o.Progress.settled("%d of %d files sent, plain and packed, %s in %d objects; there already: %d, %s",
-			stats.Files-stats.Reused, stats.Files, console.Bytes(stats.Sent), stats.Objects, stats.Reused, console.Bytes(stats.Saved))
+		o.Progress.settled("everything is there already: %d files, %s", stats.Files, console.Bytes(stats.Bytes))
+		return stats, nil
 	}
+	found := ""
+	if stats.Found > 0 {
+		found = fmt.Sprintf(", and of an attempt that was cut short %d objects, %s", stats.Found, console.Bytes(stats.FoundBytes))
+	}
+	o.Progress.settled("%d of %d files sent, plain and packed, %s in %d objects; there already: %d files, %s%s",
+		stats.Files-stats.Reused, stats.Files, console.Bytes(stats.Sent), stats.Objects, stats.Reused, console.Bytes(stats.Saved), found)
 	return stats, nil
 }
 
