@@ -38,6 +38,9 @@ const MaxURLLife = 7 * 24 * time.Hour
 // the caller named.
 var ErrNotModified = errors.New("object is unchanged")
 
+// ErrTooLarge is in the error of [Reader.Get] when the object has more than [MaxObject].
+var ErrTooLarge = errors.New("it is larger than an object that is read whole may be")
+
 // Object is what a listing says of an object.
 type Object struct {
 	Key  string

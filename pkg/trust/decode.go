@@ -23,6 +23,9 @@ func Decode[T metadata.Roles](raw []byte) (m *metadata.Metadata[T], err error) {
 			m, err = nil, fmt.Errorf("go-tuf cannot read it: %v", p)
 		}
 	}()
+	if len(raw) == 0 {
+		return nil, errors.New("it is empty, or too large to be read")
+	}
 	if len(bytes.TrimSpace(raw)) != len(raw) {
 		return nil, errors.New("there is space around it")
 	}

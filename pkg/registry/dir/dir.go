@@ -66,7 +66,7 @@ func (s *Store) Get(ctx context.Context, key, ifNoneMatch string) ([]byte, strin
 	}
 	defer f.Close()
 	if fi.Size() > registry.MaxObject {
-		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "%d bytes is more than an object read whole may have", fi.Size())
+		return nil, "", fault.New(fault.Exhausted, "read object", key, registry.ErrTooLarge)
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {

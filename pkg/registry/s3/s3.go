@@ -167,7 +167,7 @@ func (s *Store) Get(ctx context.Context, key, ifNoneMatch string) ([]byte, strin
 		return nil, "", registry.TransportError(ctx, "read object", key, err)
 	}
 	if len(b) > registry.MaxObject {
-		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "more than %d bytes", registry.MaxObject)
+		return nil, "", fault.New(fault.Exhausted, "read object", key, registry.ErrTooLarge)
 	}
 	return b, aws.ToString(out.ETag), nil
 }

@@ -143,7 +143,7 @@ func (r *Reader) Get(ctx context.Context, key, ifNoneMatch string) ([]byte, stri
 		return nil, "", registry.TransportError(ctx, "read object", key, err)
 	}
 	if int64(len(b)) > r.o.Max {
-		return nil, "", fault.Newf(fault.Exhausted, "read object", key, "more than %d bytes", r.o.Max)
+		return nil, "", fault.New(fault.Exhausted, "read object", key, registry.ErrTooLarge)
 	}
 	return b, etag, nil
 }

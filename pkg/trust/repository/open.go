@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -102,7 +104,7 @@ func (r *Repository) followRoots(ctx context.Context) error {
 	for {
 		next := r.root.Signed.Version + 1
 		key := trust.MetadataKey(metadata.ROOT, next)
-		raw, err := r.fetch(ctx, key)
+		raw, err := r.fetchVersion(ctx, key)
 		if fault.Is(err, fault.NotFound) {
 			return nil
 		} else if err != nil {
@@ -228,7 +230,7 @@ func (r *Repository) readPolicy(ctx context.Context) error {
 func (r *Repository) readPolicyFrom(ctx context.Context, from int64) error {
 	var last error
 	for v := from; v == from || !r.opts.heartbeat(); v++ { // a heartbeat speaks of what the snapshot names, whatever came since
-		raw, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
+		raw, err := r.fetchVersion(ctx, trust.MetadataKey(metadata.TARGETS, v))
 		if fault.Is(err, fault.NotFound) {
 			break
 		} else if err != nil {
@@ -408,6 +410,16 @@ func (r *Repository) fetch(ctx context.Context, key string) ([]byte, error) {
 		return nil, fault.New(fault.KindOf(err), "read trust repository", key, err)
 	}
 	return body, nil
+}
+
+// fetchVersion reads what lies under the name of a version to come, where strangers
+// may have put anything. What is too large to be read is as good as empty: junk.
+func (r *Repository) fetchVersion(ctx context.Context, key string) ([]byte, error) {
+	body, err := r.fetch(ctx, key)
+	if errors.Is(err, registry.ErrTooLarge) {
+		return nil, nil
+	}
+	return body, err
 }
 
 // Reload takes up roots and policies that were put into the bucket since, and

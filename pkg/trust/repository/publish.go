@@ -110,7 +110,7 @@ func (r *Repository) probe(ctx context.Context, role string, from int64, visit f
 	pol := r.policy
 	r.mu.Unlock()
 	for v := from; ; v++ {
-		raw, err := r.fetch(ctx, trust.MetadataKey(role, v))
+		raw, err := r.fetchVersion(ctx, trust.MetadataKey(role, v))
 		if fault.Is(err, fault.NotFound) {
 			return nil
 		} else if err != nil {

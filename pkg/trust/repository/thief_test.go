@@ -1,6 +1,7 @@
 package repository_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"encoding/base64"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 	"github.com/modelfleet/modelfleet/pkg/trust/repository"
 	"github.com/modelfleet/modelfleet/pkg/trust/trusttest"
@@ -352,4 +354,33 @@ func TestWhatOthersWriteIntoARoleStopsNobody(t *testing.T) {
 		}
 		f.Release("detector", "2.0.0")
 	}
+}
+
+// An object that is too large to be read stops nobody either, under whatever name of a
+// version to come it lies.
+func TestWhatIsTooLargeToBeReadIsJunk(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	r := f.Release("detector", "1.0.0")
+	f.Direct(r)
+	large := map[string]bool{
+		trust.MetadataKey(metadata.ROOT, 2): true, trust.MetadataKey(metadata.TARGETS, 2): true, trust.MetadataKey("pub-vision", 2): true,
+	}
+	repo, err := repository.Open(t.Context(), func(ctx context.Context, key string) ([]byte, error) {
+		if large[key] {
+			return nil, fault.New(fault.Exhausted, "read object", key, registry.ErrTooLarge)
+		}
+		return f.Bucket.Get(ctx, key)
+	}, repository.Options{Root: f.Genesis.Root, Coordinator: f.Coordinator, Timestamp: f.Timestamp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := repo.Stray(); s == nil || s.Key != trust.MetadataKey(metadata.ROOT, 2) {
+		t.Errorf("nobody hears of it: %+v", s)
+	}
+	_, err = repo.Admit(t.Context(), trusttest.Team, f.Now)
+	rule(t, err, trust.RuleFormat)
 }
