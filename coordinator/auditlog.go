@@ -2,7 +2,10 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +16,7 @@ import (
 	"github.com/modelfleet/modelfleet/coordinator/audit"
 	"github.com/modelfleet/modelfleet/coordinator/publish"
 	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 	"github.com/modelfleet/modelfleet/pkg/telemetry"
@@ -33,15 +37,35 @@ func (h *house) openAudit(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Key: public, Keys: h.auditKey, Former: h.publisher.FormerAuditKeys, Logger: h.log})
+	h.audit, err = audit.Open(ctx, audit.Options{Store: h.store, Bucket: h.bucket, Key: public, Keys: h.auditKey, Former: h.publisher.FormerAuditKeys,
+		Restoring: func() error { return cas.WriteFile(h.restoring(), nil, 0o600) }, Logger: h.log})
 	if err != nil {
 		return err
 	}
 	h.publisher.Audited(publish.Audit{Prove: h.audit.Prove, Taken: h.taken})
-	if err := h.upToDate(ctx); err != nil || !h.audit.Restored() {
+	if err := h.upToDate(ctx); err != nil {
 		return err
 	}
-	return h.inventory.Restored(ctx, time.Now().UTC())
+	return h.remember(ctx)
+}
+
+// restoring is a file that is there from when the store takes entries of the audit log
+// from the bucket until the inventory has read in them what the store forgot.
+func (h *house) restoring() string { return filepath.Join(h.o.Data, "restoring") }
+
+// remember has the inventory read what a restored store forgot, also when the start
+// that restored it was cut short.
+func (h *house) remember(ctx context.Context) error {
+	const op = "restore members"
+	if _, err := os.Stat(h.restoring()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return cas.Classify(op, h.restoring(), err)
+	}
+	if err := h.inventory.Restored(ctx, time.Now().UTC()); err != nil {
+		return err
+	}
+	return cas.Classify(op, h.restoring(), os.Remove(h.restoring())) // one that comes back only has it read again
 }
 
 // auditKeyPath is where the first key of the audit log is.

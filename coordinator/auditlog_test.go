@@ -1,8 +1,10 @@
 package coordinator_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator"
 	"github.com/modelfleet/modelfleet/coordinator/cli/auditor"
+	"github.com/modelfleet/modelfleet/infra/proctest"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -134,6 +137,64 @@ func TestARestoredStoreDoesNotForkTheLog(t *testing.T) {
 		}
 	}
 	w.checkAudit("rollout.verdict")
+}
+
+// killed ends a start when it says something.
+type killed struct {
+	slog.Handler
+	says string
+	kill context.CancelFunc
+}
+
+func (k killed) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == k.says {
+		k.kill()
+	}
+	return k.Handler.Handle(ctx, r)
+}
+
+// What a restored store forgot of its members is read from the log, also when the start
+// that took the log from the bucket was cut short right after that.
+func TestAnInterruptedRestoreIsFinished(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	d := w.join(1)[0]
+	ok(t, w.stop())
+	db := filepath.Join(w.opts.Data, "coordinator.db")
+	old := must(os.ReadFile(db))(t)
+	w.start()
+	d.client = d.dial()
+	must(d.client.Renew(t.Context(), api.RenewRequest{CSR: csr(t, d.key), Generation: 1}))(t)
+	ok(t, w.stop())
+	checkpoint := func() string {
+		body, _, err := w.bucket.Get(t.Context(), ledger.CheckpointKey, "")
+		ok(t, err)
+		return string(body)
+	}
+	before := checkpoint()
+	w.start() // which publishes the log at once
+	w.eventually("the renewal is in the bucket's log", func() bool { return checkpoint() != before })
+	ok(t, w.stop())
+	ok(t, os.WriteFile(db, old, 0o600))
+	for _, f := range must(filepath.Glob(db + "-*"))(t) {
+		ok(t, os.Remove(f))
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := w.opts
+	o.Logger = slog.New(killed{w.opts.Logger.Handler(), "audit log taken from the bucket, the store lacked a part", cancel})
+	_ = coordinator.Run(ctx, o) // however it ends
+	read := func() bool {
+		return proctest.HasLine(w.logs.String(), "member is as the audit log says", "generation=2")
+	}
+	if ctx.Err() == nil || read() {
+		t.Fatal("the start was not cut short when the log was taken from the bucket")
+	}
+	w.start()
+	if !read() {
+		t.Error("the inventory did not read it")
+	}
 }
 
 // A key that the policy does not list signs nothing.

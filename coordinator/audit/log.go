@@ -47,7 +47,10 @@ type Options struct {
 	// Former are the public keys that policies listed before, newest first. A store
 	// that lacks entries takes them from the log that one of them signed. May be nil.
 	Former func(context.Context) ([]string, error)
-	Logger *slog.Logger
+	// Restoring is told before the store takes entries that it lacks from the bucket,
+	// since it was restored from an old copy or made anew. May be nil.
+	Restoring func() error
+	Logger    *slog.Logger
 }
 
 // Log brings the audit log to the bucket. There is one writer: what somebody else
@@ -59,7 +62,6 @@ type Log struct {
 	key       key
 	head      Head
 	published time.Time
-	restored  bool
 }
 
 // Head is the newest checkpoint that is in the bucket, as it was signed and with
@@ -233,12 +235,4 @@ func (l *Log) Head() Head {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.head
-}
-
-// Restored reports whether the store lacked entries when the log was opened: it was
-// restored from an old copy.
-func (l *Log) Restored() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.restored
 }

@@ -110,6 +110,11 @@ func (l *Log) reconcile(ctx context.Context, c ledger.Checkpoint) error {
 	if err != nil {
 		return err
 	}
+	if l.o.Restoring != nil {
+		if err := l.o.Restoring(); err != nil {
+			return err
+		}
+	}
 	err = l.o.Store.RestoreAudit(ctx, leaves, asides, func(r tlog.HashReader) error {
 		root, err := ledger.RootOf(c.Size, r)
 		if err == nil && root != c.Root {
@@ -118,7 +123,6 @@ func (l *Log) reconcile(ctx context.Context, c ledger.Checkpoint) error {
 		return err
 	})
 	if err == nil {
-		l.restored = true
 		l.o.Logger.Warn("audit log taken from the bucket, the store lacked a part", "had", size, "has", c.Size)
 	}
 	return err
