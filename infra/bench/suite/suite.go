@@ -22,6 +22,7 @@ import (
 	"github.com/modelfleet/modelfleet/infra/bench/install"
 	"github.com/modelfleet/modelfleet/infra/bench/oms"
 	"github.com/modelfleet/modelfleet/infra/bench/pack"
+	"github.com/modelfleet/modelfleet/infra/bench/publish"
 	"github.com/modelfleet/modelfleet/infra/bench/site"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 )
@@ -42,6 +43,7 @@ func benchmarks() []benchmark {
 		{"install", "first install and update of a 1 GiB release, at three link speeds, against s5cmd", install.Run},
 		{"oms", "verifying a signed model: speed next to openssl, memory, the bundle, the program", oms.Run},
 		{"pack", "verifying a trust pack and a bundle, and their sizes, against a TUF client over HTTP", pack.Run},
+		{"publish", "publishing a 1 GiB release to S3, against zstd and s5cmd", publish.Run},
 		{"site", "one release for 1, 10 and 30 members of a site: bytes out of the bucket, time of the last", site.Run},
 		{"sizes", "size of each binary, and the modules it links", sizes},
 	}
