@@ -101,10 +101,10 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 	to.DryRun, to.Deltas, to.Keyless, to.Progress = o.dryRun, deltas, signing, progress
 	out, err := publisher.Publish(ctx, to, r)
 	stop()
-	if ctx.Err() != nil && !o.dryRun {
-		o.Say("interrupted: what was sent stays in the bucket, and the same command goes on from there")
-	}
 	if err != nil {
+		if ctx.Err() != nil && !o.dryRun {
+			o.Say("interrupted: what was sent stays in the bucket, and the same command goes on from there")
+		}
 		return err
 	}
 	return o.finish(ctx, out)
