@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -147,9 +148,14 @@ func once(op, subject, cause string) string {
 	return cause
 }
 
-// isOp reports whether text is what an op consists of: a few lower-case words.
+// isOp reports whether text is what an op consists of: a few lower-case words, and none
+// by which it says something of the subject: "not signed by root" is no op on root.
 func isOp(text string) bool {
-	return strings.Count(text, " ") < 5 && !strings.ContainsFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && r != ' ' })
+	says := []string{"by", "cannot", "for", "from", "in", "may", "no", "nobody", "not", "nothing", "of", "than", "unknown", "with"}
+	words := strings.Fields(text)
+	return len(words) > 0 && len(words) <= 5 &&
+		!strings.ContainsFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && r != ' ' }) &&
+		!slices.ContainsFunc(words, func(w string) bool { return slices.Contains(says, w) })
 }
 
 // Unwrap returns the cause.

@@ -79,6 +79,8 @@ func TestWhatIsSaidTwiceIsSaidOnce(t *testing.T) {
 		"start rollout: no reason":                                   fault.New(fault.Invalid, "start rollout", "", fault.New(fault.Invalid, "start rollout", "", errors.New("no reason"))),
 		"publish r1: read file a/b: it is not enrolled":              fault.New(fault.NotFound, "publish", "r1", fault.New(fault.NotFound, "read file", "a/b", fail)),
 		"check m1: 3 of 5 keys of m1: too few":                       fault.Newf(fault.Untrusted, "check", "m1", "3 of 5 keys of m1: too few"),
+		"publish root: not signed by root: 1 of 2 keys":              fault.Newf(fault.Untrusted, "publish", "root", "not signed by root: 1 of 2 keys"),
+		"read file a.json: unknown field in a.json: line 3":          fault.Newf(fault.Invalid, "read file", "a.json", "unknown field in a.json: line 3"),
 		"read: reading is over":                                      fault.Newf(fault.Invalid, "read", "", "reading is over"),
 		"read: read more than it says":                               fault.Newf(fault.Invalid, "read", "", "read more than it says"),
 		"get rollout r1: it ended":                                   fault.New(fault.Conflict, "get rollout", "r1", fmt.Errorf("get rollout r1: %w", errors.New("it ended"))),
