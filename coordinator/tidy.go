@@ -16,7 +16,8 @@ import (
 const keepProposal = 24 * time.Hour
 
 // tidyUp removes now and then what nobody needs any more from the bucket: partial
-// tiles of the audit log, proofs of directives that were replaced, and proposals. What cannot be removed stays.
+// tiles of the audit log, proofs of directives that were replaced, and proposals. What
+// cannot be removed stays.
 func (h *house) tidyUp(ctx context.Context) error {
 	first := time.NewTimer(time.Minute) // members first
 	defer first.Stop()

@@ -17,12 +17,15 @@ import (
 // group has one: who read the metadata before has made the pack by then.
 const keepProof = 24 * time.Hour
 
-// SweepProofs removes the proofs that no pack is made of any more: members have
-// theirs in the pack, auditors make their own of the tiles, and who publishes packs
-// reads those of the directives in force. publicKey is what the policy lists; inForce
-// are the keys of the latter, which stay whatever else. Another goes once a newer one of its group, or one of the same
-// directive by a newer key, has been there for a day. What is not a proof of an entry
-// of this log is left alone, and takes nothing away.
+// SweepProofs removes the proofs that no pack is made of any more. Members have theirs
+// in the pack, and auditors make their own from the tiles; only who publishes packs
+// reads these objects, and only those of the directives in force.
+//
+// publicKey is the log's key that the policy lists. inForce are the keys of the objects
+// of the directives in force: they stay in any case. Another proof goes when it has been
+// there for a day, and so has one of a newer directive of its group, or of the same
+// directive by publicKey. What is no proof of an entry of this log stays, and no other
+// proof goes because of it.
 func (l *Log) SweepProofs(ctx context.Context, publicKey string, inForce map[string]bool, now time.Time) (removed int, err error) {
 	const op = "sweep audit proofs"
 	bucket, can := l.o.Bucket.(registry.Remover)
