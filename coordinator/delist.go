@@ -36,11 +36,11 @@ func (l *loop) alarm(now time.Time) {
 			if l.gone[rel.Ref()] {
 				continue
 			}
-			then := "go back to what was good there before, or stop serving it"
+			then := "go back to the previous good release, or stop serving the model"
 			if p.WhenRevoked == fleet.KeepRevoked {
-				then = "go back to what was good there before, or go on with it where there is nothing"
+				then = "go back to the previous good release, or keep running it where there is none"
 			}
-			text := fmt.Sprintf("%s; %d members run it and %s: roll out another release of %s", why, l.running(rel), then, p.Model)
+			text := fmt.Sprintf("%s; members that run it (%d) %s: roll out another release of %s", why, l.running(rel), then, p.Model)
 			l.log.Error("stable release is delisted", "release", rel.Ref(), "why", why)
 			l.events.Publish(api.Event{At: now, Kind: "alarm", Subject: rel.Ref(), Text: text})
 		}

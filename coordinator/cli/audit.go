@@ -13,7 +13,7 @@ import (
 )
 
 func (d *desk) auditCommands() *cobra.Command {
-	return group("audit", "Read and check the log of every decision",
+	return group("audit", "Read and verify the audit log",
 		d.auditLog(), d.auditShow(), d.auditVerify(), d.auditCheckpoint(), d.auditSplits())
 }
 
@@ -50,10 +50,10 @@ func (d *desk) auditLog() *cobra.Command {
 	o := &auditLog{desk: d}
 	cmd := &cobra.Command{
 		Use: "log", Short: "Print the audit log", Args: cobra.NoArgs,
-		Long: `Print the audit log: the newest entries, or those after a given one, oldest first.
-With -o json and --follow, or with --after, it prints one entry a line.
+		Long: `Print the audit log: the latest entries, or those after a given one, oldest first.
+With -o json and --follow or --after, it prints one entry per line.
 
-A time is a date, a time like 2026-11-24T12:00:00Z, or how long ago, like 90m or 7d.`,
+Times are a date, a timestamp such as 2026-11-24T12:00:00Z, or an age such as 90m or 7d.`,
 		Example: `  modelfleet audit log
   modelfleet audit log --follow
   modelfleet audit log --action directive.issued --from 7d
@@ -65,15 +65,15 @@ A time is a date, a time like 2026-11-24T12:00:00Z, or how long ago, like 90m or
 		},
 	}
 	f := cmd.Flags()
-	f.Uint64Var(&o.after, "after", 0, "begin after the entry of this `number`")
-	f.IntVar(&o.limit, "limit", 50, "print at most so many; 0: all")
-	f.BoolVarP(&o.follow, "follow", "f", false, "go on printing what is decided")
-	f.DurationVar(&o.every, "every", time.Second, "how often --follow looks")
-	f.StringVar(&o.action, "action", "", "only this `action`, or all of its kind: rollout.verdict, rollout")
-	f.StringVar(&o.subject, "subject", "", "only what is about this `name`")
-	f.StringVar(&o.actor, "actor", "", "only what this `name` did")
-	f.StringVar(&o.from, "from", "", "only what was done at this `time` or later")
-	f.StringVar(&o.until, "until", "", "only what was done before this `time`")
+	f.Uint64Var(&o.after, "after", 0, "start after the entry with this `number`")
+	f.IntVar(&o.limit, "limit", 50, "maximum number of entries; 0: all")
+	f.BoolVarP(&o.follow, "follow", "f", false, "keep printing new entries")
+	f.DurationVar(&o.every, "every", time.Second, "polling interval of --follow")
+	f.StringVar(&o.action, "action", "", "only this `action`, or action group: rollout.verdict, rollout")
+	f.StringVar(&o.subject, "subject", "", "only entries about this `name`")
+	f.StringVar(&o.actor, "actor", "", "only actions by this `name`")
+	f.StringVar(&o.from, "from", "", "only entries at or after this `time`")
+	f.StringVar(&o.until, "until", "", "only entries before this `time`")
 	return cmd
 }
 

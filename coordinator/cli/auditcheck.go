@@ -29,10 +29,10 @@ type tiles struct {
 
 func (t *tiles) declare(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&t.dir, "dir", t.env("MODELFLEET_DIR"), "the fleet's `folder`: it says where the bucket is, and pins the root; $MODELFLEET_DIR")
-	f.StringVar(&t.bucket, "bucket", "", "the tiles in another `bucket`, or a copy of one: dir:PATH")
+	f.StringVar(&t.dir, "dir", t.env("MODELFLEET_DIR"), "the fleet's `folder`, which names the bucket and pins the root; $MODELFLEET_DIR")
+	f.StringVar(&t.bucket, "bucket", "", "read the tiles from another `bucket`, or from a copy: dir:PATH")
 	f.StringVar(&t.root, "root", "", "SHA-256 of root.json in `hex`, instead of the folder's")
-	f.StringVar(&t.key, "key", "", "the audit log's public key, a `file`, instead of the policy's")
+	f.StringVar(&t.key, "key", "", "`file` with the audit log's public key, instead of the policy's")
 }
 
 // offline reports whether somebody said where the tiles are.
@@ -104,17 +104,17 @@ type auditVerify struct {
 func (d *desk) auditVerify() *cobra.Command {
 	o := &auditVerify{tiles: tiles{desk: d}}
 	cmd := &cobra.Command{
-		Use: "verify", Short: "Check that nothing was changed, added or taken out of the audit log", Args: cobra.NoArgs,
-		Long: `Recompute the audit log's tree and compare it with its signed checkpoint.
+		Use: "verify", Short: "Verify the integrity of the audit log", Args: cobra.NoArgs,
+		Long: `Recompute the audit log's Merkle tree and compare it with the signed checkpoint.
 
-With --dir or --bucket it reads the tiles in the bucket, or in a copy of its audit/
-and tuf/ folders, and asks no coordinator: the checkpoint has to be signed by the
-key in the policy that the pinned root leads to, and every verdict is reached again
-from its recorded evidence. Without them it reads the log from the coordinator, and
-takes its word for the key.
+With --dir or --bucket it reads the tiles from the bucket, or from a copy of its
+audit/ and tuf/ folders, without the coordinator. The checkpoint must be signed by
+the audit key in the policy, which is verified from the pinned root, and every
+verdict is recomputed from its recorded evidence. Without these flags it reads the
+log from the coordinator and trusts the audit key the coordinator names.
 
-With --since the log has to go on from a checkpoint that was kept before, however
-often the audit key was replaced since: the log says which keys it had.`,
+With --since it also proves that the log extends an earlier checkpoint, even if the
+audit key was rotated in between: the log records its keys.`,
 		Example: `  modelfleet audit verify --dir orchard
   modelfleet audit verify --dir orchard --since checkpoint-2026-11
   modelfleet audit verify --dir orchard --bucket dir:/media/usb     # a copy of audit/ and tuf/
@@ -123,7 +123,7 @@ often the audit key was replaced since: the log says which keys it had.`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
 	o.declare(cmd)
-	cmd.Flags().StringVar(&o.since, "since", "", "a checkpoint `file` made by \"audit checkpoint\" before")
+	cmd.Flags().StringVar(&o.since, "since", "", "checkpoint `file` saved earlier from \"audit checkpoint\"")
 	return cmd
 }
 
@@ -150,10 +150,10 @@ func (o *auditVerify) run(ctx context.Context) error {
 	if o.json() {
 		return o.JSON(r)
 	}
-	o.Print("%d entries, whole: the tree is the checkpoint's, which the fleet's audit key signed", r.Entries)
-	o.Print("%d directives, %d verdicts reached again from their evidence, %d long details whole", r.Directives, r.Verdicts, r.Details)
+	o.Print("%s intact: the tree matches the checkpoint, which the fleet's audit key signed", console.Count(int(r.Entries), "entry"))
+	o.Print("%s, %s recomputed from evidence, %s intact", console.Count(r.Directives, "directive"), console.Count(r.Verdicts, "verdict"), console.Count(r.Details, "long detail"))
 	if since != "" {
-		o.Print("goes on from the checkpoint of %d entries", r.Since)
+		o.Print("extends the checkpoint of %s", console.Count(int(r.Since), "entry"))
 	}
 	o.Print("root hash %s", r.Root)
 	return nil
@@ -172,22 +172,22 @@ func (o *auditVerify) ask(ctx context.Context, since string) error {
 	if o.json() {
 		return o.JSON(r)
 	}
-	o.Print("%d entries, whole; the newest checkpoint covers %d", r.Entries, r.Signed)
+	o.Print("%s intact; the latest checkpoint covers %d", console.Count(int(r.Entries), "entry"), r.Signed)
 	if since != "" {
-		o.Print("goes on from the checkpoint of %d entries", r.Since)
+		o.Print("extends the checkpoint of %s", console.Count(int(r.Since), "entry"))
 	}
 	o.Print("root hash %s", r.Root)
-	o.Say("this is what the coordinator shows; --dir FLEET reads the bucket and trusts the pinned root alone")
+	o.Say("this is the coordinator's own view; --dir FLEET reads the bucket and trusts only the pinned root")
 	return nil
 }
 
 func (d *desk) auditCheckpoint() *cobra.Command {
 	o := &tiles{desk: d}
 	cmd := &cobra.Command{
-		Use: "checkpoint", Short: "Print the newest signed checkpoint, to keep elsewhere", Args: cobra.NoArgs,
-		Long: `Print the newest checkpoint of the audit log: its size and root hash, signed. Kept
-where the coordinator cannot reach it, it shows later that nothing before it was
-changed: audit verify --since.`,
+		Use: "checkpoint", Short: "Print the latest signed checkpoint", Args: cobra.NoArgs,
+		Long: `Print the latest signed checkpoint of the audit log: its size and root hash. Store it
+where the coordinator cannot reach it; "audit verify --since" can later prove that
+no earlier entry was changed.`,
 		Example: `  modelfleet audit checkpoint > checkpoint-2026-11
   modelfleet audit checkpoint --dir orchard > checkpoint-2026-11   # from the bucket, its signature checked`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.checkpoint(ctx) }),
@@ -227,10 +227,9 @@ func (t *tiles) checkpoint(ctx context.Context) error {
 func (d *desk) auditShow() *cobra.Command {
 	o := &tiles{desk: d}
 	cmd := &cobra.Command{
-		Use: "show NUMBER", Short: "Print an entry with its evidence, and whether it holds", Args: cobra.ExactArgs(1),
-		Long: `Print one entry of the audit log whole: what was decided and by whom, with the
-evidence it was decided on, and the proof that the entry is in the log. A verdict is
-reached again from its evidence.`,
+		Use: "show NUMBER", Short: "Print an entry with its evidence and verify it", Args: cobra.ExactArgs(1),
+		Long: `Print one entry of the audit log in full: the decision, who made it, its evidence, and
+proof that the entry is in the log. A verdict is recomputed from its evidence.`,
 		Example: `  modelfleet audit show 214
   modelfleet audit show 214 --dir orchard   # from the bucket, without the coordinator`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.show(ctx, args[0]) }),
@@ -294,10 +293,10 @@ func (t *tiles) proof(ctx context.Context, n uint64) (ledger.Proof, ledger.Entry
 
 func (d *desk) auditSplits() *cobra.Command {
 	return &cobra.Command{
-		Use: "splits", Short: "List members that were shown another history", Args: cobra.NoArgs,
-		Long: `List the evidence that somebody was shown another audit log than the coordinator's:
-two checkpoints that cannot be of one log, both signed by its key, or a member's
-signed row that speaks of one. With -o json the evidence is printed whole.`,
+		Use: "splits", Short: "List evidence of a forked audit log", Args: cobra.NoArgs,
+		Long: `List evidence that a member was shown a different audit log from the coordinator's:
+two inconsistent checkpoints signed by the same key, or a member's signed report of
+one. -o json prints the evidence in full.`,
 		Example: `  modelfleet audit splits
   modelfleet audit splits -o json > evidence.json`,
 		RunE: run(func(ctx context.Context, _ []string) error { return d.splits(ctx) }),

@@ -108,13 +108,14 @@ func (d *desk) root() *cobra.Command {
 		Long: `modelfleet publishes signed models, rolls them out over a fleet in stages, and
 takes a bad one back.
 
-Commands that speak to a coordinator find it by a context file: --context,
-$MODELFLEET_CONTEXT, or the one that "modelfleet context use" kept. A coordinator
-writes the first one into its data folder as admin.context.json. $MODELFLEET_URL,
-$MODELFLEET_PIN and $MODELFLEET_TOKEN replace single values of it.
+Commands find the coordinator through a context file: --context,
+$MODELFLEET_CONTEXT, or the one saved by "modelfleet context use". On its first
+start the coordinator writes one, admin.context.json, to its data folder.
+$MODELFLEET_URL, $MODELFLEET_PIN and $MODELFLEET_TOKEN override single values.
 
-Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
-5 denied, 6 not trusted, 7 no room, 8 try again later, 130 interrupted.`,
+Exit codes: 0 success, 1 internal error, 2 invalid input, 3 not found, 4 conflict,
+5 denied, 6 not trusted, 7 out of space or over a limit, 8 temporary failure,
+130 interrupted.`,
 		Example: `  modelfleet init --dir orchard --name orchard --team vision --bucket orchard-models
   modelfleet context use /var/lib/modelfleet-coordinator/admin.context.json
   modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
@@ -131,7 +132,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input, 3 not found, 4 conflict,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	flags := cmd.PersistentFlags()
-	flags.StringVarP(&d.output, "output", "o", "table", "`format` to print results in: table or json")
+	flags.StringVarP(&d.output, "output", "o", "table", "output `format`: table or json")
 	d.reach.declare(flags)
 	cmd.SetHelpTemplate(helpTemplate)
 	cmd.AddGroup(&cobra.Group{ID: "model", Title: "Models"}, &cobra.Group{ID: "fleet", Title: "Fleet"}, &cobra.Group{ID: "desk", Title: "This desk"})

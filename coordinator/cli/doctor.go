@@ -23,14 +23,14 @@ type doctorRun struct {
 func (d *desk) doctorCommand() *cobra.Command {
 	o := &doctorRun{desk: d}
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Say what is wrong with a fleet, and what to do", Args: cobra.NoArgs,
-		Long: `Look at a fleet from this desk and say what is wrong and what to do about it: the
-context, the coordinator with its TLS key and clock, the bucket, the chain of trust
-from the pinned root to each group's pack as a member would verify it, what runs
-out, the key files in the fleet's folder, and members that need a look. It changes
-nothing.
+		Use: "doctor", Short: "Diagnose a fleet and suggest fixes", Args: cobra.NoArgs,
+		Long: `Check a fleet from this machine, report problems and suggest fixes: the context, the
+coordinator with its TLS key and clock, the bucket, the chain of trust from the
+pinned root to each group's trust pack (verified as a member would), upcoming
+expiries, the key files in the fleet's folder, and members that need attention.
+Read-only.
 
-The exit code is 0 when nothing is bad, else that of the worst.`,
+The exit code is 0 if no check is bad, otherwise that of the worst finding.`,
 		Example: `  modelfleet doctor --dir orchard
   modelfleet doctor --dir orchard --offline   # folder and bucket alone, without a coordinator
   modelfleet doctor -o json`,
@@ -41,7 +41,7 @@ The exit code is 0 when nothing is bad, else that of the worst.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", d.folderDefault(), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.BoolVar(&o.offline, "offline", false, "ask no coordinator")
+	f.BoolVar(&o.offline, "offline", false, "do not contact the coordinator")
 	return cmd
 }
 

@@ -18,10 +18,9 @@ import (
 
 func (d *desk) membersPending() *cobra.Command {
 	return &cobra.Command{
-		Use: "pending", Short: "List members that wait for approval", Args: cobra.NoArgs,
-		Long: `List members that wait for approval, because the token they join by was made with
---approve. The device prints its key's fingerprint too: compare them before you
-approve.`,
+		Use: "pending", Short: "List members pending approval", Args: cobra.NoArgs,
+		Long: `List members pending approval: they enrolled with a token created with --approve. The
+device prints its key fingerprint too; compare the two before approving.`,
 		Example: "  modelfleet members pending",
 		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.PendingMember, error) {
 			pending, err := c.Pending(ctx)
@@ -47,32 +46,32 @@ approve.`,
 func (d *desk) membersApprove() *cobra.Command {
 	var r api.ApprovalRequest
 	cmd := &cobra.Command{
-		Use: "approve MEMBER", Short: "Let a member in that waits", Args: cobra.ExactArgs(1),
+		Use: "approve MEMBER", Short: "Approve a pending member", Args: cobra.ExactArgs(1),
 		Example: `  modelfleet members approve cork-07 --fingerprint 1f0c2a9b-77d10e35-c2a7f0aa-90be41d2
   modelfleet members approve cork-07 --reason 'seen on the bench'`,
 		RunE: run(func(ctx context.Context, args []string) error {
 			return d.answer(ctx, args[0], r, (*api.Client).ApproveMember, "%s is let in when it asks next; its key is %s")
 		}),
 	}
-	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "of the `key` that is meant; by default of the one that waits")
-	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "fingerprint of the `key` you mean; default: the pending one")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "reason, for the audit log")
 	return cmd
 }
 
 func (d *desk) membersDeny() *cobra.Command {
 	var r api.ApprovalRequest
 	cmd := &cobra.Command{
-		Use: "deny MEMBER", Short: "Keep a member out that waits", Args: cobra.ExactArgs(1),
+		Use: "deny MEMBER", Short: "Deny a pending member", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members deny cork-07 --reason 'not one of ours'",
 		RunE: run(func(ctx context.Context, args []string) error {
 			if r.Reason == "" {
-				return fault.Newf(fault.Invalid, "deny member", args[0], "no reason is given").WithHint("say why: --reason")
+				return fault.Newf(fault.Invalid, "deny member", args[0], "no reason is given").WithHint("say why with --reason")
 			}
 			return d.answer(ctx, args[0], r, (*api.Client).DenyMember, "%s stays out; its key is %s")
 		}),
 	}
-	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "of the `key` that is meant; by default of the one that waits")
-	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log and the device's")
+	cmd.Flags().StringVar(&r.Fingerprint, "fingerprint", "", "fingerprint of the `key` you mean; default: the pending one")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "reason, for the audit log and the device's log")
 	return cmd
 }
 
@@ -108,18 +107,18 @@ func (d *desk) answer(ctx context.Context, name string, r api.ApprovalRequest, d
 func (d *desk) membersUnlock() *cobra.Command {
 	var r api.UnlockRequest
 	cmd := &cobra.Command{
-		Use: "unlock MEMBER", Short: "End the lock of an identity that was copied", Args: cobra.ExactArgs(1),
-		Long: `End the lock of an identity that was copied, once the copy is out of the world: a
-disk image that was started twice, a backup that was restored. Every certificate
-of the identity is void then; the real member comes back by its key, by itself.
+		Use: "unlock MEMBER", Short: "Unlock a member whose identity was copied", Args: cobra.ExactArgs(1),
+		Long: `Unlock a member whose identity was copied (a disk image started twice, a restored
+backup), once the copy has been destroyed. All certificates of the identity become
+invalid; the real member rejoins by its key automatically.
 
-Which of the two is the real one is told by its certificate: the lock names both,
-and an agent logs its own. By default it is the one that was in use first. Whoever
-shows another locks the identity again. As long as somebody else may have the key,
-revoke the member and enrol it anew.`,
+The real member is recognised by its certificate: the lock names both certificates,
+and each agent logs its own. The default is the one that was in use first. If the
+other one is presented, the identity is locked again. If someone else may still have
+the key, revoke the member and enrol it again.`,
 		Example: `  modelfleet members describe cork-07
   modelfleet members unlock cork-07 --reason 'the image was started on the bench; wiped'
-  modelfleet members unlock cork-07 --certificate 1f0c2a9b77d1 --reason 'the copy had renewed first'`,
+  modelfleet members unlock cork-07 --certificate 1f0c2a9b77d1 --reason 'the copy renewed first'`,
 		RunE: run(func(ctx context.Context, args []string) error {
 			id, err := fleet.ParseMemberID(args[0])
 			if err != nil {
@@ -136,17 +135,17 @@ revoke the member and enrol it anew.`,
 			return nil
 		}),
 	}
-	cmd.Flags().StringVar(&r.Certificate, "certificate", "", "how the `SHA-256` of the real member's certificate begins; by default the one that was in use")
-	cmd.Flags().StringVar(&r.Reason, "reason", "", "what was found out, for the audit log (needed)")
+	cmd.Flags().StringVar(&r.Certificate, "certificate", "", "prefix of the `SHA-256` of the real member's certificate; default: the one in use first")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "finding, for the audit log (required)")
 	return cmd
 }
 
 func (d *desk) membersAllowComeback() *cobra.Command {
 	return &cobra.Command{
-		Use: "allow-comeback MEMBER", Short: "Let a member come back by its key as often as a new one", Args: cobra.ExactArgs(1),
-		Long: `Let a member come back by its key as often as a new one. A member whose certificate
-expired while it was off comes back by itself, three times; then somebody should
-have a look at it.`,
+		Use: "allow-comeback MEMBER", Short: "Reset a member's comeback limit", Args: cobra.ExactArgs(1),
+		Long: `Reset a member's comeback limit. A member whose certificate expired while it was off
+rejoins by its key automatically, up to three times; after that an operator should
+check it and reset the limit.`,
 		Example: "  modelfleet members allow-comeback cork-07",
 		RunE: run(func(ctx context.Context, args []string) error {
 			id, err := fleet.ParseMemberID(args[0])

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -31,22 +32,22 @@ type fleetInit struct {
 func (d *desk) initCommand() *cobra.Command {
 	o := &fleetInit{desk: d}
 	cmd := &cobra.Command{
-		Use: "init", Short: "Make a fleet: its keys, its root of trust, its place in a bucket", Args: cobra.NoArgs,
-		Long: `Make a fleet: keys in DIR/keys, the root of trust and the policy in the bucket, and
-DIR/fleet.json, which the coordinator and "publish" begin with.
+		Use: "init", Short: "Create a fleet: keys, root of trust and bucket", Args: cobra.NoArgs,
+		Long: `Create a fleet: keys in DIR/keys, the root of trust and the policy in the bucket, and
+DIR/fleet.json, which the coordinator and "publish" read.
 
-Root and policy are signed by people. With --root-key each of them has a key of
-their own, made where they are with "modelfleet key create", and only the public
-halves come here: init writes one file that is passed from one to the next, each
-signs it with "modelfleet key sign", and "modelfleet key publish" (or init again)
-finishes once enough have. Without --root-key one key is made here: enough to begin
-with, not for a fleet that matters.
+Root and policy are signed by custodians. With --root-key, each custodian creates a
+key on their own machine with "modelfleet key create", and only the public keys are
+needed here. init writes a ceremony file; each custodian signs it with "modelfleet
+key sign", and "modelfleet key publish" (or init again) completes the fleet once the
+threshold is reached. Without --root-key, a single root key is created here: fine for
+a trial, not for production.
 
-A KEY is a file, or awskms:///alias/NAME for one that never leaves AWS KMS.
+A KEY is a file, or awskms:///alias/NAME for a key in AWS KMS.
 
-It makes nothing twice: run it again to finish what was cut short. What is needed
-and not given is asked for on a terminal. Credentials for the bucket are found as
-the AWS SDK finds them (environment, shared files, role).`,
+init is idempotent: run it again to finish an interrupted run. On a terminal it
+prompts for missing values. Bucket credentials come from the usual AWS sources
+(environment, shared files, role).`,
 		Example: `  modelfleet init --dir orchard --name orchard --team vision --bucket orchard-models --region eu-west-1
   modelfleet init --dir lab --name lab --team vision --bucket models --s3-endpoint http://127.0.0.1:9000
   modelfleet init --dir orchard --name orchard --bucket orchard-models --threshold 2 \
@@ -57,18 +58,18 @@ the AWS SDK finds them (environment, shared files, role).`,
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", ".", "the fleet's `folder`")
 	f.StringVar(&o.fleet.Name, "name", "", "the fleet's `name`")
-	f.StringArrayVar(&o.teams, "team", nil, "a `team` that publishes, with a key made here; or TEAM=KEY,KEY with its own, or TEAM=2:KEY,KEY when two must sign; may be repeated")
-	f.StringVar(&o.fleet.Bucket, "bucket", "", "the S3 `bucket`, or dir:PATH for a folder that is carried by hand")
-	f.StringVar(&o.fleet.Endpoint, "s3-endpoint", "", "`URL` of another S3 server than AWS")
+	f.StringArrayVar(&o.teams, "team", nil, "publishing `team`, with a new key; or TEAM=KEY,KEY for existing keys, or TEAM=2:KEY,KEY to require two signatures; repeatable")
+	f.StringVar(&o.fleet.Bucket, "bucket", "", "S3 `bucket`, or dir:PATH for a folder that is copied by hand")
+	f.StringVar(&o.fleet.Endpoint, "s3-endpoint", "", "`URL` of an S3 server other than AWS")
 	f.StringVar(&o.fleet.Region, "region", "", "the bucket's `region`")
-	f.StringVar(&o.fleet.Prefix, "prefix", "", "put before every key in the bucket")
-	f.StringArrayVar(&o.root, "root-key", nil, "public `KEY` of a custodian of root; NAME=KEY says whose it is, else the file's name does; may be repeated")
-	f.IntVar(&o.threshold, "threshold", 0, "how many custodians must sign; by default more than half")
-	f.StringArrayVar(&o.policy, "policy-key", nil, "public `KEY` of a keeper of the policy; by default root's; may be repeated")
-	f.IntVar(&o.policyThreshold, "policy-threshold", 0, "how many must sign the policy; by default as many as root, or more than half of its own")
-	f.StringVar(&o.coordinator, "coordinator-key", "", "`KEY` that directives and snapshots are signed with; by default one is made")
-	f.StringArrayVar(&o.stamps, "timestamp-key", nil, "`KEY` that timestamps are signed with; several: the coordinator's first, then public ones of heartbeats; none: only those; by default one is made")
-	f.StringVar(&o.authority, "device-ca-key", "", "`KEY` of the members' certificates; by default one is made")
+	f.StringVar(&o.fleet.Prefix, "prefix", "", "prefix of all object keys in the bucket")
+	f.StringArrayVar(&o.root, "root-key", nil, "public `KEY` of a root custodian; repeatable; NAME=KEY names the holder, otherwise the file name does")
+	f.IntVar(&o.threshold, "threshold", 0, "signatures root needs; default: a majority")
+	f.StringArrayVar(&o.policy, "policy-key", nil, "public `KEY` of a policy custodian; repeatable; default: the root custodians")
+	f.IntVar(&o.policyThreshold, "policy-threshold", 0, "signatures the policy needs; default: root's threshold, or a majority of the policy keys")
+	f.StringVar(&o.coordinator, "coordinator-key", "", "`KEY` that signs directives and snapshots; default: a new key")
+	f.StringArrayVar(&o.stamps, "timestamp-key", nil, "`KEY` that signs timestamps; repeatable: the coordinator's first, then public keys of heartbeats; none: heartbeats only; default: a new key")
+	f.StringVar(&o.authority, "device-ca-key", "", "`KEY` that signs members' certificates; default: a new key")
 	return cmd
 }
 
@@ -248,7 +249,7 @@ func (o *desk) made(made folder.Made) error {
 		o.Say("fleet %s is there already, whole; root %s", made.Name, made.Root.Short())
 		return nil
 	}
-	o.Say("fleet %s: root %s, %d objects put into %s", made.Name, made.Root.Short(), made.Objects, made.Bucket)
+	o.Say("fleet %s: root %s, %s uploaded to %s", made.Name, made.Root.Short(), console.Count(made.Objects, "object"), made.Bucket)
 	if rootHere(made.Folder) {
 		o.Say("")
 		o.Say("The root key is one key on this machine (1 of 1): whoever has it has the fleet, and if it")

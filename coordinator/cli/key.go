@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -22,16 +23,16 @@ import (
 )
 
 func (d *desk) keyCommands() *cobra.Command {
-	cmd := group("key", "The fleet's keys: who holds them, until when, and how they change",
+	cmd := group("key", "Manage the fleet's keys",
 		d.keyStatus(), d.keyCreate(), d.keyShow(), d.keySign(), d.keyPublish(),
 		d.keyRotate(), d.keyAdd(), d.keyRemove(), d.keyRenew(), d.keyKeyless())
-	cmd.Long = `The fleet's keys: who holds them, until when, and how they change.
+	cmd.Long = `Manage the fleet's keys: who holds them, when they expire, and how they change.
 
-Root and policy are signed by people, each with a key of their own on a machine of
-their own. A change of either is a ceremony: rotate, add, remove and renew write
-one file that says what is to change; each custodian looks at it and signs it with
-"key sign", where their key is; "key publish" puts it into the bucket once enough
-have. The file holds no secret and may travel by any way.`
+Root and policy are signed by custodians, each with their own key on their own
+machine. Changing either takes a ceremony: rotate, add, remove and renew write a
+ceremony file that describes the change; each custodian reviews it and signs it
+with "key sign"; "key publish" uploads it once the threshold is reached. The file
+holds no secrets and may be sent over any channel.`
 	return cmd
 }
 
@@ -50,17 +51,17 @@ type keyCreate struct {
 func (d *desk) keyCreate() *cobra.Command {
 	o := &keyCreate{desk: d}
 	cmd := &cobra.Command{
-		Use: "create FILE.pem", Short: "Make a key: FILE.pem, which is secret, and FILE.pub", Args: cobra.ExactArgs(1),
-		Long: `Make an ECDSA P-256 key. FILE.pem stays where it is made and is secret; FILE.pub is
-its public half, for whoever makes the fleet or changes its keys. The file's name
-tells others whose key it is: root-ana.pem is ana's.
+		Use: "create FILE.pem", Short: "Create a key pair: FILE.pem (secret) and FILE.pub", Args: cobra.ExactArgs(1),
+		Long: `Create an ECDSA P-256 key pair. FILE.pem is secret and stays on this machine; give
+FILE.pub, the public key, to the person who creates the fleet or changes its keys.
+The file name identifies the holder: root-ana.pem belongs to ana.
 
---encrypt seals the file with a passphrase (sigstore's format). It is for keys that
-people sign with: programs cannot be asked for one.`,
+--encrypt protects the file with a passphrase (sigstore's format). Use it for keys
+that people sign with; services cannot enter a passphrase.`,
 		Example: "  modelfleet key create root-ana.pem --encrypt\n  modelfleet key create vic.pem",
 		RunE:    run(func(_ context.Context, args []string) error { return o.run(args[0]) }),
 	}
-	cmd.Flags().BoolVar(&o.encrypt, "encrypt", false, "seal it with a passphrase, asked for or in $"+passwordVariable)
+	cmd.Flags().BoolVar(&o.encrypt, "encrypt", false, "encrypt the key with a passphrase, prompted for or read from $"+passwordVariable)
 	return cmd
 }
 
@@ -130,9 +131,9 @@ func (d *desk) printKey(where string, pub any) error {
 
 func (d *desk) keyShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show FILE|KEY", Short: "Say what a ceremony's file asks for, or whose key a key is", Args: cobra.ExactArgs(1),
-		Long: `Say in words what a ceremony's file would change, who has signed it and who is
-missing; or print a key's id and, with -o json, its public half.`,
+		Use: "show FILE|KEY", Short: "Describe a ceremony file or a key", Args: cobra.ExactArgs(1),
+		Long: `Describe what a ceremony file would change, who has signed it and whose signatures are
+missing; or print a key's id and, with -o json, its public key.`,
 		Example: "  modelfleet key show orchard-root-2.ceremony.json\n  modelfleet key show root-ana.pub\n  modelfleet key show awskms:///alias/modelfleet/orchard/coordinator",
 		RunE:    run(func(ctx context.Context, args []string) error { return d.show(ctx, args[0]) }),
 	}
@@ -224,16 +225,8 @@ func days(left time.Duration) string {
 // signatures says who has signed, and who is missing.
 func (d *desk) signatures(c *ceremony.Ceremony) {
 	for _, p := range c.Parties() {
-		d.plain("%s needs %s, %s; it has %d%s", p.File, counted(p.Threshold, "signature"), p.Why, p.Have(), signedBy(p))
+		d.plain("%s needs %s, %s; it has %d%s", p.File, console.Count(p.Threshold, "signature"), p.Why, p.Have(), signedBy(p))
 	}
-}
-
-// counted is "1 signature", "2 signatures".
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func signedBy(p ceremony.Party) string {

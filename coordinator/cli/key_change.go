@@ -36,35 +36,35 @@ type keyChange struct {
 func (o *keyChange) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	o.folderFlag(cmd, &o.dir)
-	f.StringArrayVar(&o.keys, "key", nil, "sign with this `KEY` at once; may be repeated; by default DIR/keys/root.pem, where it is")
-	f.StringVar(&o.out, "out", "", "`file` of the ceremony; by default it is named after what changes")
-	f.BoolVar(&o.rehearse, "rehearse", false, "play it through on a copy with throwaway keys; change nothing")
-	f.BoolVarP(&o.yes, "yes", "y", false, "sign and publish without being asked")
+	f.StringArrayVar(&o.keys, "key", nil, "sign with this `KEY` right away; repeatable; default: DIR/keys/root.pem if it exists")
+	f.StringVar(&o.out, "out", "", "ceremony `file` to write; default: named after the change")
+	f.BoolVar(&o.rehearse, "rehearse", false, "rehearse the change on a copy with throwaway keys; change nothing")
+	f.BoolVarP(&o.yes, "yes", "y", false, "sign and publish without confirmation")
 }
 
 const roles = `Roles are root, policy, coordinator, timestamp, device-ca, audit and pub-TEAM. "key
-status" lists them, with their keys and holders.`
+status" lists them with their keys and holders.`
 
 func (d *desk) keyRotate() *cobra.Command {
 	o := &keyChange{desk: d, verb: ceremony.Rotate}
 	var to string
 	cmd := &cobra.Command{
-		Use: "rotate ROLE [HOLDER|KEY-ID]", Short: "Replace a key, or change a threshold", Args: cobra.RangeArgs(1, 2),
-		Long: `Replace a key of a role: name its holder, or the beginning of its id, where the role
-has several. A custodian who keeps root and policy is replaced in both. Keys of the
-coordinator, the timestamp, the device CA and the audit log are made here unless
---to names one. Without a key, --threshold changes how many must sign.
+		Use: "rotate ROLE [HOLDER|KEY-ID]", Short: "Replace a key or change a threshold", Args: cobra.RangeArgs(1, 2),
+		Long: `Replace a key of a role. If the role has several, name the holder or a prefix of the
+key id. A custodian of both root and policy is replaced in both. New coordinator,
+timestamp, device CA and audit keys are created here unless --to names one. Without a
+key, --threshold changes how many signatures the role needs.
 
-A new coordinator, timestamp or audit key is used by a running coordinator as soon as
-root or policy names it, if it lies in the keys folder of the coordinator's fleet
-folder (or is named by its fleet.json); copy it there first.
+Copy a new coordinator, timestamp or audit key to the keys folder of the coordinator's
+fleet folder first (unless its fleet.json names it): a running coordinator starts
+using it as soon as root or policy lists it.
 
 ` + roles,
 		Example: `  modelfleet key rotate coordinator --rehearse
   modelfleet key rotate coordinator --to awskms:///alias/modelfleet/orchard/coordinator-2
   modelfleet key rotate root cy --to root-dee.pub
   modelfleet key rotate pub-vision vic --to val.pub
-  modelfleet key rotate device-ca            # the old one stays trusted ...
+  modelfleet key rotate device-ca            # the old CA stays trusted ...
   modelfleet key rotate device-ca --finish   # ... until every member has renewed`,
 		RunE: run(func(ctx context.Context, args []string) error {
 			if o.role = args[0]; len(args) > 1 {
@@ -76,19 +76,19 @@ folder (or is named by its fleet.json); copy it there first.
 	}
 	o.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&to, "to", "", "the new `KEY`: a public key's file, or awskms:///...; NAME=KEY says whose it is")
-	f.IntVar(&o.threshold, "threshold", 0, "how many must sign from then on")
-	f.BoolVar(&o.ends, "finish", false, "device-ca: trust only the newest from now on")
-	f.BoolVar(&o.now, "now", false, "device-ca: trust only the new one at once, because the old was stolen; members come back by themselves")
+	f.StringVar(&to, "to", "", "the new `KEY`: a public key file, or awskms:///...; NAME=KEY names the holder")
+	f.IntVar(&o.threshold, "threshold", 0, "the new signature threshold")
+	f.BoolVar(&o.ends, "finish", false, "device-ca: trust only the newest CA from now on")
+	f.BoolVar(&o.now, "now", false, "device-ca: distrust the old CA immediately, because it was stolen; members rejoin automatically")
 	return cmd
 }
 
 func (d *desk) keyAdd() *cobra.Command {
 	o := &keyChange{desk: d, verb: ceremony.Add}
 	cmd := &cobra.Command{
-		Use: "add ROLE KEY...", Short: "Add a custodian, a team, or a key to one", Args: cobra.MinimumNArgs(2),
-		Long: `Add a key to a role, or make a team: "pub-TEAM" and its public keys. With --threshold 2
-a team's releases need a second person's approval.
+		Use: "add ROLE KEY...", Short: "Add a custodian, a team, or a key of a team", Args: cobra.MinimumNArgs(2),
+		Long: `Add a key to a role, or create a team: "pub-TEAM" and its public keys. With
+--threshold 2 a team's releases need a second person's approval.
 
 ` + roles,
 		Example: `  modelfleet key add root root-dee.pub --threshold 3
@@ -101,16 +101,16 @@ a team's releases need a second person's approval.
 		}),
 	}
 	o.flags(cmd)
-	cmd.Flags().IntVar(&o.threshold, "threshold", 0, "how many must sign from then on")
+	cmd.Flags().IntVar(&o.threshold, "threshold", 0, "the new signature threshold")
 	return cmd
 }
 
 func (d *desk) keyRemove() *cobra.Command {
 	o := &keyChange{desk: d, verb: ceremony.Remove}
 	cmd := &cobra.Command{
-		Use: "remove ROLE [HOLDER|KEY-ID]", Short: "Take out a custodian, a team, or a key of one", Args: cobra.RangeArgs(1, 2),
-		Long: `Take out a key of a role; or, without one, a team: nothing that it published runs any
-more once members know.
+		Use: "remove ROLE [HOLDER|KEY-ID]", Short: "Remove a custodian, a team, or a key of a team", Args: cobra.RangeArgs(1, 2),
+		Long: `Remove a key from a role or, if no key is named, remove a team: once members learn of
+it, they stop running everything the team published.
 
 ` + roles,
 		Example: "  modelfleet key remove root cy\n  modelfleet key remove pub-audio",
@@ -122,15 +122,15 @@ more once members know.
 		}),
 	}
 	o.flags(cmd)
-	cmd.Flags().IntVar(&o.threshold, "threshold", 0, "how many must sign from then on")
+	cmd.Flags().IntVar(&o.threshold, "threshold", 0, "the new signature threshold")
 	return cmd
 }
 
 func (d *desk) keyRenew() *cobra.Command {
 	o := &keyChange{desk: d, verb: ceremony.Renew}
 	cmd := &cobra.Command{
-		Use: "renew [root|policy]", Short: "Sign root and policy for another year", Args: cobra.MaximumNArgs(1),
-		Long:    "Sign root and policy, or one of them, for another year; nothing else changes.",
+		Use: "renew [root|policy]", Short: "Renew root and policy for another year", Args: cobra.MaximumNArgs(1),
+		Long:    "Renew root and policy, or one of them, for another year. Nothing else changes.",
 		Example: "  modelfleet key renew",
 		RunE: run(func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
@@ -180,7 +180,7 @@ func (o *keyChange) propose(ctx context.Context, home folder.Folder, before cere
 	c, err := before.Make(plan, o.desk.now(), repository.Lifetimes{})
 	if err != nil {
 		if fault.Hint(err) == "" {
-			err = fault.New(fault.KindOf(err), "propose change of keys", o.role, err).WithHint("say with --threshold how many must sign from then on")
+			err = fault.New(fault.KindOf(err), "propose change of keys", o.role, err).WithHint("set the new signature threshold with --threshold")
 		}
 		return err
 	}

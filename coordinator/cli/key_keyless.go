@@ -28,13 +28,14 @@ type keyKeyless struct {
 func (d *desk) keyKeyless() *cobra.Command {
 	o := &keyKeyless{keyChange: keyChange{desk: d}}
 	cmd := &cobra.Command{
-		Use: "keyless", Short: "Ask for a pipeline's word besides a team's key, or no longer", Args: cobra.NoArgs,
-		Long: `Have the policy ask that a team's releases are also signed keyless (Sigstore) by one of
-the identities that it lists: the coordinator then admits only such. Each call adds
-an identity; --remove takes the team's out. --trusted-root is Sigstore's, which
-signatures are verified by; it is needed once, and again when Sigstore's keys change.
+		Use: "keyless", Short: "Require or drop keyless signatures for a team", Args: cobra.NoArgs,
+		Long: `Require that a team's releases also carry a keyless (Sigstore) signature by one of the
+identities listed in the policy; the coordinator admits no others. Each call adds an
+identity; --remove removes all of the team's identities. --trusted-root is the
+Sigstore trusted root that signatures are verified with; give it the first time, and
+again when Sigstore's keys change.
 
-It is a change of the policy, which its keepers sign like any other.`,
+This changes the policy, so its custodians must sign it.`,
 		Example: `  modelfleet key keyless --team vision --issuer https://token.actions.githubusercontent.com \
     --subject https://github.com/acme/models/.github/workflows/release.yml@refs/heads/main --trusted-root trusted_root.json
   modelfleet key keyless --team vision --remove`,
@@ -42,12 +43,12 @@ It is a change of the policy, which its keepers sign like any other.`,
 	}
 	o.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.team, "team", "", "the `team` whose releases are meant")
+	f.StringVar(&o.team, "team", "", "the `team` whose releases this applies to")
 	f.StringVar(&o.identity.Issuer, "issuer", "", "`URL` of the OpenID provider")
-	f.StringVar(&o.identity.Subject, "subject", "", "the signer's `name` in its certificate, exactly")
-	f.StringVar(&o.identity.Pattern, "pattern", "", "or an `expression` (RE2) that must match the whole name")
-	f.StringVar(&o.trustedRoot, "trusted-root", "", "`file` of Sigstore's trusted_root.json")
-	f.BoolVar(&o.remove, "remove", false, "ask for none any more")
+	f.StringVar(&o.identity.Subject, "subject", "", "the signer's exact `name` in its certificate")
+	f.StringVar(&o.identity.Pattern, "pattern", "", "regular `expression` (RE2) that must match the whole name, instead of --subject")
+	f.StringVar(&o.trustedRoot, "trusted-root", "", "Sigstore's trusted_root.json `file`")
+	f.BoolVar(&o.remove, "remove", false, "no longer require keyless signatures")
 	return cmd
 }
 

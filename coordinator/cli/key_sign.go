@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/ceremony"
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/signer"
@@ -24,20 +25,20 @@ type keySign struct {
 func (d *desk) keySign() *cobra.Command {
 	o := &keySign{desk: d}
 	cmd := &cobra.Command{
-		Use: "sign FILE", Short: "Sign a ceremony's file as one of its custodians", Args: cobra.ExactArgs(1),
-		Long: `Sign a ceremony's file with your key. It says first what you would sign: which keys
-may do what from then on, and what is otherwise than before. The words it prints
-are a name for exactly that: read them to the others over the telephone.
+		Use: "sign FILE", Short: "Sign a ceremony file as a custodian", Args: cobra.ExactArgs(1),
+		Long: `Sign a ceremony file with your key. It first shows what you would sign: which keys may
+do what from then on, and what changes. The words it prints are a fingerprint of that
+content: compare them with the other custodians by phone.
 
-The file is replaced by the signed one, unless --out names another. It may be
-signed by one after the other, or in copies that "key publish" puts together.`,
+The signed file replaces the original unless --out is given. Custodians may sign one
+after another, or sign separate copies that "key publish" merges.`,
 		Example: "  modelfleet key sign orchard-root-2.ceremony.json --key root-ana.pem",
 		RunE:    run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.key, "key", "", "your `KEY`: a file, or awskms:///...")
-	f.StringVar(&o.out, "out", "", "write the signed `file` here, and leave the other as it is")
-	f.BoolVarP(&o.yes, "yes", "y", false, "sign without being asked")
+	f.StringVar(&o.out, "out", "", "write the signed `file` here and keep the original")
+	f.BoolVarP(&o.yes, "yes", "y", false, "sign without confirmation")
 	return cmd
 }
 
@@ -108,13 +109,13 @@ type keyPublish struct {
 func (d *desk) keyPublish() *cobra.Command {
 	o := &keyPublish{desk: d}
 	cmd := &cobra.Command{
-		Use: "publish FILE...", Short: "Put a ceremony that enough have signed into the bucket", Args: cobra.MinimumNArgs(1),
-		Long: `Put a ceremony that enough have signed into the bucket. Copies that were signed apart
-are put together. It is checked as the fleet will check it; one that is not whole is
-refused with who is missing, and one that somebody else's change has overtaken is
-refused too. Junk that lies in its place, which its keepers did not sign, is written
-over. Doing it again is harmless. A running coordinator takes it up within a minute,
-and members with its next directive.`,
+		Use: "publish FILE...", Short: "Publish a signed ceremony to the bucket", Args: cobra.MinimumNArgs(1),
+		Long: `Publish a ceremony to the bucket once its threshold is reached. Copies that were signed
+separately are merged. The result is verified as the fleet will verify it. An
+incomplete ceremony is refused with the missing signers, and so is one that another
+change has superseded. Unsigned junk at its object key is overwritten. The command is
+idempotent. A running coordinator picks the change up within a minute, and members
+with its next directive.`,
 		Example: "  modelfleet key publish orchard-root-2.ceremony.json --dir orchard\n  modelfleet key publish from-ana.json from-ben.json --dir orchard",
 		RunE:    run(func(ctx context.Context, args []string) error { return o.run(ctx, args) }),
 	}
@@ -177,7 +178,7 @@ func (d *desk) publishCeremony(ctx context.Context, home folder.Folder, c *cerem
 		d.Say("%s is published already, just so", c.File())
 		return nil
 	}
-	d.Say("published %s: %d objects put into %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), p.Created, home.Bucket)
+	d.Say("published %s: %s uploaded to %s", strings.TrimSuffix(c.Name(), ".ceremony.json"), console.Count(p.Created, "object"), home.Bucket)
 	if key := home.AuditKeyFile(c); key != "" {
 		d.Say("the audit log has another key now: %s must be in the keys folder of the coordinator's", key)
 		d.Say("fleet folder; until it is there, members hold what they have, for no proof is by that key")

@@ -19,9 +19,9 @@ import (
 func (d *desk) keyStatus() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use: "status", Short: "List the roles: who holds their keys, how many must sign, until when", Args: cobra.NoArgs,
-		Long: `List the fleet's roles: who holds their keys, how many of them must sign, which version
-is in force and until when; and below, what should be done about it.`,
+		Use: "status", Short: "List roles, key holders, thresholds and expiries", Args: cobra.NoArgs,
+		Long: `List the fleet's roles: key holders, signature thresholds, current versions and
+expiries, followed by recommended actions.`,
 		Example: "  modelfleet key status --dir orchard",
 		RunE:    run(func(ctx context.Context, _ []string) error { return d.status(ctx, dir) }),
 	}

@@ -76,7 +76,7 @@ func TestCeremonyOnATerminal(t *testing.T) {
 	said = person(t, 0, "yes\napples\n", "key", "sign", file, "--key", "root-ana.pem")
 	saysAll(t, said, "Passphrase of root-ana.pem:", "enough have signed")
 	said = person(t, 0, "", "key", "publish", "unsigned.json", "--dir", "orchard")
-	saysAll(t, said, "used too, though in none of the files given: the signature of ana", "on root, from orchard/", "fleet orchard: root", "objects put into dir:")
+	saysAll(t, said, "used too, though in none of the files given: the signature of ana", "on root, from orchard/", "fleet orchard: root", "objects uploaded to dir:")
 	said = person(t, 0, "orchard\ndir:bucket\nvision\nnone\n", "init", "--dir", "orchard")
 	saysAll(t, said, "fleet orchard is there already, whole")
 	saysAll(t, person(t, 0, "", "key", "publish", "unsigned.json", "--dir", "orchard"), "there already, whole")

@@ -17,8 +17,8 @@ type keylessFlags struct {
 
 func (k *keylessFlags) declare(f *pflag.FlagSet) {
 	f.StringVar(&k.token, "identity-token-file", "", "`file` with the pipeline's identity token (JWT) of audience sigstore")
-	f.StringVar(&k.fulcio, "fulcio-url", "", "`URL` of the certificate authority for it; default: the public Sigstore's")
-	f.StringVar(&k.rekor, "rekor-url", "", "`URL` of the transparency log for it; default: the public Sigstore's")
+	f.StringVar(&k.fulcio, "fulcio-url", "", "`URL` of the Sigstore certificate authority; default: the public one")
+	f.StringVar(&k.rekor, "rekor-url", "", "`URL` of the Sigstore transparency log; default: the public one")
 }
 
 // signing reads the token; without one nothing is signed so.

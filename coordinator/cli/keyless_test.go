@@ -33,9 +33,9 @@ func TestSignAndVerifyWithoutAKey(t *testing.T) {
 		}
 	}
 	sign := []string{"sign-model", "--output-bundle", bundle, "--fulcio-url", s.URL, "--rekor-url", s.URL, "--identity-token"}
-	run(0, "signed 1 files", append(sign, sigstoretest.Token(issuer, subject))...)
+	run(0, "signed 1 file", append(sign, sigstoretest.Token(issuer, subject))...)
 	s.Down.Store(true) // verifying asks nobody
-	run(0, "is what was signed", "verify-model", "--bundle", bundle, "--identity", subject, "--identity-provider", issuer)
+	run(0, "matches its signature", "verify-model", "--bundle", bundle, "--identity", subject, "--identity-provider", issuer)
 	run(fault.Untrusted.Exit(), "allowed", "verify-model", "--bundle", bundle, "--identity", subject+"x", "--identity-provider", issuer)
 	run(fault.Untrusted.Exit(), "allowed", "verify-model", "--bundle", bundle, "--identity", subject, "--identity-provider", issuer+"x")
 	must(t, os.WriteFile(filepath.Join(model, "weights.bin"), []byte("poison"), 0o644))

@@ -34,20 +34,20 @@ type login struct {
 func (d *desk) loginCommand() *cobra.Command {
 	o := &login{desk: d}
 	cmd := &cobra.Command{
-		Use: "login", Short: "Sign in at the fleet's OpenID issuer", Args: cobra.NoArgs,
-		Long: `Sign in at the OpenID issuer that the coordinator names. A browser opens on this
-machine; when you are done there, the context file holds a token that is yours for
-some hours. Without a browser here, --device gives a code to type in on another
-machine, and --paste takes the address that a browser elsewhere ends at.
+		Use: "login", Short: "Sign in with the fleet's OpenID issuer", Args: cobra.NoArgs,
+		Long: `Sign in with the OpenID issuer that the coordinator names. A browser opens on this
+machine; once you have signed in, the context file holds a session token that is
+valid for some hours. Without a browser here, --device shows a code to enter on
+another machine, and --paste accepts the final address of a browser elsewhere.
 
-The first time, say where the coordinator is: --url and --pin.`,
+The first time, give the coordinator's address with --url and --pin.`,
 		Example: `  modelfleet login --url https://fleet.example:8443 --pin 1048cb...
   modelfleet login --device`,
 		RunE: run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}
-	cmd.Flags().BoolVar(&o.device, "device", false, "sign in on another device, by a code")
-	cmd.Flags().BoolVar(&o.paste, "paste", false, "sign in with a browser elsewhere, and paste the address it ends at")
-	cmd.Flags().BoolVar(&o.noBrowser, "no-browser", false, "print the address and open no browser")
+	cmd.Flags().BoolVar(&o.device, "device", false, "sign in on another device with a code")
+	cmd.Flags().BoolVar(&o.paste, "paste", false, "sign in with a browser elsewhere and paste its final address")
+	cmd.Flags().BoolVar(&o.noBrowser, "no-browser", false, "print the address instead of opening a browser")
 	return cmd
 }
 
@@ -261,9 +261,9 @@ func browse(address string) error {
 func (d *desk) logoutCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use: "logout", Short: "End the sign-in of this context", Args: cobra.NoArgs,
-		Long: `End the sign-in of this context, at the coordinator and in the file. --all ends
-all of yours, on every machine and in every browser.`,
+		Use: "logout", Short: "Sign out of this context", Args: cobra.NoArgs,
+		Long: `Sign out: end this context's session at the coordinator and remove it from the file.
+--all ends all your sessions, on every machine and in every browser.`,
 		Example: "  modelfleet logout\n  modelfleet logout --all",
 		RunE: run(func(ctx context.Context, _ []string) error {
 			conf, err := d.context()
@@ -287,13 +287,13 @@ all of yours, on every machine and in every browser.`,
 			return nil
 		}),
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "end every sign-in of yours")
+	cmd.Flags().BoolVar(&all, "all", false, "end all your sessions")
 	return cmd
 }
 
 func (d *desk) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "whoami", Short: "Show who the coordinator takes you for", Args: cobra.NoArgs,
+		Use: "whoami", Short: "Show your identity and role", Args: cobra.NoArgs,
 		Example: "  modelfleet whoami",
 		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) (api.OperatorToken, error) { return c.Whoami(ctx) },
 			func(me api.OperatorToken) error {

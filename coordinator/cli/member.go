@@ -17,31 +17,31 @@ import (
 )
 
 func (d *desk) memberCommands() *cobra.Command {
-	cmd := group("members", "See what members run, and why, and who is let in", d.membersList(), d.membersDescribe(), d.membersExplain(), d.membersRevoke(),
+	cmd := group("members", "Manage members and see what they run", d.membersList(), d.membersDescribe(), d.membersExplain(), d.membersRevoke(),
 		d.membersPending(), d.membersApprove(), d.membersDeny(), d.membersUnlock(), d.membersAllowComeback())
 	cmd.Aliases = []string{"member"}
 	return cmd
 }
 
-const selectorHelp = `A selector is a list of terms that must all hold:
+const selectorHelp = `A selector is a list of terms that must all match:
 
-  ring=lab             the label is exactly this
-  class!=lab           it is absent or something else
-  region in (eu, us)   it is one of these
-  zone notin (a, b)    it is absent or none of these
-  camera, !camera      it is there, it is not there
+  ring=lab             the label has this value
+  class!=lab           the label is absent or has another value
+  region in (eu, us)   the label has one of these values
+  zone notin (a, b)    the label is absent or has none of these values
+  camera, !camera      the label is present, is absent
 
-The labels id and kind (device, function) are always there.`
+The labels id and kind (device, function) are always present.`
 
 func (d *desk) membersList() *cobra.Command {
 	var selector string
 	var revoked bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List members", Args: cobra.NoArgs,
-		Long: "List members, one line for each model of each.\n\n" + selectorHelp,
+		Long: "List members, one line per member and model.\n\n" + selectorHelp,
 		Example: `  modelfleet members list
   modelfleet members list -l 'region in (eu, us), class!=lab'
-  modelfleet members list --revoked      # who still runs what was taken back
+  modelfleet members list --revoked      # members still running a delisted release
   modelfleet members list -l kind=function -o json | jq -r '.[].facts.id'`,
 		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.MemberInfo, error) {
 			sel, err := fleet.ParseSelector(selector)
@@ -58,7 +58,7 @@ func (d *desk) membersList() *cobra.Command {
 		}, d.printMembers),
 	}
 	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only members with these labels")
-	cmd.Flags().BoolVar(&revoked, "revoked", false, "only members that still run a release that was taken back")
+	cmd.Flags().BoolVar(&revoked, "revoked", false, "only members that still run a delisted or revoked release")
 	return cmd
 }
 
@@ -183,7 +183,7 @@ func phaseText(st api.ModelStatus) string {
 
 func (d *desk) membersDescribe() *cobra.Command {
 	return &cobra.Command{
-		Use: "describe MEMBER", Short: "Show everything known of a member", Args: cobra.ExactArgs(1),
+		Use: "describe MEMBER", Short: "Show the details of a member", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members describe cork-07\n  modelfleet members describe cork-07 -o json",
 		RunE: ask(d, func(ctx context.Context, c *api.Client, args []string) (api.MemberInfo, error) {
 			id, err := fleet.ParseMemberID(args[0])
@@ -249,7 +249,7 @@ func (d *desk) printModel(st api.ModelStatus) error {
 
 func (d *desk) membersExplain() *cobra.Command {
 	return &cobra.Command{
-		Use: "explain MEMBER", Aliases: []string{"why"}, Short: "Say why a member runs what it runs", Args: cobra.ExactArgs(1),
+		Use: "explain MEMBER", Aliases: []string{"why"}, Short: "Explain why a member runs what it runs", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members explain cork-07",
 		RunE: ask(d, func(ctx context.Context, c *api.Client, args []string) (api.Explanation, error) {
 			id, err := fleet.ParseMemberID(args[0])
@@ -273,7 +273,7 @@ func (d *desk) membersRevoke() *cobra.Command {
 	var reason string
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "revoke MEMBER", Short: "Take a member's identity away, for good", Args: cobra.ExactArgs(1),
+		Use: "revoke MEMBER", Short: "Permanently revoke a member's identity", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet members revoke cork-07 --reason 'stolen from the van' --yes",
 		RunE: run(func(ctx context.Context, args []string) error {
 			id, err := fleet.ParseMemberID(args[0])
@@ -297,7 +297,7 @@ func (d *desk) membersRevoke() *cobra.Command {
 			return nil
 		}),
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit log")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	cmd.Flags().StringVar(&reason, "reason", "", "reason, for the audit log")
+	cmd.Flags().BoolVar(&yes, "yes", false, "confirm")
 	return cmd
 }

@@ -39,11 +39,11 @@ func (o *model) declare(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.method, "method", "", "signing `method`: key, certificate, or sigstore in a build with -tags keyless")
 	f.StringVar(&o.path, "model-path", "", "model `folder`, or one file")
-	f.StringArrayVar(&o.chain, "cert-chain", nil, "certificate `file`, may be repeated: signing, those between the key's and the root; verifying, whom to trust")
-	f.IntVar(&o.workers, "max-workers", 0, "`number` of files or shards hashed at once; 0: one for each core, at most 8")
-	f.StringArrayVar(&o.ignore, "ignore-paths", nil, "a `path` in the model to look over; may be repeated")
+	f.StringArrayVar(&o.chain, "cert-chain", nil, "certificate `file`, repeatable: when signing, the intermediates; when verifying, the trusted certificates")
+	f.IntVar(&o.workers, "max-workers", 0, "`number` of files or shards hashed in parallel; 0: one per core, at most 8")
+	f.StringArrayVar(&o.ignore, "ignore-paths", nil, "`path` in the model to ignore; repeatable")
 	f.BoolVar(&o.staging, "use-staging", false, "use the staging instance of the public Sigstore")
-	f.StringVar(&o.trustedRoot, "trusted-root", "", "trusted_root.json `file` of a Sigstore of your own; default: the public one's, from the network")
+	f.StringVar(&o.trustedRoot, "trusted-root", "", "trusted_root.json `file` of a private Sigstore; default: the public one, fetched over the network")
 	for _, name := range []string{"method", "model-path"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is declared above

@@ -18,7 +18,7 @@ import (
 // conformance suite may ask of `sign-model` and its like.
 func (d *desk) capabilitiesCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "capabilities", Short: "Say what sign-model can do, for the OMS conformance suite", Args: cobra.NoArgs, Hidden: true,
+		Use: "capabilities", Short: "Print the capabilities of sign-model, for the OMS conformance suite", Args: cobra.NoArgs, Hidden: true,
 		Example: "  modelfleet capabilities",
 		RunE: run(func(context.Context, []string) error {
 			hashes := []string{"sha256"}
@@ -53,7 +53,7 @@ type benchmarkModel struct {
 func (d *desk) benchmarkModelCommand() *cobra.Command {
 	o := &benchmarkModel{signModel: signModel{model: model{desk: d}}}
 	cmd := &cobra.Command{
-		Use: "benchmark-model", Short: "Time sign-model or verify-model without the program's start", Args: cobra.NoArgs,
+		Use: "benchmark-model", Short: "Time sign-model or verify-model, excluding program start", Args: cobra.NoArgs,
 		Example: `  modelfleet benchmark-model --operation verify --method key --model-path ./detector --bundle detector.sig --public-key key.pub --repeat 5`,
 		RunE:    run(func(ctx context.Context, _ []string) error { return o.run(ctx) }),
 	}

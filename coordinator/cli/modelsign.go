@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/cas"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/keyless"
@@ -30,8 +31,8 @@ func (d *desk) signModelCommand() *cobra.Command {
 		Use: "sign-model", Short: "Sign a model folder or file as OMS v1.0, without a fleet", Args: cobra.NoArgs,
 		Long: `Sign a model folder or file with OpenSSF Model Signing v1.0 and write the bundle.
 
-It speaks the adapter protocol of the public OMS conformance suite. To publish a
-model to a fleet use "modelfleet publish", which signs too.`,
+It implements the adapter protocol of the public OMS conformance suite. To publish a
+model to a fleet, use "modelfleet publish", which also signs it.`,
 		Example: `  modelfleet sign-model --method key --model-path ./detector --output-bundle detector.sig --private-key key.pem
   modelfleet sign-model --method certificate --model-path ./detector --output-bundle detector.sig --private-key key.pem --signing-cert leaf.pem --cert-chain intermediate.pem
   modelfleet sign-model --method sigstore --model-path ./detector --output-bundle detector.sig --identity-token "$TOKEN"`,
@@ -46,12 +47,12 @@ model to a fleet use "modelfleet publish", which signs too.`,
 func (o *signModel) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.out, "output-bundle", "", "`file` to write the bundle to")
 	f.StringVar(&o.key, "private-key", "", "private EC key `file` in PEM, P-256, P-384 or P-521")
-	f.StringVar(&o.cert, "signing-cert", "", "certificate `file` of the key in PEM, for the method certificate")
-	f.StringVar(&o.token, "identity-token", "", "identity `token` (JWT) for the method sigstore, of audience sigstore")
-	f.StringVar(&o.fulcio, "fulcio-url", "", "`URL` of the certificate authority of the method sigstore; default: the public one")
-	f.StringVar(&o.rekor, "rekor-url", "", "`URL` of the transparency log of the method sigstore; default: the public one")
-	f.StringVar(&o.hash, "hash-algorithm", "sha256", "`hash` of the files: sha256, or blake2b or blake3, which not every verifier has")
-	f.Int64Var(&o.shardSize, "shard-size", 0, "sign ranges of so many `bytes` in place of whole files")
+	f.StringVar(&o.cert, "signing-cert", "", "PEM certificate `file` of the key, for the method certificate")
+	f.StringVar(&o.token, "identity-token", "", "identity `token` (JWT, audience sigstore) for the method sigstore")
+	f.StringVar(&o.fulcio, "fulcio-url", "", "`URL` of the Sigstore certificate authority; default: the public one")
+	f.StringVar(&o.rekor, "rekor-url", "", "`URL` of the Sigstore transparency log; default: the public one")
+	f.StringVar(&o.hash, "hash-algorithm", "sha256", "file `hash`: sha256, blake2b or blake3 (not all verifiers support the last two)")
+	f.Int64Var(&o.shardSize, "shard-size", 0, "sign shards of this many `bytes` instead of whole files")
 }
 
 func (o *signModel) run(ctx context.Context) error {
@@ -62,7 +63,7 @@ func (o *signModel) run(ctx context.Context) error {
 	if o.json() {
 		return o.JSON(map[string]any{"bundle": o.out, "files": len(m.Files()), "identity": m.Root.String()})
 	}
-	o.Print("signed %d files, identity %s", len(m.Files()), m.Root)
+	o.Print("signed %s, identity %s", console.Count(len(m.Files()), "file"), m.Root)
 	return nil
 }
 

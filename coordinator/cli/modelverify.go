@@ -25,12 +25,12 @@ func (d *desk) verifyModelCommand() *cobra.Command {
 	o := &verifyModel{model: model{desk: d}}
 	cmd := &cobra.Command{
 		Use: "verify-model", Short: "Check a model folder or file against its OMS bundle, without a fleet", Args: cobra.NoArgs,
-		Long: `Check that a model folder or file is exactly what its OpenSSF Model Signing bundle
-says, and that the given key or an authority's certificate stands behind it. Bundles
-of the reference implementation's first releases are read too.
+		Long: `Verify that a model folder or file matches its OpenSSF Model Signing bundle exactly, and
+that the bundle is signed by the given key or certificate authority. Bundles of the
+first releases of the reference implementation are supported too.
 
-It speaks the adapter protocol of the public OMS conformance suite. Exit code 6 says
-that the model is not to be trusted, and the message names what is wrong.`,
+It implements the adapter protocol of the public OMS conformance suite. Exit code 6
+means that the model is not trusted; the message names the reason.`,
 		Example: `  modelfleet verify-model --method key --model-path ./detector --bundle detector.sig --public-key key.pub
   modelfleet verify-model --method certificate --model-path ./detector --bundle detector.sig --cert-chain root.pem
   modelfleet verify-model --method sigstore --model-path ./detector --bundle detector.sig --identity ana@example.org --identity-provider https://accounts.google.com`,
@@ -46,8 +46,8 @@ func (o *verifyModel) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.bundle, "bundle", "", "bundle `file`")
 	f.StringVar(&o.key, "public-key", "", "public EC key `file` in PEM, for the method key")
 	f.BoolVar(&o.ignoreUnsigned, "ignore-unsigned-files", false, "accept files that were not signed")
-	f.StringVar(&o.identity, "identity", "", "certificate's `name` that may have signed by the method sigstore")
-	f.StringVar(&o.provider, "identity-provider", "", "`URL` of the OpenID provider that vouches for it")
+	f.StringVar(&o.identity, "identity", "", "allowed certificate `name` of the signer, for the method sigstore")
+	f.StringVar(&o.provider, "identity-provider", "", "`URL` of the OpenID provider that issued the identity")
 }
 
 func (o *verifyModel) run(ctx context.Context) error {
@@ -58,7 +58,7 @@ func (o *verifyModel) run(ctx context.Context) error {
 	if o.json() {
 		return o.JSON(map[string]any{"ok": true, "files": len(m.Files()), "identity": m.Root.String()})
 	}
-	o.Print("%s is what was signed: %d files, identity %s", console.Clean(o.path), len(m.Files()), m.Root)
+	o.Print("%s matches its signature: %s, identity %s", console.Clean(o.path), console.Count(len(m.Files()), "file"), m.Root)
 	return nil
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 func (d *desk) operatorCommands() *cobra.Command {
-	return group("operator", "Make the people who may use the coordinator", d.operatorCreate(), d.operatorList(), d.operatorRotate(), d.operatorDelete())
+	return group("operator", "Manage operators and their tokens", d.operatorCreate(), d.operatorList(), d.operatorRotate(), d.operatorDelete())
 }
 
 // operatorCreate is `operator create`.
@@ -27,17 +27,18 @@ type operatorCreate struct {
 func (d *desk) operatorCreate() *cobra.Command {
 	o := &operatorCreate{desk: d}
 	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make an operator and their token", Args: cobra.ExactArgs(1),
-		Long: `Make an operator. Roles, each with the rights of those before it: viewer sees
-everything; operator starts, pauses and takes back rollouts, makes join tokens
-and admits releases; approver approves stages; admin makes operators.
+		Use: "create NAME", Short: "Create an operator and a token", Args: cobra.ExactArgs(1),
+		Long: `Create an operator. Each role includes the rights of the previous ones: viewer sees
+everything; operator also starts, pauses and rolls back rollouts, creates join tokens
+and admits releases; approver also approves stages; admin also manages operators.
 
---scope narrows the role to members and --models to models: such an operator sees
-only these members, and starts rollouts only whose population says so. People who
-have an account at an OpenID issuer need no token: see "modelfleet login".
+--scope limits the role to some members and --models to some models: such an operator
+sees only these, and can start a rollout only if its population selector includes the
+scope. People with an account at the OpenID issuer need no token: see "modelfleet
+login".
 
-Standard output is the token alone; it is shown once. --save writes a whole
-context file instead, for the operator's own machine.`,
+Only the token is printed to standard output; it is shown once. --save writes a
+context file for the operator's machine instead.`,
 		Example: `  modelfleet operator create ana --role operator --save ana.context.json
   modelfleet operator create bo --role operator --scope 'region=eu' --models 'vision/*' --ttl 2160h
   modelfleet operator create dashboards --role viewer`,
@@ -45,11 +46,11 @@ context file instead, for the operator's own machine.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.role, "role", string(api.Viewer), "viewer, operator, approver or admin")
-	f.StringVar(&o.scope, "scope", "", "a `selector` of the members it is for; by default all")
-	f.StringSliceVar(&o.models, "models", nil, "the models it is for, as `TEAM/MODEL` with *; may be repeated; by default all")
-	f.Lookup("models").DefValue = ""
-	f.DurationVar(&o.ttl, "ttl", 0, "how long the token is good; by default until it is deleted")
-	f.StringVar(&o.file, "save", "", "write a context `file` with the token in it")
+	f.StringVar(&o.scope, "scope", "", "`selector` of the members in scope; default: all")
+	f.StringSliceVar(&o.models, "models", nil, "models in scope, as `TEAM/MODEL` with * wildcards; repeatable; default: all")
+	f.Lookup("models").DefValue = "[]" // which help leaves out
+	f.DurationVar(&o.ttl, "ttl", 0, "lifetime of the token; default: until it is deleted")
+	f.StringVar(&o.file, "save", "", "write a context `file` that holds the token")
 	return cmd
 }
 
@@ -102,7 +103,7 @@ func (d *desk) give(conf api.Context, op api.OperatorToken, file string) error {
 
 func (d *desk) operatorList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List operators, and people who are signed in", Args: cobra.NoArgs,
+		Use: "list", Aliases: []string{"ls"}, Short: "List operators and signed-in people", Args: cobra.NoArgs,
 		Example: "  modelfleet operator list",
 		RunE: ask(d, func(ctx context.Context, c *api.Client, _ []string) ([]api.OperatorToken, error) {
 			ops, err := c.Operators(ctx)
@@ -135,10 +136,10 @@ func (d *desk) operatorRotate() *cobra.Command {
 	var ttl time.Duration
 	var file string
 	cmd := &cobra.Command{
-		Use: "rotate [NAME]", Short: "Give an operator a new token in place of the old", Args: cobra.MaximumNArgs(1),
-		Long: `Give an operator a new token. The old one, and every session begun with it, is
-over at once. Without a name it is the token of the context in use, which then
-holds the new one. Others' tokens are an admin's to rotate.`,
+		Use: "rotate [NAME]", Short: "Replace an operator's token", Args: cobra.MaximumNArgs(1),
+		Long: `Replace an operator's token. The old token and all sessions started with it end
+immediately. Without a name, the token of the current context is replaced, and the
+context file is updated. Only an admin can rotate other operators' tokens.`,
 		Example: `  modelfleet operator rotate
   modelfleet operator rotate ana --save ana.context.json`,
 		RunE: run(func(ctx context.Context, args []string) error {
@@ -167,17 +168,17 @@ holds the new one. Others' tokens are an admin's to rotate.`,
 			return d.give(conf, op, file)
 		}),
 	}
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the new token is good; by default until it is deleted, or until the old one would end where you are no admin")
-	cmd.Flags().StringVar(&file, "save", "", "write a context `file` with the token in it")
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "lifetime of the new token; default: until it is deleted or, if you are not an admin, until the old one would have expired")
+	cmd.Flags().StringVar(&file, "save", "", "write a context `file` that holds the token")
 	return cmd
 }
 
 func (d *desk) operatorDelete() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete NAME", Short: "Make an operator's token worthless, or sign a person out", Args: cobra.ExactArgs(1),
-		Long: `Make an operator's token worthless. A person who signed in is signed out
-everywhere; to keep them out, take them out of their group at the issuer. What
-either approved, and is still waited for, does not count any more.`,
+		Use: "delete NAME", Short: "Delete an operator's token, or sign a person out", Args: cobra.ExactArgs(1),
+		Long: `Delete an operator's token. A person who signed in through the issuer is signed out
+everywhere; to keep them out, remove them from their group at the issuer. Their
+approvals of stages that have not started yet are withdrawn.`,
 		Example: "  modelfleet operator delete ana\n  modelfleet operator delete ana@example.com",
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := d.client()

@@ -27,7 +27,7 @@ type carry struct {
 }
 
 func (d *desk) packCommands() *cobra.Command {
-	return group("pack", "Carry decisions and releases to members behind an air gap", d.packExport(), d.packImport())
+	return group("pack", "Transfer trust packs and releases across an air gap", d.packExport(), d.packImport())
 }
 
 const archiveSuffix = ".tar"
@@ -35,45 +35,45 @@ const archiveSuffix = ".tar"
 func (d *desk) packExport() *cobra.Command {
 	o := &carry{desk: d}
 	cmd := &cobra.Command{
-		Use: "export (FOLDER | FILE.tar)", Short: "Write the newest trust pack, and releases, onto a medium", Args: cobra.ExactArgs(1),
-		Long: `Write the newest trust pack of a group onto a medium, and with --release or --all
-the releases that it names. Everything is verified from the pinned root on while it
-is copied. The pack tells members behind an air gap what to run, which releases were
-taken back and which members were revoked; the releases let them run it.
+		Use: "export (FOLDER | FILE.tar)", Short: "Export the latest trust pack and releases to a medium", Args: cobra.ExactArgs(1),
+		Long: `Export the latest trust pack of a group to a medium and, with --release or --all, the
+releases it names. Everything is verified from the pinned root while it is copied. The
+pack tells members behind an air gap what to run, which releases are delisted and
+which members are revoked.
 
-A folder can be given to agents as it is; a tar file goes through "pack import".`,
+Agents can read an exported folder directly; a tar file needs "pack import".`,
 		Example: `  modelfleet pack export /media/stick --all
   modelfleet pack export orchard-noon.tar --release detector@1.5.0
   modelfleet-agent -pack /media/stick/packs/default.pack.zst -source /media/stick ...`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.export(ctx, args[0]) }),
 	}
 	o.declare(cmd)
-	cmd.Flags().StringArrayVar(&o.releases, "release", nil, "a `release` to carry too; may be repeated")
-	cmd.Flags().BoolVar(&o.all, "all", false, "carry every release that the pack names")
+	cmd.Flags().StringArrayVar(&o.releases, "release", nil, "include this `release`; repeatable")
+	cmd.Flags().BoolVar(&o.all, "all", false, "include every release that the pack names")
 	return cmd
 }
 
 func (d *desk) packImport() *cobra.Command {
 	o := &carry{desk: d}
 	cmd := &cobra.Command{
-		Use: "import (FOLDER | FILE.tar) --to FOLDER", Short: "Verify what was exported and copy it to where a site's agents read", Args: cobra.ExactArgs(1),
-		Long: `Verify what "pack export" wrote, from the pinned root on, and copy it to the folder
-that a site's agents read: -pack FOLDER/packs/GROUP.pack.zst and -source FOLDER. An
-older pack than the folder has is refused and nothing is changed: members remember
-the newest they saw, so an older one would bring none of them back.`,
+		Use: "import (FOLDER | FILE.tar) --to FOLDER", Short: "Verify an export and copy it to a site's folder", Args: cobra.ExactArgs(1),
+		Long: `Verify the output of "pack export" from the pinned root, and copy it to the folder that
+a site's agents read: -pack FOLDER/packs/GROUP.pack.zst and -source FOLDER. A pack
+older than the one in the folder is refused and nothing changes: members never accept
+a pack older than the latest they have seen.`,
 		Example: "  modelfleet pack import /media/stick --to /srv/modelfleet --root 4f1c...\n  modelfleet pack import orchard-noon.tar --to /srv/modelfleet --dir orchard",
 		RunE:    run(func(ctx context.Context, args []string) error { return o.take(ctx, args[0]) }),
 	}
 	o.declare(cmd)
-	cmd.Flags().StringVar(&o.to, "to", "", "the `folder` to copy to")
+	cmd.Flags().StringVar(&o.to, "to", "", "destination `folder`")
 	return cmd
 }
 
 func (o *carry) declare(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", cmp.Or(o.env("MODELFLEET_DIR"), "."), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.StringVar(&o.group, "group", string(fleet.DefaultGroup), "the `group` whose pack it is")
-	f.StringVar(&o.root, "root", "", "`digest` of the root to pin; by default fleet.json's")
+	f.StringVar(&o.group, "group", string(fleet.DefaultGroup), "`group` whose trust pack to transfer")
+	f.StringVar(&o.root, "root", "", "`digest` of the root to pin; default: from fleet.json")
 }
 
 // options are those of both ways, with the pin that --root or the folder names.

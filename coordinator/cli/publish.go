@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,9 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
+
+// patience is how long a bucket that stopped answering in the middle is waited for.
+const patience = 2 * time.Minute
 
 // publish is `publish`.
 type publish struct {
@@ -31,23 +35,23 @@ type publish struct {
 func (d *desk) publishCommand() *cobra.Command {
 	o := &publish{desk: d}
 	cmd := &cobra.Command{
-		Use: "publish FOLDER MODEL@VERSION", Short: "Sign a model folder, upload it, and have it admitted", Args: cobra.ExactArgs(2),
-		Long: `Sign a model folder (OpenSSF Model Signing), upload its files, list it in the
-team's signed role, and ask the coordinator to admit it.
+		Use: "publish FOLDER MODEL@VERSION", Short: "Sign, upload and admit a model folder", Args: cobra.ExactArgs(2),
+		Long: `Sign a model folder (OpenSSF Model Signing), upload its files, list it in the team's
+signed role, and ask the coordinator to admit it.
 
-Files whose content is in the bucket already are not sent again. Running it again
-does nothing, or finishes what was cut short. A published version never changes.
+Content already in the bucket is not uploaded again. The command is idempotent: run it
+again to finish an interrupted run. A published version never changes.
 
-Members that run another version fetch only the difference: deltas are made from
-the versions that most members run, as far as a coordinator can be asked, and from
-the one before.
+Members running another version fetch only the difference: deltas are created from the
+previous version and, if the coordinator can be reached, from the versions that most
+members run.
 
-Where the fleet's policy asks for it, the release is signed without a key too, by
-the identity of the build pipeline (Sigstore): give its token with
---identity-token-file. That needs a build with -tags keyless.
+If the fleet's policy requires it, the release also needs a keyless (Sigstore)
+signature by the build pipeline's identity: give its token with
+--identity-token-file. This needs a build with -tags keyless.
 
-A release may hold one variant for each hardware class: --also adds further
-folders. All of a version's variants are published together.`,
+A release can hold one variant per hardware class: --also adds more folders. All
+variants of a version are published together.`,
 		Example: `  modelfleet publish ./detector-1.5 detector@1.5.0 --dir orchard
   modelfleet publish ./detector-1.5 detector@1.5.0 --metric accuracy=0.962 --card ./detector-1.5/README.md
   modelfleet publish ./fp16 detector@1.5.0 --variant fp16 --classes jetson,rtx --also int8:cortex-a=./int8
@@ -58,21 +62,21 @@ folders. All of a version's variants are published together.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`, with the publisher's key; $MODELFLEET_DIR")
-	f.StringVar(&o.key, "key", "", "the team's `KEY`: a file, or awskms:///...; by default the one in the folder")
-	f.StringVar(&o.team, "team", "", "publish as this `team`; by default the one whose key it is")
+	f.StringVar(&o.key, "key", "", "the team's `KEY`: a file, or awskms:///...; default: the key in the fleet's folder")
+	f.StringVar(&o.team, "team", "", "publish as this `team`; default: the team the key belongs to")
 	f.StringVar(&o.variant, "variant", fleet.DefaultVariant, "`name` of the folder's variant")
-	f.StringSliceVar(&o.classes, "classes", nil, "hardware `classes` the variant is for; by default any")
-	f.StringArrayVar(&o.also, "also", nil, "a further variant, as `NAME:CLASS,CLASS=FOLDER`; may be repeated")
-	f.StringToStringVar(&o.metrics, "metric", nil, "an evaluation result `name=value`, signed with the release; may be repeated")
+	f.StringSliceVar(&o.classes, "classes", nil, "hardware `classes` the variant is for; default: any")
+	f.StringArrayVar(&o.also, "also", nil, "another variant, as `NAME:CLASS,CLASS=FOLDER`; repeatable")
+	f.StringToStringVar(&o.metrics, "metric", nil, "evaluation result `name=value`, signed with the release; repeatable")
 	f.Lookup("metric").DefValue = ""
-	f.StringVar(&o.minAgent, "min-agent", "", "lowest agent `version` that may run it")
+	f.StringVar(&o.minAgent, "min-agent", "", "minimum agent `version`")
 	f.StringVar(&o.card, "card", "", "model card `file`, whose digest is signed with the release")
 	f.StringVar(&o.series, "baseline", "", "baseline statistics `file`, whose digest is signed with the release")
 	o.deltas.declare(f, "delta-from")
-	f.BoolVar(&o.noDelta, "no-delta", false, "make no deltas")
+	f.BoolVar(&o.noDelta, "no-delta", false, "create no deltas")
 	cmd.MarkFlagsMutuallyExclusive("no-delta", "delta-from")
 	o.keyless.declare(f)
-	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check; write nothing")
+	f.BoolVar(&o.dryRun, "dry-run", false, "hash, sign and check, but write nothing")
 	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
 	return cmd
 }
@@ -99,6 +103,7 @@ func (o *publish) run(ctx context.Context, source, ref string) error {
 	}
 	progress, stop := o.progress()
 	to.DryRun, to.Deltas, to.Keyless, to.Progress = o.dryRun, deltas, signing, progress
+	to.Patience = patience
 	out, err := publisher.Publish(ctx, to, r)
 	stop()
 	if err != nil {

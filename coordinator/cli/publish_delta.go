@@ -74,23 +74,23 @@ type delta struct {
 func (d *desk) deltaCommand() *cobra.Command {
 	o := &delta{desk: d}
 	cmd := &cobra.Command{
-		Use: "delta MODEL@VERSION", Short: "Make deltas to a published release", Args: cobra.ExactArgs(1),
-		Long: `Make deltas to a published release, so that members that run another version
-fetch only the difference. "publish" does it by itself; this is for versions it
-did not think of. Both versions are read from the bucket.
+		Use: "delta MODEL@VERSION", Short: "Create deltas to a published release", Args: cobra.ExactArgs(1),
+		Long: `Create deltas to a published release, so that members running another version fetch
+only the difference. "publish" creates deltas automatically; use this command for
+other base versions. Both versions are read from the bucket.
 
-A delta is kept when it is less than 80 % of what a member would fetch otherwise.
-One that was not is not made again, unless --again asks for it. A delta needs no
-signature: what a member makes of it must be what the release signed.`,
+A delta is kept only if it is under 80 % of the size of the full download. A delta
+that was rejected is not built again unless --again is given. Deltas need no
+signature: the result must match what the release signed.`,
 		Example: `  modelfleet delta detector@1.5.0 --from 1.2.0
   modelfleet delta detector@1.5.0 --dir orchard`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.StringVar(&o.team, "team", "", "the `team` that published; by default the fleet's only one")
+	f.StringVar(&o.team, "team", "", "publishing `team`; default: the fleet's only team")
 	o.deltas.declare(f, "from")
-	f.BoolVar(&o.again, "again", false, "make also those that were not worth keeping before")
+	f.BoolVar(&o.again, "again", false, "also build deltas that were rejected as too large before")
 	return cmd
 }
 

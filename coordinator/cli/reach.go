@@ -22,9 +22,9 @@ type reach struct {
 }
 
 func (r *reach) declare(flags *pflag.FlagSet) {
-	flags.StringVar(&r.file, "context", "", "context `file` that says where the coordinator is and who asks")
-	flags.StringVar(&r.url, "url", "", "the coordinator's `URL`, instead of the context's")
-	flags.StringVar(&r.pin, "pin", "", "SHA-256 of the coordinator's TLS key in `hex`, instead of the context's")
+	flags.StringVar(&r.file, "context", "", "context `file` with the coordinator's address and your token")
+	flags.StringVar(&r.url, "url", "", "the coordinator's `URL`, overriding the context")
+	flags.StringVar(&r.pin, "pin", "", "SHA-256 of the coordinator's TLS key in `hex`, overriding the context")
 }
 
 // contextFile is the context in use, and whether somebody asked for just this one.
@@ -93,14 +93,14 @@ func keepContext(path string, c api.Context) error {
 }
 
 func (d *desk) contextCommands() *cobra.Command {
-	return group("context", "Keep which coordinator to speak to", d.contextUse(), d.contextShow())
+	return group("context", "Choose which coordinator to use", d.contextUse(), d.contextShow())
 }
 
 func (d *desk) contextUse() *cobra.Command {
 	return &cobra.Command{
-		Use: "use FILE", Short: "Keep a context file for later commands", Args: cobra.ExactArgs(1),
-		Long: `Keep a context file for later commands. It is checked first: it must parse, and
-the coordinator must answer to it.`,
+		Use: "use FILE", Short: "Save a context file as the default", Args: cobra.ExactArgs(1),
+		Long: `Save a context file as the default for later commands. It is checked first: it must
+parse, and the coordinator must accept it.`,
 		Example: "  modelfleet context use /var/lib/modelfleet-coordinator/admin.context.json",
 		RunE: run(func(ctx context.Context, args []string) error {
 			c, err := api.LoadContext(args[0])
@@ -127,7 +127,7 @@ the coordinator must answer to it.`,
 
 func (d *desk) contextShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show", Short: "Show which coordinator commands speak to", Args: cobra.NoArgs,
+		Use: "show", Short: "Show which coordinator commands use", Args: cobra.NoArgs,
 		Example: "  modelfleet context show\n  modelfleet context show -o json   # without the token",
 		RunE: run(func(context.Context, []string) error {
 			c, err := d.context()

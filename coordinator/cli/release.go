@@ -15,7 +15,7 @@ import (
 )
 
 func (d *desk) releaseCommands() *cobra.Command {
-	cmd := group("releases", "See and change what the fleet may run", d.releasesList(), d.releasesAdmit(),
+	cmd := group("releases", "List and manage releases", d.releasesList(), d.releasesAdmit(),
 		d.releasesProposals(), d.releasesApprove(), d.releasesDelist(), d.releasesFloor(), d.releasesRenew())
 	cmd.Aliases = []string{"release"}
 	return cmd
@@ -71,9 +71,9 @@ func (d *desk) releaseRow(r api.ReleaseInfo) []string {
 
 func (d *desk) releasesAdmit() *cobra.Command {
 	return &cobra.Command{
-		Use: "admit TEAM", Short: "Have the coordinator take up what a team published", Args: cobra.ExactArgs(1),
-		Long: `Have the coordinator take up what a team put into the bucket. It verifies it as a
-member would. "publish" asks for this by itself.`,
+		Use: "admit TEAM", Short: "Admit a team's published releases", Args: cobra.ExactArgs(1),
+		Long: `Ask the coordinator to admit what a team has published to the bucket. It verifies the
+releases as a member would. "publish" does this automatically.`,
 		Example: "  modelfleet releases admit vision",
 		RunE: run(func(ctx context.Context, args []string) error {
 			team, err := fleet.ParseTeam(args[0])

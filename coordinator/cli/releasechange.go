@@ -28,9 +28,9 @@ type team struct {
 func (o *team) declare(cmd *cobra.Command) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", o.folderDefault(), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.StringVar(&o.key, "key", "", "the team's `key`: a file, or awskms:///...; by default the one in the folder")
-	f.StringVar(&o.team, "team", "", "act as this `team`; by default the one whose key it is")
-	f.StringVar(&o.reason, "reason", "", "why, signed along: for whoever approves it, and for the audit log")
+	f.StringVar(&o.key, "key", "", "the team's `key`: a file, or awskms:///...; default: the key in the fleet's folder")
+	f.StringVar(&o.team, "team", "", "act as this `team`; default: the team the key belongs to")
+	f.StringVar(&o.reason, "reason", "", "reason, signed with the change and shown to approvers and in the audit log")
 	f.BoolVar(&o.noAdmit, "no-admit", false, "do not ask the coordinator to admit it")
 	return cmd
 }
@@ -178,13 +178,13 @@ func (o *team) run(ctx context.Context, what string, make func(publisher.Options
 func (d *desk) releasesDelist() *cobra.Command {
 	o := &team{desk: d}
 	return o.declare(&cobra.Command{
-		Use: "delist MODEL@VERSION", Short: "Take a published release back: no member may run it any more", Args: cobra.ExactArgs(1),
-		Long: `Take a published release back, signed by the team's key. Members that run it leave
-it as soon as a trust pack with the new role reaches them: to the fallback, or they
-stop serving the model when there is none.
+		Use: "delist MODEL@VERSION", Short: "Delist a release: no member may run it", Args: cobra.ExactArgs(1),
+		Long: `Delist a published release, signed with the team's key. Members running it switch to
+the fallback as soon as a trust pack with the new role reaches them; without a
+fallback they stop serving the model.
 
-It works without the coordinator: the role is in the bucket, and admitted once
-the coordinator is asked to ("releases admit TEAM").`,
+It works while the coordinator is down: the role goes to the bucket. Run "releases
+admit TEAM" once the coordinator is back.`,
 		Example: "  modelfleet releases delist detector@1.6.0 --reason 'trained on the wrong labels' --dir orchard",
 		RunE: run(func(ctx context.Context, args []string) error {
 			model, version, err := fleet.ParseRef(args[0])
@@ -204,10 +204,10 @@ the coordinator is asked to ("releases admit TEAM").`,
 func (d *desk) releasesFloor() *cobra.Command {
 	o := &team{desk: d}
 	return o.declare(&cobra.Command{
-		Use: "floor (MODEL COUNTER | MODEL@VERSION)", Short: "Let nothing older than a release of the model run any more", Args: cobra.RangeArgs(1, 2),
-		Long: `Raise a model's floor, signed by the team's key: no release with a lower counter may
-run any more, whatever the coordinator says. Floors only rise. Each published
-version of a model has the counter that "releases list -o json" and "verify" show.`,
+		Use: "floor (MODEL COUNTER | MODEL@VERSION)", Short: "Raise a model's floor: nothing older may run", Args: cobra.RangeArgs(1, 2),
+		Long: `Raise a model's floor, signed with the team's key: no release with a lower counter may
+run, whatever the coordinator says. Floors can only be raised. "releases list -o json"
+and "verify" show the counter of each published version.`,
 		Example: "  modelfleet releases floor detector@1.5.0 --reason 'older ones leak memory' --dir orchard\n  modelfleet releases floor detector 7",
 		RunE: run(func(ctx context.Context, args []string) error {
 			make, err := o.floor(args)
@@ -248,10 +248,10 @@ func (o *team) floor(args []string) (func(repository.Draft) (*repository.Change,
 func (d *desk) releasesRenew() *cobra.Command {
 	o := &team{desk: d}
 	return o.declare(&cobra.Command{
-		Use: "renew", Short: "Sign a team's role anew as it is, before it expires", Args: cobra.NoArgs,
-		Long: `Sign a team's role anew as it is. Publishing does so as well: this is for a team that
-has nothing to publish. A role is good for a year; once it has expired members bring
-in none of its releases, and keep what they run.`,
+		Use: "renew", Short: "Renew a team's role before it expires", Args: cobra.NoArgs,
+		Long: `Renew a team's role without changing it, for a team that has nothing to publish;
+publishing renews the role too. A role is valid for a year. Once it has expired,
+members install no more of its releases but keep what they run.`,
 		Example: "  modelfleet releases renew --dir orchard",
 		RunE: run(func(ctx context.Context, _ []string) error {
 			return o.run(ctx, "renew", func(publisher.Options) func(repository.Draft) (*repository.Change, error) {

@@ -121,10 +121,9 @@ func (d *desk) releasesProposals() *cobra.Command {
 	o := &team{desk: d}
 	var all bool
 	cmd := &cobra.Command{
-		Use: "proposals [TEAM]", Short: "List changes that wait for a second signature", Args: cobra.MaximumNArgs(1),
-		Long: `List changes of publishers' roles that one key has signed and that need another.
-Each is verified first. Those that somebody was quicker than are stale, and shown
-with --all only.`,
+		Use: "proposals [TEAM]", Short: "List changes awaiting another signature", Args: cobra.MaximumNArgs(1),
+		Long: `List changes to publisher roles that are awaiting another signature. Each is verified
+first. Proposals superseded by another change are stale and shown only with --all.`,
 		Example: "  modelfleet releases proposals --dir orchard\n  modelfleet releases proposals vision --all -o json",
 		RunE: run(func(ctx context.Context, args []string) error {
 			opts, _, err := o.bucket(ctx)
@@ -155,7 +154,7 @@ with --all only.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", o.folderDefault(), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.BoolVar(&all, "all", false, "stale ones too")
+	f.BoolVar(&all, "all", false, "include stale proposals")
 	return cmd
 }
 
@@ -192,11 +191,11 @@ type approval struct {
 func (d *desk) releasesApprove() *cobra.Command {
 	o := &approval{team: team{desk: d}}
 	cmd := o.declare(&cobra.Command{
-		Use: "approve TEAM [ID]", Short: "Add the second signature to what a colleague proposed", Args: cobra.RangeArgs(1, 2),
-		Long: `Add another signature of the team to a proposal, and put the complete role into the
-bucket. Before, it is verified as a member would: signatures, paths, counters, the
-bundle of each release, and with --check every byte of its files. It says what would
-change, and asks. The key must be another than the one that proposed it.`,
+		Use: "approve TEAM [ID]", Short: "Co-sign a proposed release change", Args: cobra.RangeArgs(1, 2),
+		Long: `Co-sign a team's proposal and, once complete, publish the role to the bucket. The
+proposal is first verified as a member would: signatures, paths, counters, the bundle
+of each release and, with --check, every byte of its files. The command shows what
+would change and asks for confirmation. The key must differ from the proposer's.`,
 		Example: `  modelfleet releases approve vision --dir orchard --key ben.pem --check
   modelfleet releases approve vision 3f9a --dir orchard --key ben.pem --yes`,
 		RunE: run(func(ctx context.Context, args []string) error {
@@ -205,8 +204,8 @@ change, and asks. The key must be another than the one that proposed it.`,
 		}),
 	})
 	f := cmd.Flags()
-	f.BoolVarP(&o.yes, "yes", "y", false, "sign without being asked")
-	f.BoolVar(&o.check, "check", false, "read every file of the releases and compare it with what was signed")
+	f.BoolVarP(&o.yes, "yes", "y", false, "sign without confirmation")
+	f.BoolVar(&o.check, "check", false, "also verify every file of the releases")
 	_ = f.MarkHidden("team") // it is the argument
 	_ = f.MarkHidden("reason")
 	return cmd
@@ -229,7 +228,7 @@ func (o *approval) run(ctx context.Context, id string) error {
 			return err
 		}
 		for _, c := range checked {
-			o.Say("%s %s: %d files, %s: every byte is what was signed", c.Release.Ref(), c.Variant, c.Files, console.Bytes(c.Bytes))
+			o.Say("%s %s: %s, %s: every byte matches its signature", c.Release.Ref(), c.Variant, console.Count(c.Files, "file"), console.Bytes(c.Bytes))
 		}
 	}
 	s := show(p)

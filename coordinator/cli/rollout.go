@@ -15,18 +15,18 @@ import (
 )
 
 func (d *desk) rolloutCommands() *cobra.Command {
-	cmd := group("rollout", "Bring a release to the fleet in stages, and take it back",
+	cmd := group("rollout", "Roll a release out in stages, or roll it back",
 		d.rolloutStart(), d.rolloutList(), d.rolloutStatus(), d.rolloutWatch(), d.rolloutReport(),
-		d.rolloutCommand(api.Pause, "Expose nobody new", `Expose nobody new. A failing gate still rolls the release back, unless --hold says
-that not even that may move the fleet.`, "  modelfleet rollout pause r7-k2xq --reason 'line 3 is being rebuilt'"),
-		d.rolloutCommand(api.Resume, "Go on after a pause", "Go on after a pause. The stage it was in soaks anew.", "  modelfleet rollout resume r7-k2xq"),
-		d.rolloutCommand(api.Abort, "End a rollout, and withdraw members that have not switched", `End a rollout. Members that were told and have not switched are withdrawn; those
-that have switched keep the release. "rollback" returns them as well.`, "  modelfleet rollout abort r7-k2xq --reason 'wrong baseline'"),
-		d.rolloutCommand(api.Rollback, "End a rollout, and return every member that switched", `End a rollout and return every member that switched to the release it came from,
-out of the copy that each has kept.`, "  modelfleet rollout rollback r7-k2xq --reason 'operators see ghosts'"),
-		d.rolloutCommand(api.Skip, "Go to the last stage at once, in an emergency", `Go to the last stage at once, in an emergency. It takes two approvers, neither of
-them the author; a failing gate still takes the release back.`, "  modelfleet rollout skip r7-k2xq --reason 'the old release leaks'"),
-		d.rolloutCommand(api.Approve, "Let a stage begin that waits for approval", `Let a stage begin that waits for approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve r7-k2xq --reason 'shadow report read'"),
+		d.rolloutCommand(api.Pause, "Pause a rollout: expose no more members", `Pause a rollout: no more members are exposed. A failing gate still rolls the release
+back, unless --hold is given.`, "  modelfleet rollout pause r7-k2xq --reason 'line 3 is being rebuilt'"),
+		d.rolloutCommand(api.Resume, "Resume a paused rollout", "Resume a paused rollout. The current stage restarts its soak.", "  modelfleet rollout resume r7-k2xq"),
+		d.rolloutCommand(api.Abort, "Abort a rollout; switched members keep the release", `Abort a rollout. Members that were told to switch but have not done so are withdrawn;
+members that have switched keep the release. To return those too, use "rollback".`, "  modelfleet rollout abort r7-k2xq --reason 'wrong baseline'"),
+		d.rolloutCommand(api.Rollback, "Roll back every member that switched", `Roll back: end the rollout and return every member that switched to its previous
+release, from the copy it has kept.`, "  modelfleet rollout rollback r7-k2xq --reason 'operators see ghosts'"),
+		d.rolloutCommand(api.Skip, "Skip to the last stage, in an emergency", `Skip to the last stage, in an emergency. This takes two approvers, neither of them the
+author. A failing gate still rolls the release back.`, "  modelfleet rollout skip r7-k2xq --reason 'the old release leaks'"),
+		d.rolloutCommand(api.Approve, "Approve the next stage", `Approve a stage that is awaiting approval. The author of a rollout cannot approve it.`, "  modelfleet rollout approve r7-k2xq --reason 'shadow report read'"),
 	)
 	cmd.Aliases = []string{"rollouts"}
 	return cmd
@@ -63,7 +63,7 @@ func stageText(x api.RolloutInfo) string {
 
 func (d *desk) rolloutStatus() *cobra.Command {
 	return &cobra.Command{
-		Use: "status ROLLOUT", Short: "Show how a rollout stands, and why", Args: cobra.ExactArgs(1),
+		Use: "status ROLLOUT", Short: "Show the state of a rollout and the reason for it", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet rollout status r7-k2xq\n  modelfleet rollout status r7-k2xq -o json | jq -r .state",
 		RunE:    ask(d, rollout, d.printStatus),
 	}
@@ -107,10 +107,10 @@ func (d *desk) printStatus(x api.RolloutInfo) error {
 
 func (d *desk) rolloutReport() *cobra.Command {
 	return &cobra.Command{
-		Use: "report ROLLOUT", Short: "Compare exposed members with their control, with the evidence", Args: cobra.ExactArgs(1),
-		Long: `Compare exposed members with their control since the rollout began, and show each
-gate's evidence. E multiplies as evidence comes in: 1 says nothing, and a gate
-fails when E reaches its threshold.`,
+		Use: "report ROLLOUT", Short: "Compare exposed members with the control group", Args: cobra.ExactArgs(1),
+		Long: `Compare exposed members with the control group since the rollout began, and show the
+evidence of each gate. E is the accumulated evidence against the release: it starts
+at 1 (none), and the gate fails when E reaches its threshold.`,
 		Example: "  modelfleet rollout report r7-k2xq\n  modelfleet rollout report r7-k2xq -o json | jq '.stages[].verdict.gates'",
 		RunE:    ask(d, rollout, d.printReport),
 	}
@@ -199,9 +199,9 @@ func (d *desk) rolloutCommand(command api.Command, short, long, example string) 
 			return nil
 		}),
 	}
-	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for the audit log")
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "reason, for the audit log")
 	if command == api.Pause {
-		cmd.Flags().BoolVar(&req.Hold, "hold", false, "not even a failing gate may roll back")
+		cmd.Flags().BoolVar(&req.Hold, "hold", false, "do not roll back even if a gate fails")
 	}
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/cli/policy"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -27,48 +28,48 @@ type rolloutStart struct {
 func (d *desk) rolloutStart() *cobra.Command {
 	o := &rolloutStart{desk: d}
 	cmd := &cobra.Command{
-		Use: "start MODEL@VERSION", Short: "Begin a rollout", Args: cobra.ExactArgs(1),
-		Long: `Begin a rollout of an admitted release, by a policy file or a preset: cautious,
-standard, fast, or one of AWS AppConfig's names (AllAtOnce,
+		Use: "start MODEL@VERSION", Short: "Start a rollout", Args: cobra.ExactArgs(1),
+		Long: `Start a rollout of an admitted release with a policy file or a preset: cautious,
+standard, fast, or an AWS AppConfig strategy (AllAtOnce,
 Linear50PercentEvery30Seconds, Canary10Percent20Minutes,
 Linear20PercentEvery6Minutes). "-f -" reads the policy from standard input.
 
-A policy, with everything that it may hold:
+A policy with every setting:
 
-  population: {selector: "region in (eu, us), class != lab"}  # all, by default
+  population: {selector: "region in (eu, us), class != lab"}  # default: all
   stages:
     - {name: lab, selector: "ring=lab", soak: 10m}
     - {name: one, percent: 1, soak: 30m}
     - {name: ten, percent: 10, soak: 2h, budget: {inProgress: 200, perLabel: {site: 1}}}
     - {name: all, percent: 100, soak: 6h, control: 5, approval: 1}
-  gates:                             # all are on; this tunes them
+  gates:                             # all are on by default
     - {gate: errors, tolerate: 5%}
     - {gate: latency, at: [p95, p99], tolerate: 10%}
     - {gate: breaker, failures: 3, of: 5}
     - {gate: drift, off: true}
   alpha: 1%                          # chance that a healthy release is rolled back
-  stageDeadline: 24h                 # how long a stage may stay without a verdict
+  stageDeadline: 24h                 # how long a stage may go without a verdict
   onInconclusive: hold               # hold, continue or abort
   onFail: rollback                   # rollback or pause
-  windows: [{from: 02:00, to: 05:30, days: [mon, tue]}]  # local time of each member
-  retry: true                        # try again what failed in an earlier rollout
+  windows: [{from: 02:00, to: 05:30, days: [mon, tue]}]  # each member's local time
+  retry: true                        # retry a release that failed before
 
-A release that failed the gates of a rollout is refused, and stays in quarantine
-on the members that had it, until a rollout of it is started with --retry.`,
+A release that failed the gates of a rollout is refused, and stays quarantined on the
+members that had it, until a rollout of it is started with --retry.`,
 		Example: `  modelfleet rollout start detector@1.5.0 --preset standard
   modelfleet rollout start detector@1.5.0 -f policy.yaml --reason 'ghosts at night' --watch
-  modelfleet rollout start detector@1.5.0 -f policy.yaml --retry     # it failed before, and not by its own fault
-  modelfleet rollout start detector@1.5.0 -f policy.yaml --dry-run   # what would begin`,
+  modelfleet rollout start detector@1.5.0 -f policy.yaml --retry     # it failed before for another reason
+  modelfleet rollout start detector@1.5.0 -f policy.yaml --dry-run   # show the plan`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "file", "f", "", "policy `file`")
-	f.StringVar(&o.preset, "preset", "", "a ready policy, by name")
-	f.StringVar(&o.group, "group", "", "the `group` whose members take part; by default the one named default")
-	f.StringVar(&o.reason, "reason", "", "why, for the audit log")
-	f.BoolVar(&o.retry, "retry", false, "try a release again that failed in an earlier rollout, also where it is in quarantine")
-	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy and the release, print the plan with each stage's number of members, and start nothing")
-	f.BoolVarP(&o.watch, "watch", "w", false, "then watch it to its end")
+	f.StringVar(&o.preset, "preset", "", "name of a built-in policy")
+	f.StringVar(&o.group, "group", "", "member `group` to roll out to; default: the group named default")
+	f.StringVar(&o.reason, "reason", "", "reason, for the audit log")
+	f.BoolVar(&o.retry, "retry", false, "retry a release that failed in an earlier rollout, even where it is quarantined")
+	f.BoolVar(&o.dryRun, "dry-run", false, "check the policy and the release and print the plan with member counts; start nothing")
+	f.BoolVarP(&o.watch, "watch", "w", false, "watch the rollout to its end")
 	_ = cmd.RegisterFlagCompletionFunc("preset", cobra.FixedCompletions([]string{"cautious", "standard", "fast", "AllAtOnce", "Linear50PercentEvery30Seconds", "Canary10Percent20Minutes", "Linear20PercentEvery6Minutes"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is declared above
 	return cmd
 }
@@ -137,11 +138,11 @@ func (o *rolloutStart) spec() (fleet.Spec, json.RawMessage, error) {
 	return policy.Parse(name, data)
 }
 
-// printPlan says what would begin.
+// printPlan prints what would start.
 func (o *rolloutStart) printPlan(s fleet.Spec, x api.RolloutInfo) error {
-	population := fmt.Sprintf("%d members: %s", x.Population, cmp.Or(s.Population.Selector.String(), "all that can run it"))
+	population := fmt.Sprintf("%s: %s", console.Count(x.Population, "member"), cmp.Or(s.Population.Selector.String(), "all that can run it"))
 	err := o.Pairs("release", x.Release.Ref(), "from", x.From, "population", population, "alpha", fmt.Sprintf("%g%%", float64(s.Alpha)), "stage deadline", s.StageDeadline.String(),
-		"inconclusive", string(s.OnInconclusive), "failing gate", string(s.OnFail), "tried again", map[bool]string{true: "also where it failed before"}[s.Retry])
+		"inconclusive", string(s.OnInconclusive), "failing gate", string(s.OnFail), "tried again", map[bool]string{true: "even where it failed before"}[s.Retry])
 	if err != nil {
 		return err
 	}

@@ -10,11 +10,12 @@ import (
 
 	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/api"
+	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
 func (d *desk) tokenCommands() *cobra.Command {
-	return group("token", "Make the tokens that members join with", d.tokenCreate(), d.tokenList(), d.tokenDelete())
+	return group("token", "Manage join tokens", d.tokenCreate(), d.tokenList(), d.tokenDelete())
 }
 
 func (d *desk) tokenCreate() *cobra.Command {
@@ -26,21 +27,26 @@ func (d *desk) tokenCreate() *cobra.Command {
 	var approve bool
 	var iam []string
 	cmd := &cobra.Command{
-		Use: "create", Short: "Make a join token", Args: cobra.NoArgs,
-		Long: `Make a join token. It pins the fleet's root and the coordinator's TLS key, so a
-device that joins by it needs to trust nothing else. Standard output is the token
-alone; it is shown once.
+		Use: "create", Short: "Create a join token", Args: cobra.NoArgs,
+		Long: `Create a join token. It pins the fleet's root and the coordinator's TLS key, so a device
+that enrols with it needs no other trust anchor. Only the token is printed to standard
+output; it is shown once.
 
-A token is a secret that may get lost. It can ask for more than itself: --hardware
-for one of the machines on a list, --approve for an operator's word on each member,
---iam for the AWS role that a function runs as.`,
+A token is a secret and may leak. Three flags restrict who can use it: --hardware to
+the machines on a list, --approve to members an operator approves, --iam to functions
+that run under an AWS role.`,
 		Example: `  modelfleet token create
   modelfleet token create --label site=cork --label ring=lab --uses 16 --ttl 24h
   modelfleet-agent -join "$(modelfleet token create --label site=cork)"
   modelfleet token create --hardware machines.txt --ttl 720h
   modelfleet token create --approve --uses 10
   modelfleet token create --kind function --iam 'arn:aws:sts::123456789012:assumed-role/scorer/*' --uses 1000 --ttl 8760h`,
-		RunE: run(func(ctx context.Context, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			if cmd.Flags().Changed("uses") && uses < 1 {
+				return fault.Newf(fault.Invalid, "create token", fmt.Sprintf("--uses %d", uses), "a token needs at least one use").
+					WithHint("give a number from 1 up, or leave --uses out for one use")
+			}
 			client, err := d.client()
 			if err != nil {
 				return err
@@ -69,18 +75,18 @@ for one of the machines on a list, --approve for an operator's word on each memb
 			}
 			d.Say("token %s: %d %s may join group %s%s, until %s", t.ID, t.Uses, kindText(t.Kind, t.Uses), t.Group, with, t.Expires.Format(time.RFC3339))
 			return nil
-		}),
+		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&group, "group", "", "the `group` that members join; by default the one named default")
-	f.StringVar(&kind, "kind", "", "`kind` of what joins: device or function; device by default")
-	f.StringToStringVar(&labels, "label", nil, "a `label=value` that every member gets; may be repeated")
+	f.StringVar(&group, "group", "", "the `group` members join; default: the group named default")
+	f.StringVar(&kind, "kind", "", "`kind` of member: device or function; default: device")
+	f.StringToStringVar(&labels, "label", nil, "a `label=value` for every member; repeatable")
 	f.Lookup("label").DefValue = ""
-	f.IntVar(&uses, "uses", 0, "how many members may join by it; 1 by default")
-	f.DurationVar(&ttl, "ttl", 0, "how long it can be used; 1h by default")
-	f.StringVar(&hardware, "hardware", "", "the `machines` that may join: a file with one a line, or a list with commas, as the agent's command hardware prints them; as many uses as machines by default")
-	f.BoolVar(&approve, "approve", false, "an operator approves each member: see members pending")
-	f.StringSliceVar(&iam, "iam", nil, "the `role` that functions may join as, the ARN of an assumed role with * for any session; may be repeated")
+	f.IntVar(&uses, "uses", 0, "number of members that may join, at least 1; default: 1")
+	f.DurationVar(&ttl, "ttl", 0, "lifetime of the token; default: 1h")
+	f.StringVar(&hardware, "hardware", "", "the `machines` that may join, as printed by \"modelfleet-agent hardware\": a file with one per line, or a comma-separated list; --uses then defaults to their number")
+	f.BoolVar(&approve, "approve", false, "require an operator's approval for each member: see members pending")
+	f.StringSliceVar(&iam, "iam", nil, "the AWS `role` functions must run as: an assumed-role ARN, with * for any session; repeatable")
 	return cmd
 }
 
@@ -88,7 +94,7 @@ for one of the machines on a list, --approve for an operator's word on each memb
 func tokenAsks(t api.Token) string {
 	var asks []string
 	if n := len(t.Hardware); n > 0 {
-		asks = append(asks, fmt.Sprintf("on %d listed machines", n))
+		asks = append(asks, "on "+console.Count(n, "listed machine"))
 	}
 	if len(t.IAM) > 0 {
 		asks = append(asks, "as "+strings.Join(t.IAM, " or "))
@@ -129,7 +135,7 @@ func (d *desk) tokenList() *cobra.Command {
 
 func (d *desk) tokenDelete() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete TOKEN-ID", Short: "Make a join token worthless", Args: cobra.ExactArgs(1),
+		Use: "delete TOKEN-ID", Short: "Delete a join token", Args: cobra.ExactArgs(1),
 		Example: "  modelfleet token delete t-7f3a",
 		RunE: run(func(ctx context.Context, args []string) error {
 			client, err := d.client()
@@ -139,7 +145,7 @@ func (d *desk) tokenDelete() *cobra.Command {
 			if err := client.DeleteToken(ctx, args[0]); err != nil {
 				return err
 			}
-			d.Say("nobody can join by %s any more", args[0])
+			d.Say("token %s is deleted: nobody can join with it", args[0])
 			return nil
 		}),
 	}

@@ -40,14 +40,14 @@ type verify struct {
 func (d *desk) verifyCommand() *cobra.Command {
 	o := &verify{desk: d}
 	cmd := &cobra.Command{
-		Use: "verify (MODEL@VERSION | FOLDER --bundle FILE | --pack FILE)", Short: "Check a release, a model folder or a trust pack", Args: cobra.MaximumNArgs(1),
-		Long: `Check, as a member would:
+		Use: "verify (MODEL@VERSION | FOLDER --bundle FILE | --pack FILE)", Short: "Verify a release, a model folder or a trust pack", Args: cobra.MaximumNArgs(1),
+		Long: `Verify, as a member would:
 
   MODEL@VERSION          a release in the bucket, from the pinned root to the last byte
   FOLDER --bundle FILE   a model folder against its signed bundle
-  --pack FILE            a trust pack: who signed it, what it says should run, until when
+  --pack FILE            a trust pack: its signers, its directive, its expiry
 
-Exit code 6 says that something is not to be trusted, and the message names what.`,
+Exit code 6 means that something is not trusted; the message names it.`,
 		Example: `  modelfleet verify detector@1.5.0 --dir orchard
   modelfleet verify ./detector-1.5 --bundle detector.oms --key orchard/keys/publisher-vision.pem
   modelfleet verify --pack default.pack.zst --dir orchard`,
@@ -55,12 +55,12 @@ Exit code 6 says that something is not to be trusted, and the message names what
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", cmp.Or(d.env("MODELFLEET_DIR"), "."), "the fleet's `folder`; $MODELFLEET_DIR")
-	f.StringVar(&o.team, "team", "", "the `team` that published; by default the one whose key is in the folder")
+	f.StringVar(&o.team, "team", "", "publishing `team`; default: the team whose key is in the folder")
 	f.StringVar(&o.bundle, "bundle", "", "OMS bundle `file` to check a folder against")
-	f.StringVar(&o.key, "key", "", "publisher's key `file` in PEM, public or private; by default the folder's")
+	f.StringVar(&o.key, "key", "", "publisher's key `file` in PEM, public or private; default: the key in the fleet's folder")
 	f.StringVar(&o.pack, "pack", "", "trust pack `file`")
-	f.StringVar(&o.root, "root", "", "`digest` of the root to pin; by default fleet.json's")
-	f.StringVar(&o.member, "member", "", "say what a pack means for this `member` of the fleet, asking the coordinator for its facts")
+	f.StringVar(&o.root, "root", "", "`digest` of the root to pin; default: from fleet.json")
+	f.StringVar(&o.member, "member", "", "show what a pack means for this `member`, using its facts from the coordinator")
 	return cmd
 }
 
@@ -114,7 +114,7 @@ func (o *verify) runFolder(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	o.Print("%s is what was signed: %d files, identity %s, key %s", dir, len(m.Files()), fleet.Digest(m.Root).Short(), id[:12])
+	o.Print("%s matches its signature: %s, identity %s, key %s", dir, console.Count(len(m.Files()), "file"), fleet.Digest(m.Root).Short(), id[:12])
 	return nil
 }
 
@@ -155,7 +155,7 @@ func (o *verify) runRelease(ctx context.Context, ref string) error {
 	}
 	for _, c := range found {
 		v := c.Release.Variants[0]
-		o.Print("%s %s: %d files, %s, identity %s, counter %d: every byte is what team %s signed", c.Release.Ref(), c.Variant, c.Files, console.Bytes(c.Bytes), v.Root.Short(), c.Release.Counter, team)
+		o.Print("%s %s: %s, %s, identity %s, counter %d: every byte matches the signature of team %s", c.Release.Ref(), c.Variant, console.Count(c.Files, "file"), console.Bytes(c.Bytes), v.Root.Short(), c.Release.Counter, team)
 	}
 	return nil
 }

@@ -31,15 +31,15 @@ const watchEvery = 2 * time.Second
 func (d *desk) rolloutWatch() *cobra.Command {
 	o := &rolloutWatch{desk: d}
 	cmd := &cobra.Command{
-		Use: "watch ROLLOUT", Short: "Follow a rollout to its end, one line for each event", Args: cobra.ExactArgs(1),
-		Long: `Follow a rollout to its end, one line for each event. It goes on when the
-coordinator is away for a while. Ctrl-C ends the watching, not the rollout.`,
+		Use: "watch ROLLOUT", Short: "Follow a rollout to its end, one line per event", Args: cobra.ExactArgs(1),
+		Long: `Follow a rollout to its end, one line per event. It reconnects if the coordinator is
+down for a while. Ctrl-C stops watching, not the rollout.`,
 		Example: `  modelfleet rollout watch r7-k2xq
   modelfleet rollout watch r7-k2xq --exit-status && ./promote.sh`,
 		RunE: run(func(ctx context.Context, args []string) error { return o.run(ctx, args[0]) }),
 	}
-	cmd.Flags().BoolVar(&o.exitStatus, "exit-status", false, "end with exit code 4 unless the rollout succeeded")
-	cmd.Flags().DurationVar(&o.every, "every", watchEvery, "how often to ask, besides listening")
+	cmd.Flags().BoolVar(&o.exitStatus, "exit-status", false, "exit with code 4 unless the rollout succeeded")
+	cmd.Flags().DurationVar(&o.every, "every", watchEvery, "polling interval, in addition to events")
 	return cmd
 }
 

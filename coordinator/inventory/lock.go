@@ -47,7 +47,7 @@ func (v *Inventory) Unlock(ctx context.Context, id fleet.MemberID, by string, r 
 	case m.Locked == "":
 		return fault.Newf(fault.Conflict, op, string(id), "it is not locked")
 	case r.Reason == "":
-		return fault.Newf(fault.Invalid, op, string(id), "there is no reason").WithHint("say what was found out: --reason")
+		return fault.Newf(fault.Invalid, op, string(id), "no reason is given").WithHint("say what you found with --reason")
 	}
 	shown := m.Shown
 	switch want := strings.ToLower(r.Certificate); {

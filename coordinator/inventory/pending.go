@@ -129,7 +129,7 @@ func (v *Inventory) Answer(ctx context.Context, id fleet.MemberID, by string, ye
 	case p.State == state:
 		return nil
 	case !yes && r.Reason == "":
-		return fault.Newf(fault.Invalid, op, string(id), "there is no reason").WithHint("say why: --reason")
+		return fault.Newf(fault.Invalid, op, string(id), "no reason is given").WithHint("say why with --reason")
 	case p.State == api.Refused:
 		return fault.Newf(fault.Conflict, op, string(id), "%s has %s it", p.By, p.State).
 			WithHint("it may ask again with a new join token")

@@ -169,7 +169,7 @@ func (v *Inventory) Revoke(ctx context.Context, id fleet.MemberID, by, reason st
 		return nil
 	}
 	if reason == "" {
-		return fault.Newf(fault.Invalid, "revoke member", string(id), "there is no reason").WithHint("say what happened: --reason")
+		return fault.Newf(fault.Invalid, "revoke member", string(id), "no reason is given").WithHint("say what happened with --reason")
 	}
 	// Its cell gets a key that it does not know. First, so that a crash in between
 	// leaves nothing to be found: who asks again makes another.

@@ -39,7 +39,7 @@ type modelBar struct {
 type modelRow struct {
 	Class, Ref, Version string
 	Members             int
-	Revoked             bool
+	Delisted            bool
 }
 
 // place is one LAN of the map, or one arm of a rollout.
@@ -134,9 +134,9 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 			running[st.Model][st.Running]++
 		}
 	}
-	order, revoked := map[string]int{}, map[string]bool{}
+	order, delisted := map[string]int{}, map[string]bool{}
 	for i, r := range releases { // newest first
-		order[r.Release.Ref()], revoked[r.Release.Ref()] = len(releases)-i, r.Revoked
+		order[r.Release.Ref()], delisted[r.Release.Ref()] = len(releases)-i, r.Revoked
 	}
 	var bars []modelBar
 	for _, model := range slices.Sorted(maps.Keys(running)) {
@@ -148,7 +148,7 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 		var segs []chart.Segment
 		for _, ref := range refs {
 			n, class := running[model][ref], cmp.Or(p[ref], "other")
-			bar.Rows = append(bar.Rows, modelRow{class, ref, versionOf(ref), n, revoked[ref]})
+			bar.Rows = append(bar.Rows, modelRow{class, ref, versionOf(ref), n, delisted[ref]})
 			segs = append(segs, chart.Segment{Class: class, Name: ref, N: n})
 		}
 		bar.Bar = chart.ShareBar(fmt.Sprintf("members by release of %s", model), len(members), segs)

@@ -112,7 +112,7 @@ func TestPagesSayWhatMatters(t *testing.T) {
 	d.shows("/members", "aachen-01", "ring=lab", "downloading", "1 to 52 of 52")
 	d.shows("/members", "Waiting for approval", "cork-99", "1f0c2a9b-77d10e35-c2a7f0aa-90be41d2", "modelfleet members approve")
 	d.shows("/members/aachen-06", "scorer@1.2.0", "In quarantine here", "Why", "directive #17")
-	d.shows("/releases", "1.4.0", "accuracy 0.962", "revoked", "17.5 MiB")
+	d.shows("/releases", "1.4.0", "accuracy 0.962", "delisted", "17.5 MiB")
 	d.shows("/audit", "gate errors failed: E 214", "coordinator", "rollout.started")
 }
 

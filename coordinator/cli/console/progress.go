@@ -119,6 +119,17 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
+// Count is "1 entry", "2 entries", "3 members".
+func Count(n int, noun string) string {
+	if n != 1 {
+		if stem, ok := strings.CutSuffix(noun, "ry"); ok {
+			noun = stem + "rie"
+		}
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
 // Ago is how long ago t was, in its largest unit; "never" for the zero time.
 func Ago(t, now time.Time) string {
 	if t.IsZero() {

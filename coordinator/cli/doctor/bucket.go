@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/cli/folder"
 	"github.com/modelfleet/modelfleet/coordinator/cli/publisher"
 	"github.com/modelfleet/modelfleet/coordinator/health"
@@ -82,7 +83,7 @@ func (x *examination) team(ctx context.Context, name fleet.Team, s repository.St
 	case s.Version == 0:
 		x.ok(role, "it has not published yet")
 	default:
-		x.ok(role, "version %d, %d releases, good until %s", s.Version, releases(d.Role), s.Expires.Format(time.DateOnly))
+		x.ok(role, "version %d, %s, valid until %s", s.Version, console.Count(releases(d.Role), "release"), s.Expires.Format(time.DateOnly))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/coordinator/health"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
@@ -153,7 +154,7 @@ func (x *examination) audit(ctx context.Context) {
 	case len(splits) > 0:
 		x.bad("audit", fault.Untrusted, "keep the evidence and stop the coordinator: see the runbook, \"A split view\"", "%s of another history than this log's", count(len(splits), "report"))
 	default:
-		x.ok("audit", "%d entries under a checkpoint that the policy's key signed; nobody was shown another history", cp.Size)
+		x.ok("audit", "%s under a checkpoint signed by the policy's audit key; no fork of the log was seen", console.Count(int(cp.Size), "entry"))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"time"
 
+	"github.com/modelfleet/modelfleet/coordinator/cli/console"
 	"github.com/modelfleet/modelfleet/pkg/api"
 	"github.com/modelfleet/modelfleet/pkg/fault"
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -76,7 +77,7 @@ func MayFinish(newest []byte, known []api.DeviceCAInfo) error {
 	}
 	for _, ca := range known {
 		if ca.Fingerprint != keep && ca.Members > 0 {
-			return fault.Newf(fault.Conflict, op, keep.Short(), "%d members still have a certificate of CA %s", ca.Members, ca.Fingerprint.Short()).
+			return fault.Newf(fault.Conflict, op, keep.Short(), "CA %s is still in use by %s", ca.Fingerprint.Short(), console.Count(ca.Members, "member")).
 				WithHint("certificates live 7 days: wait until they have renewed; or --now if it was stolen")
 		}
 	}

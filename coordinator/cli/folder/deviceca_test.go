@@ -35,7 +35,7 @@ func TestADeviceCAIsTakenOutWhenNobodyReliesOnIt(t *testing.T) {
 		says  string // "": it may
 	}{
 		"all have renewed":              {[]api.DeviceCAInfo{{Fingerprint: ca, Issues: true, Members: 9}, {Fingerprint: old}}, ""},
-		"one has not":                   {[]api.DeviceCAInfo{{Fingerprint: ca, Issues: true, Members: 8}, {Fingerprint: old, Members: 1}}, "1 members still have a certificate of CA " + old.Short()},
+		"one has not":                   {[]api.DeviceCAInfo{{Fingerprint: ca, Issues: true, Members: 8}, {Fingerprint: old, Members: 1}}, "CA " + old.Short() + " is still in use by 1 member"},
 		"the key of the new is missing": {[]api.DeviceCAInfo{{Fingerprint: ca}, {Fingerprint: old, Issues: true, Members: 9}}, "does not issue"},
 		"nor is anybody enrolled":       {[]api.DeviceCAInfo{{Fingerprint: ca}, {Fingerprint: old, Issues: true}}, "does not issue"},
 		"it has not heard of the new":   {[]api.DeviceCAInfo{{Fingerprint: old, Issues: true, Members: 9}}, "does not issue"},

@@ -72,6 +72,8 @@ type Options struct {
 	Deltas     Deltas
 	Keyless    keyless.Signing // with whose word to sign besides, where the policy asks for it; without TrustedRoot
 	Progress   Progress
+	// Patience is how long a bucket that does not answer is tried again; default: not.
+	Patience time.Duration
 }
 
 // Outcome is what publishing did.
@@ -107,6 +109,7 @@ const attempts = 4
 
 // Publish puts the release into the bucket, as far as it is not there.
 func Publish(ctx context.Context, o Options, r Release) (Outcome, error) {
+	o.Store = patient{o.Store, o.Patience}
 	a := repository.Addition{Bundles: map[string][]byte{}, Entry: trust.Entry{
 		Release: fleet.Release{Team: r.Team, Model: r.Model, Version: r.Version}, Metrics: r.Metrics, MinAgent: r.MinAgent,
 	}}
@@ -225,7 +228,7 @@ func (o Options) prepare(ctx context.Context, r fleet.Release, src Source) (prep
 	if shape.empty && shape.largest > artifact.FrameSize {
 		whole = "; signed by whole files, as an empty file rules shards out"
 	}
-	o.Progress.settled("%d files, identity %s%s", len(m.Files()), fleet.Digest(m.Root).Short(), whole)
+	o.Progress.settled("%s, identity %s%s", console.Count(len(m.Files()), "file"), fleet.Digest(m.Root).Short(), whole)
 	p.manifest = m
 	p.variant = fleet.Variant{Name: src.Variant, Classes: src.Classes, Root: fleet.Digest(m.Root), Size: shape.bytes}
 	if p.files, err = artifact.FilesOf(m); err != nil {
@@ -290,15 +293,15 @@ func (o Options) upload(ctx context.Context, p prepared) (artifact.UploadStats, 
 		return stats, err
 	}
 	if stats.Objects == 0 {
-		o.Progress.settled("everything is there already: %d files, %s", stats.Files, console.Bytes(stats.Bytes))
+		o.Progress.settled("everything is already in the bucket: %s, %s", console.Count(stats.Files, "file"), console.Bytes(stats.Bytes))
 		return stats, nil
 	}
 	found := ""
 	if stats.Found > 0 {
-		found = fmt.Sprintf(", and of an attempt that was cut short %d objects, %s", stats.Found, console.Bytes(stats.FoundBytes))
+		found = fmt.Sprintf(", plus %s from an interrupted run, %s", console.Count(stats.Found, "object"), console.Bytes(stats.FoundBytes))
 	}
-	o.Progress.settled("%d of %d files sent, plain and packed, %s in %d objects; there already: %d files, %s%s",
-		stats.Files-stats.Reused, stats.Files, console.Bytes(stats.Sent), stats.Objects, stats.Reused, console.Bytes(stats.Saved), found)
+	o.Progress.settled("%d of %d files sent, plain and packed, %s in %s; there already: %s, %s%s",
+		stats.Files-stats.Reused, stats.Files, console.Bytes(stats.Sent), console.Count(stats.Objects, "object"), console.Count(stats.Reused, "file"), console.Bytes(stats.Saved), found)
 	return stats, nil
 }
 

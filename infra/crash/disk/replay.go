@@ -3,6 +3,7 @@ package disk
 import (
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/modelfleet/modelfleet/infra/crash/trace"
 )
@@ -59,6 +60,8 @@ func (d *Disk) unknown(c trace.Call) error {
 }
 
 // withFD calls do with the open file of the first argument, if it is on the disk.
+// One that strace saw on the disk and the model does not have is an error: a sync
+// of it, left out, would look like a mistake of the program.
 func (d *Disk) withFD(c trace.Call, do func(*handle) error) error {
 	fd, err := c.Int(0)
 	if err != nil {
@@ -66,6 +69,9 @@ func (d *Disk) withFD(c trace.Call, do func(*handle) error) error {
 	}
 	if h := d.open[fd]; h != nil {
 		return do(h)
+	}
+	if rel, under := strings.CutPrefix(c.Path(0), d.root); under && (rel == "" || rel[0] == '/') {
+		return fmt.Errorf("%s of descriptor %d, and the model does not know that %s is open", c.Name, fd, c.Path(0))
 	}
 	return nil
 }
