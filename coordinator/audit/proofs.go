@@ -40,6 +40,9 @@ func (l *Log) SweepProofs(ctx context.Context, publicKey string, inForce map[str
 		if now.Sub(o.Modified) < keepProof {
 			continue // it is not old enough to go, nor for another to go by it
 		}
+		if o.Size > trust.MaxPack {
+			continue // no pack could carry it: somebody put it there
+		}
 		p, err := l.proofIn(ctx, o.Key, publicKey)
 		if err != nil {
 			return 0, fault.New(fault.KindOf(err), op, o.Key, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
+	"github.com/modelfleet/modelfleet/pkg/registry"
 	"github.com/modelfleet/modelfleet/pkg/trust"
 )
 
@@ -70,6 +71,9 @@ func TestProofsAreRemovedOnceNoPackIsMadeOfThem(t *testing.T) {
 		if err := os.WriteFile(path, body, 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Truncate(filepath.Join(w.dir, trust.AuditProofs+"readme.txt"), registry.MaxObject+1); err != nil { // too large to be read
+		t.Fatal(err)
 	}
 	sweep(now.Add(1000*time.Hour), "", keys[2], junk, trust.AuditProofs+"readme.txt")
 
