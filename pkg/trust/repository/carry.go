@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -30,6 +31,7 @@ func (r *Repository) carryOver(ctx context.Context, d *Draft) error {
 	if m == nil || err != nil {
 		return err
 	}
+	admitted := m.Signed.Version
 	tr, err := trust.ReadTeamRole(m)
 	if err != nil {
 		return nil // the coordinator admitted no such role
@@ -51,6 +53,7 @@ func (r *Repository) carryOver(ctx context.Context, d *Draft) error {
 			lost[e.Release.Ref()] = Lost{Release: e.Release, Why: err}
 		}
 	}
+	listed := maps.Clone(tr.Entries)
 	for path, e := range tr.Entries {
 		if _, gone := lost[e.Release.Ref()]; gone {
 			delete(tr.Entries, path)
@@ -58,10 +61,22 @@ func (r *Repository) carryOver(ctx context.Context, d *Draft) error {
 		}
 	}
 	pol := policy{meta: d.policy}
-	signs := func(id string) bool { return pol.signedBy(id, m) == nil }
-	if dr := pol.delegated(trust.RoleOf(d.Team)); !slices.ContainsFunc(dr.KeyIDs, signs) {
+	stays := pol.delegated(trust.RoleOf(d.Team)).KeyIDs
+	signs := func(m *metadata.Metadata[metadata.TargetsType]) bool {
+		return slices.ContainsFunc(stays, func(id string) bool { return pol.signedBy(id, m) == nil })
+	}
+	if !signs(m) {
 		tr.Floors = map[fleet.ModelName]uint64{}
 		delete(m.Signed.UnrecognizedFields, trust.FieldFloor)
+	}
+	late, err := r.notAdmitted(ctx, *d, admitted, signs)
+	if err != nil {
+		return err
+	}
+	for path, l := range late {
+		if _, known := listed[path]; !known {
+			lost[l.Release.Ref()] = l
+		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(lost)) {
 		d.Lost = append(d.Lost, lost[ref])
@@ -95,6 +110,12 @@ func (r *Repository) lastAdmitted(ctx context.Context, name fleet.Team) (*metada
 	if err := info.VerifyLengthHashes(raw); err != nil {
 		return nil, trust.Violated(trust.RuleSnapshot, op, key, err)
 	}
+	return r.underAnyPolicy(ctx, role, info.Version, newest, raw)
+}
+
+// underAnyPolicy verifies a version of a team's role by the newest policy, from one
+// on backwards, that gave it to the keys that signed it; nil when none did.
+func (r *Repository) underAnyPolicy(ctx context.Context, role string, version, newest int64, raw []byte) (*metadata.Metadata[metadata.TargetsType], error) {
 	for v := newest; v >= 1; v-- {
 		body, err := r.fetch(ctx, trust.MetadataKey(metadata.TARGETS, v))
 		if fault.Is(err, fault.NotFound) {
@@ -106,9 +127,40 @@ func (r *Repository) lastAdmitted(ctx context.Context, name fleet.Team) (*metada
 		if err != nil || pol.Signed.Delegations == nil || r.signedByAnyRoot(metadata.TARGETS, pol) != nil {
 			continue // root's keys never signed it
 		}
-		if m, err := (policy{meta: pol}).authentic(role, info.Version, raw); err == nil {
+		if m, err := (policy{meta: pol}).authentic(role, version, raw); err == nil {
 			return m, nil
 		}
 	}
 	return nil, nil
+}
+
+// notAdmitted are the releases, by path, of the versions after one that no snapshot
+// listed and that a key which stays has signed. They do not come along, as one
+// person alone could have put them there; whoever published them just before the
+// keys changed is told to do so again.
+func (r *Repository) notAdmitted(ctx context.Context, d Draft, admitted int64, signs func(m *metadata.Metadata[metadata.TargetsType]) bool) (map[string]Lost, error) {
+	role, lost := trust.RoleOf(d.Team), map[string]Lost{}
+	for v := admitted + 1; v < d.Version; v++ {
+		raw, err := r.fetch(ctx, trust.MetadataKey(role, v))
+		if fault.Is(err, fault.NotFound) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		m, err := r.underAnyPolicy(ctx, role, v, d.policy.Signed.Version, raw)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil || !signs(m) {
+			continue
+		}
+		tr, err := trust.ReadTeamRole(m)
+		if err != nil {
+			continue // the coordinator admits no such role
+		}
+		for path, e := range tr.Entries {
+			lost[path] = Lost{Release: e.Release, Why: fmt.Errorf("no trust pack listed version %d of %s before the keys changed; publish it again", v, role)}
+		}
+	}
+	return lost, nil
 }

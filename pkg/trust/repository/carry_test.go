@@ -106,6 +106,24 @@ func TestWhatAFormerKeySignedFallsOff(t *testing.T) {
 	}
 }
 
+// What was published a moment before the keys changed, and that no trust pack
+// listed yet, does not come along; it is said what to do about it.
+func TestWhatNoPackListedYetIsTold(t *testing.T) {
+	t.Parallel()
+	f := trusttest.New(t, nil)
+	f.Release("detector", "1.5.0")
+	f.Direct()
+	next(t, f, add(f, "detector", "1.6.0"))
+	rekey(t, f, 2, f.Publisher, trusttest.Key(t))
+	d, err := f.Repo.Draft(t.Context(), trusttest.Team)
+	if err != nil || len(d.Carried) != 1 || len(d.Lost) != 1 {
+		t.Fatalf("carried %v, lost %v, %v", d.Carried, d.Lost, err)
+	}
+	if l := d.Lost[0]; l.Release.Ref() != "detector@1.6.0" || !strings.Contains(l.Why.Error(), "publish it again") {
+		t.Errorf("lost %v: %v", l.Release.Ref(), l.Why)
+	}
+}
+
 // A second key keeps what it signed when the first is replaced.
 func TestTheReleasesOfAKeyThatStaysComeAlong(t *testing.T) {
 	t.Parallel()
