@@ -23,6 +23,8 @@ type Disk struct {
 	pending []edit // from safe to live, in order
 	open    map[int64]*handle
 	rng     *rand.Rand
+
+	early *Disk // just before the sync that was replayed last ended; nil: nothing ran beside it
 }
 
 // handle is an open file.
@@ -68,6 +70,7 @@ func Load(before, root string, calls []trace.Call, seed uint64) (*Disk, error) {
 func (d *Disk) Next() bool {
 	for d.at < len(d.calls) && d.err == nil {
 		c := d.calls[d.at]
+		d.early = d.beside(c)
 		d.at++
 		changed, err := d.replay(c)
 		if err != nil {
@@ -78,6 +81,33 @@ func (d *Disk) Next() bool {
 		}
 	}
 	return false
+}
+
+// beside is the disk just before a sync ends, when what had begun by then is done.
+// Calls are replayed by their ends, so that what ended later would come too late to
+// be there without what is synced. Nil: c is no sync, or was alone.
+func (d *Disk) beside(c trace.Call) *Disk {
+	if c.Name != "fsync" && c.Name != "fdatasync" {
+		return nil
+	}
+	var early *Disk
+	for _, o := range d.calls[d.at+1:] {
+		if o.Start >= c.End || o.Failed() || o.Name == "fsync" || o.Name == "fdatasync" || o.Name == "close" {
+			continue
+		}
+		if early == nil {
+			early = &Disk{
+				root: d.root, live: d.live.clone(), safe: d.safe.clone(), pending: slices.Clone(d.pending), open: map[int64]*handle{}, rng: d.rng,
+			}
+			for fd, h := range d.open {
+				own := *h
+				early.open[fd] = &own
+			}
+		}
+		// What counts on a call that ended later still had not been done by then.
+		_, _ = early.replay(o)
+	}
+	return early
 }
 
 // Err is what ended the replay before its end.
@@ -133,9 +163,17 @@ func apply(im *Image, e edit, variant func(*block) fate) {
 }
 
 // Crashes are images that a power cut now may leave: everything done, nothing
-// that was not synced, only names, only data, and draws by chance.
+// that was not synced, only names, only data, and draws by chance. After a sync
+// they are those of the moment before it ended too, if other calls ran beside it.
 func (d *Disk) Crashes(draws int) iter.Seq[*Image] {
 	return func(yield func(*Image) bool) {
+		if d.early != nil {
+			for im := range d.early.Crashes(draws) {
+				if !yield(im) {
+					return
+				}
+			}
+		}
 		data := func(e edit) bool { return len(e.names) == 0 }
 		for i := range 4 + draws {
 			var keep func(edit) bool

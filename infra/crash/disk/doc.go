@@ -9,7 +9,8 @@
 //     durable when the folder it led to is synced;
 //   - the sync of a file says nothing of its name, the sync of a folder nothing of
 //     what is in its files;
-//   - a sync covers what had ended when it began, not what ran beside it.
+//   - a sync covers what had ended when it began, not what ran beside it, and what
+//     began before it ended may be there without what it covers.
 //
 // That is less than ext4, xfs and btrfs promise, so what survives here survives
 // there.
