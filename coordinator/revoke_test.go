@@ -174,7 +174,7 @@ func TestADelistedReleaseEndsItsRollout(t *testing.T) {
 		t.Errorf("the member: %+v", m.Models)
 	}
 	x := must(w.admin.Explain(t.Context(), ds[0].facts.ID))(t)
-	if !strings.Contains(strings.Join(x.Lines, "\n"), "what it runs was taken back") {
+	if !strings.Contains(strings.Join(x.Lines, "\n"), "what it runs may not be run any more (its publisher raised the floor") {
 		t.Errorf("explained: %q", x.Lines)
 	}
 	for _, r := range must(w.admin.Releases(t.Context()))(t) {
