@@ -11,6 +11,7 @@ package effect
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -68,7 +69,8 @@ type Runner struct {
 
 	mu       sync.Mutex
 	underway map[key]context.CancelFunc
-	dirty    bool // a collection waits for the installs to end
+	dirty    bool // a collection waits for the installs, or the collection, to end
+	keeps    int  // Keep effects so far
 }
 
 // New makes a runner with nothing to do.
@@ -86,6 +88,11 @@ func (r *Runner) Do(ctx context.Context, e update.Effect) {
 	k := key{e.Model, e.Key}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if e.Kind == update.Keep {
+		// It comes again with other bundles in one attempt, and each must be heard.
+		r.keeps++
+		k.key = fmt.Sprintf("%s/%d", e.Key, r.keeps)
+	}
 	if e.Kind == update.Cancel {
 		if cancel := r.underway[k]; cancel != nil {
 			cancel()
@@ -179,10 +186,7 @@ func (r *Runner) fetch(ctx context.Context, e update.Effect) error {
 	w.Urgent = e.Kind == update.Mend // what is served is damaged
 	err = r.install(ctx, e, w)
 	debug.FreeOSMemory() // the buffers of an install are not needed again soon
-	r.mu.Lock()
-	dirty := r.dirty
-	r.mu.Unlock()
-	if dirty {
+	if r.due() {
 		r.collect(ctx)
 	}
 	return err
@@ -277,25 +281,56 @@ func (r *Runner) keep(ctx context.Context, e update.Effect) error {
 }
 
 // collect frees what no model and no application needs. While anything is being
-// installed it only notes that it is due.
+// installed or collected it only notes that it is due, and whoever ends does it.
 func (r *Runner) collect(ctx context.Context) {
-	if !r.gate.TryLock() {
-		r.mu.Lock()
-		r.dirty = true
-		r.mu.Unlock()
-		return
+	for again := true; again; again = r.due() {
+		r.note(true)
+		if !r.gate.TryLock() {
+			return
+		}
+		r.note(false) // before what is kept is looked up
+		freed, err := r.free(ctx)
+		r.gate.Unlock()
+		switch {
+		case err != nil && ctx.Err() == nil:
+			r.o.Logger.Warn("store not collected", "err", err)
+		case freed.Releases > 0:
+			r.o.Logger.Info("store collected", "releases", freed.Releases, "bytes", freed.Bytes)
+		}
 	}
-	defer r.gate.Unlock()
+}
+
+func (r *Runner) note(dirty bool) {
 	r.mu.Lock()
-	r.dirty = false
-	r.mu.Unlock()
-	freed, err := r.o.Store.Collect(ctx, append(r.o.Keep(), r.older()...)...)
-	switch {
-	case err != nil && ctx.Err() == nil:
-		r.o.Logger.Warn("store not collected", "err", err)
-	case freed.Releases > 0:
-		r.o.Logger.Info("store collected", "releases", freed.Releases, "bytes", freed.Bytes)
+	defer r.mu.Unlock()
+	r.dirty = dirty
+}
+
+// due reports whether a collection was asked for and not made.
+func (r *Runner) due() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dirty
+}
+
+// free collects. No link may lead to what goes: what is kept may have changed since
+// the effect that asked, and a fetch that collects asked for nothing.
+func (r *Runner) free(ctx context.Context) (cas.Collected, error) {
+	keep := append(r.o.Keep(), r.older()...)
+	models, err := r.o.Slots.Models()
+	if err != nil {
+		return cas.Collected{}, err
 	}
+	for _, m := range models {
+		err := r.o.Slots.Forget(m, func(release string) bool {
+			d, err := fleet.ParseDigest(filepath.Base(release))
+			return err == nil && slices.Contains(keep, d)
+		})
+		if err != nil {
+			return cas.Collected{}, err
+		}
+	}
+	return r.o.Store.Collect(ctx, keep...)
 }
 
 // older are the releases that stay as long as there is room.
