@@ -169,10 +169,6 @@ func (l *loop) peers(i int) (older, newer *rollout.Peer) {
 	return older, newer
 }
 
-// forget is how many silent report periods take a function out of the population:
-// its environment is gone.
-const forget = 30
-
 // muster brings the roster up to date with who is enrolled.
 func (l *loop) muster(r *run, now time.Time) {
 	version, gone := l.inventory.Version(), 0
@@ -183,7 +179,7 @@ func (l *loop) muster(r *run, now time.Time) {
 		}
 		if m.Facts.Kind == fleet.Function {
 			rep, heard := l.intake.Newest(m.KeyID)
-			if !heard || now.Sub(rep.Received) > forget*l.report {
+			if !heard || l.intake.Gone(rep, now) {
 				gone++
 				continue
 			}

@@ -191,8 +191,8 @@ func (d *Desk) planned(info *api.RolloutInfo, spec fleet.Spec) {
 			continue
 		}
 		if m.Facts.Kind == fleet.Function {
-			if rep, heard := d.o.Intake.Newest(m.KeyID); !heard || !d.o.Intake.Reachable(rep, d.o.Now()) {
-				continue // its environment is gone
+			if rep, heard := d.o.Intake.Newest(m.KeyID); !heard || d.o.Intake.Gone(rep, d.o.Now()) {
+				continue
 			}
 		}
 		facts = append(facts, m.Facts)

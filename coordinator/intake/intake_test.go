@@ -439,3 +439,19 @@ func TestWindowsOfNoTimeAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// A function that falls silent is not heard for a while before no rollout counts it.
+func TestASilentFunctionIsCountedForAWhile(t *testing.T) {
+	t.Parallel()
+	ms, _ := newMembers(t, "a")
+	in := newIntake(t, ms)
+	heard := intake.Report{Received: start}
+	for after, gone := range map[time.Duration]bool{0: false, 4 * time.Minute: false, 5 * time.Minute: false, 6 * time.Minute: true} {
+		if got := in.Gone(heard, start.Add(after)); got != gone {
+			t.Errorf("after %s it is gone: %t", after, got)
+		}
+	}
+	if in.Reachable(heard, start.Add(4*time.Minute)) {
+		t.Error("it is heard yet")
+	}
+}

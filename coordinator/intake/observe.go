@@ -29,6 +29,15 @@ func (in *Intake) reach(row *telemetry.Row, received, now time.Time) bool {
 	return now.Sub(received) <= silentPeriods*period
 }
 
+// forget is how many silent report periods take a function out of the population.
+const forget = 30
+
+// Gone reports whether a function has been silent for so long at now that no rollout
+// counts it any more: its environment is gone.
+func (in *Intake) Gone(r Report, now time.Time) bool {
+	return now.Sub(r.Received) > forget*in.o.Report
+}
+
 // Observe is what is known of the roster's members, parallel to it.
 func (w *Watch) Observe(r *rollout.Roster, now time.Time) []rollout.Observation {
 	out := make([]rollout.Observation, r.Len())
