@@ -23,16 +23,16 @@ import (
 	"github.com/modelfleet/modelfleet/pkg/fleet"
 )
 
-const usage = `modelfleet-agent brings signed models to this device, tries them, serves them to
-applications and takes a bad one back.
+const usage = `modelfleet-agent installs signed models on this device, tests them, serves them to
+applications and rolls back bad ones.
 
-  modelfleet-agent -state DIR -join TOKEN -labels class=jetson,site=plant-7   the first time
-  modelfleet-agent -state DIR                                                 from then on
-  modelfleet-agent status [-socket PATH]                                      how a running agent stands
-  modelfleet-agent lift [-socket PATH] MODEL@VERSION                          try again what failed here
-  modelfleet-agent hardware [-join TOKEN]                                     what this machine is known by
+  modelfleet-agent -state DIR -join TOKEN -labels class=jetson,site=plant-7   first start: enrol
+  modelfleet-agent -state DIR                                                 later starts
+  modelfleet-agent status [-socket PATH]                                      show the state of a running agent
+  modelfleet-agent lift [-socket PATH] MODEL@VERSION                          lift a release's quarantine on this device
+  modelfleet-agent hardware [-join TOKEN]                                     print this machine's hardware ids
 
-Make TOKEN with: modelfleet token create
+Create TOKEN with: modelfleet token create
 
 `
 
@@ -111,20 +111,20 @@ func keepTrim(ctx context.Context, log *slog.Logger) {
 func parse(version string, args []string, stderr io.Writer) (o agent.Options, showVersion bool, err error) {
 	f := flag.NewFlagSet("modelfleet-agent", flag.ContinueOnError)
 	var joinFile, level, labels, id string
-	f.StringVar(&o.State, "state", "", "`folder` of everything that lasts (required)")
-	f.StringVar(&o.Token, "join", "", "join `token`; used once, to enrol")
-	f.StringVar(&joinFile, "join-file", "", "`file` that holds the join token; it may be missing once the device has enrolled")
-	f.StringVar(&id, "id", "", "member `id` to enrol as (default: the host's name)")
-	f.StringVar(&labels, "labels", "", "labels to enrol with, as `k=v,k=v`; class and site mean something to modelfleet")
-	f.StringVar(&o.Socket, "socket", local.DefaultSocket, "unix `socket` for applications")
-	f.DurationVar(&o.Lease, "lease", 0, "how long an application keeps a release without a sign of life (default 1m)")
-	f.StringVar(&o.Source, "source", "", "where model files are read from: an https `URL` or a folder (default: URLs from the coordinator)")
-	f.StringVar(&o.Pack, "pack", "", "`file` that trust packs are also read from, for an air gap")
-	f.StringVar(&o.Gossip, "gossip-bind", "", "`host:port` for the cell's gossip, UDP and TCP; port 0 takes any (default: no gossip)")
-	f.StringVar(&o.Address, "gossip-address", "", "`host` that others of the cell reach this device by")
+	f.StringVar(&o.State, "state", "", "`folder` for persistent state (required)")
+	f.StringVar(&o.Token, "join", "", "join `token`, used only to enrol")
+	f.StringVar(&joinFile, "join-file", "", "`file` with the join token; may be missing once the device is enrolled")
+	f.StringVar(&id, "id", "", "member `id` to enrol as (default: the host name)")
+	f.StringVar(&labels, "labels", "", "labels to enrol with, as `k=v,k=v`; modelfleet itself uses class and site")
+	f.StringVar(&o.Socket, "socket", local.DefaultSocket, "Unix `socket` for applications")
+	f.DurationVar(&o.Lease, "lease", 0, "how long an application's lease on a release lasts without a heartbeat (default 1m)")
+	f.StringVar(&o.Source, "source", "", "where to read model files from: an https `URL` or a folder (default: URLs from the coordinator)")
+	f.StringVar(&o.Pack, "pack", "", "additional `file` to read trust packs from, for air-gapped sites")
+	f.StringVar(&o.Gossip, "gossip-bind", "", "`host:port` for the cell's gossip, UDP and TCP; port 0 picks a free one (default: no gossip)")
+	f.StringVar(&o.Address, "gossip-address", "", "`host` that peers in the cell use to reach this device")
 	shareFlags(f, &o)
-	f.BoolVar(&o.Metered, "metered", false, "what this device fetches costs money: it asks neighbours, takes the fewest bytes and fetches nothing for others")
-	f.Func("download-window", "`span` of each day, local time, in which model files are fetched, such as 22:00-05:00; several with commas (default: always)", func(text string) error {
+	f.BoolVar(&o.Metered, "metered", false, "the link is metered: prefer neighbours, minimise bytes, and fetch nothing on behalf of others")
+	f.Func("download-window", "daily `span`, local time, in which model files may be fetched, such as 22:00-05:00; comma-separated (default: always)", func(text string) error {
 		for span := range strings.SplitSeq(text, ",") {
 			w, err := fleet.ParseWindow(span)
 			if err != nil {
@@ -134,26 +134,26 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 		}
 		return nil
 	})
-	f.IntVar(&o.Older, "keep", 0, "how many releases stay on the disk, while there is room, besides the one served and the one to go back to")
-	f.DurationVar(&o.Report, "report", 0, "time between reports (default 1m)")
-	f.DurationVar(&o.Busy, "report-busy", 0, "time between reports while a rollout concerns the device (default 10s)")
-	f.DurationVar(&o.Window, "window", 0, "length of a window of error counting (default 10s)")
-	f.DurationVar(&o.Soak, "soak", 0, "how long a release that no rollout brought is watched (default 5m)")
-	f.DurationVar(&o.Retry, "retry", 0, "longest pause before a failed install is tried again (default 10m)")
-	f.Float64Var(&o.ErrorRate, "error-rate", 0, "share of failed uses that a watched release is given up for, 0 to 1 (default: none)")
-	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and MODELFLEET_PATH name its folder")
-	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` that is posted a release's path before it is served")
-	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "how long a self-test may take (default 2m)")
-	bytesVar(f, &o.Rate, "rate", "most `bytes` a second that model files are fetched at from the bucket, for example 2MiB; neighbours have their own -share-rate (default: no cap)")
-	f.DurationVar(&o.Scrub, "scrub", 0, "time between looks at whether files on the disk were damaged (default 24h; negative: never)")
+	f.IntVar(&o.Older, "keep", 0, "number of releases to keep on disk, space permitting, besides the served one and its fallback")
+	f.DurationVar(&o.Report, "report", 0, "interval between reports (default 1m)")
+	f.DurationVar(&o.Busy, "report-busy", 0, "interval between reports while the device takes part in a rollout (default 10s)")
+	f.DurationVar(&o.Window, "window", 0, "length of an error-counting window (default 10s)")
+	f.DurationVar(&o.Soak, "soak", 0, "how long to watch a release installed outside a rollout (default 5m)")
+	f.DurationVar(&o.Retry, "retry", 0, "maximum delay before a failed install is retried (default 10m)")
+	f.Float64Var(&o.ErrorRate, "error-rate", 0, "error rate, 0 to 1, at which a watched release is rejected (default: none)")
+	f.StringVar(&o.Probe.Command, "selftest", "", "shell `command` that tests a release before it is served; $1 and $MODELFLEET_PATH hold its folder")
+	f.StringVar(&o.Probe.URL, "selftest-url", "", "`URL` to POST a release's path to as a test before it is served")
+	f.DurationVar(&o.Probe.Timeout, "selftest-timeout", 0, "timeout of a self-test (default 2m)")
+	bytesVar(f, &o.Rate, "rate", "maximum download rate from the bucket, in `bytes` per second, such as 2MiB; for neighbours see -share-rate (default: unlimited)")
+	f.DurationVar(&o.Scrub, "scrub", 0, "interval between checks for damaged files on disk (default 24h; negative: never)")
 	f.BoolVar(&o.LowMemory, "low-memory", false, "use at most 32 MiB while installing")
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&level, "log-level", "info", "minimum `level` to log: debug, info, warn or error")
 	f.BoolVar(&showVersion, "version", false, "print the version and exit")
 	if err := readFlags(f, args, usage, stderr); err != nil {
 		return o, false, err
 	}
 	if f.NArg() > 0 {
-		return o, false, fault.Newf(fault.Invalid, "read flags", f.Arg(0), "no such argument").WithHint("see modelfleet-agent -help")
+		return o, false, fault.Newf(fault.Invalid, "read flags", f.Arg(0), "unexpected argument").WithHint("see modelfleet-agent -help")
 	}
 	o.Version = version
 	o.ID = fleet.MemberID(id)
@@ -172,7 +172,7 @@ func parse(version string, args []string, stderr io.Writer) (o agent.Options, sh
 	}
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return o, false, fault.New(fault.Invalid, "read -log-level", level, err).WithHint("it is one of debug, info, warn, error")
+		return o, false, fault.New(fault.Invalid, "read -log-level", level, err).WithHint("use debug, info, warn or error")
 	}
 	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: l}))
 	return o, showVersion, nil
@@ -198,9 +198,9 @@ func readFlags(f *flag.FlagSet, args []string, intro string, stderr io.Writer) e
 
 // shareFlags are those of what neighbours give each other.
 func shareFlags(f *flag.FlagSet, o *agent.Options) {
-	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) that neighbours of the cell are served model files on, or off, then neighbours are not asked for files either (default: the gossip's host and the port after its own)")
-	bytesVar(f, &o.ShareRate, "share-rate", "most `bytes` a second that neighbours are served at (default 32MiB)")
-	f.Func("share-disk", "most `bytes` of the disk that frames fetched for neighbours take, 0 for none (default 512MiB)", func(text string) (err error) {
+	f.StringVar(&o.Share, "share", "", "`host:port` (TCP) on which to serve model files to neighbours, or off to neither serve neighbours nor fetch from them (default: the gossip host and the next port)")
+	bytesVar(f, &o.ShareRate, "share-rate", "maximum rate for serving neighbours, in `bytes` per second (default 32MiB)")
+	f.Func("share-disk", "maximum disk space for frames fetched for neighbours, in `bytes`; 0 for none (default 512MiB)", func(text string) (err error) {
 		if o.ShareDisk = -1; text != "0" {
 			o.ShareDisk, err = parseBytes(text)
 		}
@@ -239,7 +239,7 @@ func parseLabels(s string) (fleet.Labels, error) {
 		}
 		k, v, ok := strings.Cut(part, "=")
 		if !ok || k == "" || v == "" {
-			return nil, fault.Newf(fault.Invalid, "read -labels", part, "not a label").WithHint("write for example -labels class=jetson,site=plant-7")
+			return nil, fault.Newf(fault.Invalid, "read -labels", part, "it is not a label of the form key=value").WithHint("for example: -labels class=jetson,site=plant-7")
 		}
 		labels[k] = v
 	}

@@ -68,7 +68,7 @@ func TestAWrongFlagIsToldOnce(t *testing.T) {
 	if code, _, help := run(t, "status", "-help"); code != 0 || !strings.Contains(help, "-socket") {
 		t.Errorf("status -help: %d %s", code, help)
 	}
-	if _, _, help := run(t, "-help"); !strings.Contains(help, "neighbours are not asked for files either") {
+	if _, _, help := run(t, "-help"); !strings.Contains(help, "neither serve neighbours nor fetch from them") {
 		t.Errorf("help does not say what -share off means:\n%s", help)
 	}
 }

@@ -11,8 +11,8 @@ func TestAFetchInWords(t *testing.T) {
 	t.Parallel()
 	for want, m := range map[string]local.Model{
 		"1.0 MiB of 4.0 MiB, 1.0 KiB/s":                                       {BytesDone: 1 << 20, BytesTotal: 4 << 20, Rate: 1 << 10},
-		"0 B of 4.0 MiB; waits: its download window":                          {BytesTotal: 4 << 20, Waits: "its download window"},
-		"0 B of 4.0 MiB; tried again after: read range files/x/raw: 503 down": {BytesTotal: 4 << 20, Trouble: "read range files/x/raw: 503 down"},
+		"0 B of 4.0 MiB; waiting: its download window":                          {BytesTotal: 4 << 20, Waits: "its download window"},
+		"0 B of 4.0 MiB; retrying after: read range files/x/raw: 503 down": {BytesTotal: 4 << 20, Trouble: "read range files/x/raw: 503 down"},
 	} {
 		if got := fetchText(m); got != want {
 			t.Errorf("got %q, want %q", got, want)

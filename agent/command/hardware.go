@@ -15,14 +15,14 @@ import (
 // any of them is for `modelfleet token create --hardware`.
 func hardware(_ context.Context, _ string, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("modelfleet-agent hardware", flag.ContinueOnError)
-	join := f.String("join", "", "join `token`: print digests instead, which tell nothing of the machine and are good for the token's fleet alone")
+	join := f.String("join", "", "join `token`: print digests that reveal nothing about the machine and are valid only in the token's fleet")
 	if err := readFlags(f, args, "", stderr); err != nil {
 		return err
 	}
 	names := identity.HardwareNames()
 	if len(names) == 0 {
-		return fault.Newf(fault.NotFound, "name hardware", "", "nothing here names this machine that this user may read").
-			WithHint("run it as root, or make /etc/machine-id: systemd-machine-id-setup")
+		return fault.Newf(fault.NotFound, "name hardware", "", "no hardware id is readable by this user").
+			WithHint("run it as root, or create /etc/machine-id with systemd-machine-id-setup")
 	}
 	if *join != "" {
 		tok, err := trust.ParseJoinToken(*join)

@@ -18,7 +18,7 @@ import (
 // status prints how a running agent stands, from its local API.
 func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("modelfleet-agent status", flag.ContinueOnError)
-	socket := f.String("socket", local.DefaultSocket, "unix `socket` of the agent")
+	socket := f.String("socket", local.DefaultSocket, "Unix `socket` of the agent")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := readFlags(f, args, "", stderr); err != nil {
 		return err
@@ -57,7 +57,7 @@ func status(ctx context.Context, _ string, args []string, stdout, stderr io.Writ
 		if l.Damaged == 1 {
 			files = "file was"
 		}
-		fmt.Fprintf(stdout, "%d %s found damaged on the disk since the agent started\n", l.Damaged, files)
+		fmt.Fprintf(stdout, "%d %s found damaged on disk since the agent started\n", l.Damaged, files)
 	}
 	if len(l.Models) == 0 {
 		_, err := fmt.Fprintln(stdout, "no model is assigned to this device yet")
@@ -113,9 +113,9 @@ func asides(m local.Model) []string {
 		lines = append(lines, fmt.Sprintf("%s since %s", m.FailureCode, m.Failing.UTC().Format("2006-01-02 15:04:05Z")))
 	}
 	if m.Held != "" && m.Phase != fleet.Quarantined { // why it is in quarantine stands above
-		then := "keeps what it has: "
+		then := "keeps its current release: "
 		if m.Serving == nil {
-			then = "waits for another release: "
+			then = "waiting for another release: "
 		}
 		lines = append(lines, then+m.Held)
 	}
@@ -124,9 +124,9 @@ func asides(m local.Model) []string {
 	}
 	switch {
 	case m.Damaged:
-		lines = append(lines, "the disk damaged files of what is served; they are being put right")
+		lines = append(lines, "files of the served release are damaged on disk; repairing")
 	case m.Serving != nil && !m.Serving.Mended.IsZero():
-		lines = append(lines, "damaged files were put right at "+m.Serving.Mended.UTC().Format("2006-01-02 15:04:05Z"))
+		lines = append(lines, "damaged files repaired at "+m.Serving.Mended.UTC().Format("2006-01-02 15:04:05Z"))
 	}
 	return lines
 }
@@ -145,10 +145,10 @@ func fetchText(m local.Model) string {
 		text += ": " + m.BytesFrom.Text(update.SizeText)
 	}
 	if m.Waits != "" {
-		text += "; waits: " + m.Waits
+		text += "; waiting: " + m.Waits
 	}
 	if m.Trouble != "" {
-		text += "; tried again after: " + m.Trouble
+		text += "; retrying after: " + m.Trouble
 	}
 	return text
 }
@@ -156,7 +156,7 @@ func fetchText(m local.Model) string {
 // lift lets a release that failed here be tried again.
 func lift(ctx context.Context, _ string, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("modelfleet-agent lift", flag.ContinueOnError)
-	socket := f.String("socket", local.DefaultSocket, "unix `socket` of the agent")
+	socket := f.String("socket", local.DefaultSocket, "Unix `socket` of the agent")
 	if err := readFlags(f, args, "", stderr); err != nil {
 		return err
 	}
@@ -175,12 +175,12 @@ func lift(ctx context.Context, _ string, args []string, stdout, stderr io.Writer
 		}
 		if q.Code == update.CodeRevoked {
 			return fault.Newf(fault.Denied, "lift quarantine", q.Ref, "%s", q.Text).
-				WithHint("only who published it can list it again; or roll out another release")
+				WithHint("its publisher can list it again; otherwise roll out another release")
 		}
 		if err := c.Lift(ctx, model, q.Root); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(stdout, "%s may be tried again here; it was refused because of %s: %s\n", q.Ref, q.Code, q.Text)
+		_, err := fmt.Fprintf(stdout, "%s may be retried on this device; it was quarantined because of %s: %s\n", q.Ref, q.Code, q.Text)
 		return err
 	}
 	return fault.Newf(fault.NotFound, "lift quarantine", f.Arg(0), "it is not quarantined here").

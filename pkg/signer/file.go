@@ -45,8 +45,8 @@ func LoadSealed(ctx context.Context, path string, passphrase func(path string) (
 	pass := cryptoutils.SkipPassword
 	if block, _ := pem.Decode(data); block != nil && strings.Contains(block.Type, "ENCRYPTED") {
 		if passphrase == nil {
-			return nil, fault.Newf(fault.Invalid, op, path, "the key is encrypted with a passphrase, which nobody can be asked for here").
-				WithHint("keys of programs are plain files of mode 0600, or in KMS: modelfleet key create FILE.pem")
+			return nil, fault.Newf(fault.Invalid, op, path, "the key is encrypted with a passphrase, and this program cannot prompt for one").
+				WithHint("services need an unencrypted key file of mode 0600 (modelfleet key create FILE.pem) or a key in KMS")
 		}
 		text, err := passphrase(path)
 		if err != nil {
@@ -57,8 +57,8 @@ func LoadSealed(ctx context.Context, path string, passphrase func(path string) (
 	key, err := cryptoutils.UnmarshalPEMToPrivateKey(data, pass)
 	switch {
 	case err != nil && strings.Contains(err.Error(), "decrypt"):
-		return nil, fault.Newf(fault.Denied, op, path, "the passphrase is not its").
-			WithHint("try again; without the passphrase the key is lost: replace it with `modelfleet key rotate`")
+		return nil, fault.Newf(fault.Denied, op, path, "wrong passphrase").
+			WithHint("try again; if the passphrase is lost, replace the key with `modelfleet key rotate`")
 	case err != nil:
 		return nil, fault.New(fault.Invalid, op, path, err).WithHint("the file must hold one P-256 private key in PEM")
 	}

@@ -174,20 +174,30 @@ func (x *examination) releases(ctx context.Context) {
 	for _, r := range all {
 		if r.Revoked && r.Members > 0 && !again(r.Release, live) {
 			good = false
-			x.bad("releases", fault.Conflict, "they leave it when a trust pack reaches them: `modelfleet members list` says who they are", "%s is revoked and %s run it still", r.Release.Ref(), count(r.Members, "member"))
+			x.bad("releases", fault.Conflict, "members leave it once a trust pack reaches them; `modelfleet members list --revoked` lists them", "%s is %s but still running on %s", r.Release.Ref(), barred(r), count(r.Members, "member"))
 		}
 	}
 	if good && x.served(ctx, all) {
-		x.ok("releases", "%d admitted, none that was taken back is run by anybody", len(all))
+		x.ok("releases", "%d admitted; no member runs a delisted or revoked one", len(all))
 	}
+}
+
+// barred is the one word for why a release may not run any more.
+func barred(r api.ReleaseInfo) string {
+	if strings.HasPrefix(r.RevokedFor, "delisted") {
+		return "delisted"
+	}
+	return "revoked"
 }
 
 // served reports whether nobody is left with nothing to run, because what they
 // should run was taken back.
 func (x *examination) served(ctx context.Context, all []api.ReleaseInfo) bool {
-	revoked := map[string]bool{}
+	revoked := map[string]string{}
 	for _, r := range all {
-		revoked[r.Release.Ref()] = r.Revoked
+		if r.Revoked {
+			revoked[r.Release.Ref()] = barred(r)
+		}
 	}
 	members, err := x.Client.Members(ctx, fleet.Selector{})
 	if err != nil {
@@ -196,13 +206,13 @@ func (x *examination) served(ctx context.Context, all []api.ReleaseInfo) bool {
 	without := map[string][]string{}
 	for _, m := range members {
 		for _, s := range m.Models {
-			if !m.Revoked && s.Running == "" && s.RunningRoot.IsZero() && revoked[s.Target] {
+			if !m.Revoked && s.Running == "" && s.RunningRoot.IsZero() && revoked[s.Target] != "" {
 				without[s.Target] = append(without[s.Target], string(m.Facts.ID))
 			}
 		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(without)) {
-		x.bad("releases", fault.Conflict, "roll out a release that may run: `modelfleet releases list`, `modelfleet rollout start MODEL@VERSION`", "%s is revoked, and nothing of its model is served by %s that should run it: %s", ref, count(len(without[ref]), "member"), names(without[ref]))
+		x.bad("releases", fault.Conflict, "roll out another release: `modelfleet releases list`, `modelfleet rollout start MODEL@VERSION`", "%s is %s, and nothing of its model is running on %s assigned to it: %s", ref, revoked[ref], count(len(without[ref]), "member"), names(without[ref]))
 	}
 	return len(without) == 0
 }

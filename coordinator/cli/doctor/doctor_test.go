@@ -102,12 +102,23 @@ func TestWhatNeedsALookIsNamed(t *testing.T) {
 			s.members = append(s.members, member("b", func(m *api.MemberInfo) { m.Revoked, m.Freshness = true, "untrusted" }))
 		}, doctor.OK, 0},
 		{"somebody at the door", "enrolment", "2 members wait", func(s *seen) { s.info.Pending = 2 }, doctor.Warn, 0},
-		{"a revoked release that is run", "releases", "m@2 is revoked and 3 members run it", func(s *seen) { s.releases = append(s.releases, release("2", "two", 3, true)) }, doctor.Bad, fault.Conflict},
-		{"a revoked release that left members with nothing", "releases", "m@2 is revoked, and nothing of its model is served by 1 member that should run it: b", func(s *seen) {
+		{"a revoked release that is run", "releases", "m@2 is revoked but still running on 3 members", func(s *seen) { s.releases = append(s.releases, release("2", "two", 3, true)) }, doctor.Bad, fault.Conflict},
+		{"a delisted release that a directive names", "releases", "m@2 is delisted, and nothing of its model is running on 1 member assigned to it: b", func(s *seen) {
+			gone := release("2", "two", 0, true)
+			gone.RevokedFor = "delisted by its publisher"
+			s.releases = append(s.releases, gone)
+			s.members = append(s.members, member("b", func(m *api.MemberInfo) { m.Models = []api.ModelStatus{{Model: "m", Target: "m@2"}} }))
+		}, doctor.Bad, fault.Conflict},
+		{"a delisted release that is run", "releases", "m@2 is delisted but still running on 1 member", func(s *seen) {
+			gone := release("2", "two", 1, true)
+			gone.RevokedFor = "delisted by its publisher"
+			s.releases = append(s.releases, gone)
+		}, doctor.Bad, fault.Conflict},
+		{"a revoked release that left members with nothing", "releases", "m@2 is revoked, and nothing of its model is running on 1 member assigned to it: b", func(s *seen) {
 			s.releases = append(s.releases, release("2", "two", 0, true))
 			s.members = append(s.members, member("b", func(m *api.MemberInfo) { m.Models = []api.ModelStatus{{Model: "m", Target: "m@2"}} }))
 		}, doctor.Bad, fault.Conflict},
-		{"one that was published again", "releases", "none that was taken back", func(s *seen) { s.releases = append(s.releases, release("0", "one", 3, true)) }, doctor.OK, 0},
+		{"one that was published again", "releases", "no member runs a delisted or revoked one", func(s *seen) { s.releases = append(s.releases, release("0", "one", 3, true)) }, doctor.OK, 0},
 	} {
 		s := good
 		c.edit(&s)
