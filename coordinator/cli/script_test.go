@@ -232,7 +232,9 @@ func (s *still) fleet() []api.MemberInfo {
 	cut.Models[0].Failure, cut.Models[0].FailureCode, cut.Models[0].Failing = fleet.TransportFailure, "network", moment.Add(-12*time.Minute)
 	locked, revoked := one("dover-01", "dover", "scorer@1.4.0", "scorer@1.4.0", fleet.Soaking), one("dover-02", "dover", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy)
 	locked.Locked, revoked.Revoked = "certificate 1f0c2a9b77d1 of generation 3 was shown after 90be41d2c2a7 of generation 4 was in use: the identity was copied", true
-	return []api.MemberInfo{down, cut, one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy), locked, revoked}
+	gone := one("essen-01", "essen", "scorer@1.3.0", "scorer@1.3.0", fleet.Healthy) // stable, and delisted
+	gone.Models[0].Revoked = "delisted by its publisher"
+	return []api.MemberInfo{down, cut, one("cork-07", "cork", "scorer@1.4.0", "scorer@1.4.0", fleet.Healthy), locked, revoked, gone}
 }
 
 func (s *still) members(r *http.Request) (any, error) {
