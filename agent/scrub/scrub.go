@@ -121,8 +121,8 @@ func (s *Scrub) look(ctx context.Context) (found int, err error) {
 func (s *Scrub) release(ctx context.Context, key fleet.Digest, whole map[fleet.Digest]bool) (intact bool, err error) {
 	entries, err := s.o.Store.Entries(key)
 	if fault.Is(err, fault.NotFound) {
-		if !slices.Contains(s.o.Releases(), key) {
-			return true, nil // it was collected
+		if !slices.Contains(s.o.Releases(), key) || s.o.Store.HasRelease(key) {
+			return true, nil // it was collected, or is being put right
 		}
 		s.o.Logger.Error("release is gone from the disk", "release", key.Short())
 		return false, nil

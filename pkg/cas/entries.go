@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"errors"
 	"io/fs"
 	"path"
 	"strings"
@@ -48,6 +49,9 @@ func (s *Store) byInode() (map[uint64]fleet.Digest, error) {
 	names := map[uint64]fleet.Digest{}
 	for _, d := range files {
 		fi, err := s.root.Lstat(filePath(d))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // collected meanwhile: no release has it
+		}
 		if err != nil {
 			return nil, Classify("list files", d.Short(), err)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -40,6 +41,39 @@ func TestEntriesSayWhatAReleaseConsistsOf(t *testing.T) {
 	if _, err := s.Entries(fleet.DigestOf([]byte("r2"))); !fault.Is(err, fault.NotFound) {
 		t.Errorf("of a release that is not here: %v", err)
 	}
+}
+
+// Files that a collection takes meanwhile are not missing from a release that stays:
+// who is told so believes that the way back is gone, and gives it up.
+func TestEntriesBesideACollection(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	key := release(t, s, "r1", map[string]string{"model.bin": "weights"})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 25 {
+			for k := range 4 {
+				put(t, s, fmt.Sprint("of nobody ", i, k))
+			}
+			if _, err := s.Collect(t.Context(), key); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for over := false; !over; {
+		got, err := s.Entries(key)
+		if err != nil || len(got) != 1 {
+			t.Errorf("a release that stays: %v, %v", got, err)
+			break
+		}
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+	}
+	<-done
 }
 
 // shards adopts content that was signed in frames of this length.
