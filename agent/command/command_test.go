@@ -33,11 +33,11 @@ func TestMistakesAreNamedWithTheNextMove(t *testing.T) {
 		says string
 	}{
 		{[]string{}, 2, "give -state DIR"},
-		{[]string{"-state", empty, "-labels", "class"}, 2, "write for example -labels"},
+		{[]string{"-state", empty, "-labels", "class"}, 2, "for example: -labels"},
 		{[]string{"-state", empty, "-id", "Not An Id"}, 2, "hint: use 1 to 63"},
-		{[]string{"-state", empty, "-log-level", "loud"}, 2, "debug, info, warn, error"},
+		{[]string{"-state", empty, "-log-level", "loud"}, 2, "use debug, info, warn or error"},
 		{[]string{"-state", empty, "-nonsense"}, 2, "-help"},
-		{[]string{"-state", empty, "start"}, 2, "no such argument"},
+		{[]string{"-state", empty, "start"}, 2, "unexpected argument"},
 		{[]string{"-state", empty}, 3, "modelfleet token create"},
 		{[]string{"-state", empty, "-join-file", filepath.Join(empty, "none")}, 3, "modelfleet token create"},
 		{[]string{"-state", empty, "-join", "mft1.xyz", "-id", "d"}, 2, "copy the whole token"},

@@ -24,7 +24,7 @@ func TestAFetchInWords(t *testing.T) {
 func TestAHeldModelInWords(t *testing.T) {
 	t.Parallel()
 	why := "detector@3.0.0 refused: rule listed: role publisher-vision version 4 does not list it"
-	if got := asides(local.Model{Held: why}); len(got) != 1 || got[0] != "keeps its current release: "+why {
+	if got := asides(local.Model{Held: why}); len(got) != 1 || got[0] != "waiting for another release: "+why {
 		t.Errorf("got %q", got)
 	}
 }
