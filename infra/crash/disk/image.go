@@ -223,7 +223,11 @@ func (im *Image) Sum() [32]byte {
 	_ = im.each(func(path string, id int, n *inode) error { // visit never fails
 		fmt.Fprintf(h, "%s %d %t %o %d %q", path, id, n.dir, n.mode, n.size, n.target)
 		for _, b := range n.blocks {
-			fmt.Fprintf(h, " %p", b) // shared between images while it is the same
+			if b != nil {
+				h.Write(b[:])
+			} else {
+				h.Write([]byte("hole"))
+			}
 		}
 		return nil
 	})
