@@ -128,17 +128,9 @@ func trustText(m api.MemberInfo, now time.Time) string {
 // runsText is the version that a member runs, and whether it may no longer.
 func runsText(st api.ModelStatus) string {
 	if st.Revoked != "" {
-		return version(st.Running) + " (" + barredWord(st.Revoked) + ")"
+		return version(st.Running) + " (" + api.Barred(st.Revoked) + ")"
 	}
 	return version(st.Running)
-}
-
-// barredWord is the one word for why a release may not run any more.
-func barredWord(why string) string {
-	if strings.HasPrefix(why, "delisted") {
-		return "delisted"
-	}
-	return "revoked"
 }
 
 // list makes an absent list an empty one, for JSON.

@@ -49,7 +49,7 @@ func (d *desk) releasesList() *cobra.Command {
 func (d *desk) releaseRow(r api.ReleaseInfo) []string {
 	ref := r.Release.Ref()
 	if r.Revoked {
-		ref += " (" + barredWord(r.RevokedFor) + ")"
+		ref += " (" + api.Barred(r.RevokedFor) + ")"
 	} else if r.Unlisted {
 		ref += " (not listed)"
 	}

@@ -39,7 +39,7 @@ type modelBar struct {
 type modelRow struct {
 	Class, Ref, Version string
 	Members             int
-	Delisted            bool
+	Barred              string // why no member may run it; "": it may
 }
 
 // place is one LAN of the map, or one arm of a rollout.
@@ -134,9 +134,9 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 			running[st.Model][st.Running]++
 		}
 	}
-	order, delisted := map[string]int{}, map[string]bool{}
+	order, barred := map[string]int{}, map[string]string{}
 	for i, r := range releases { // newest first
-		order[r.Release.Ref()], delisted[r.Release.Ref()] = len(releases)-i, r.Revoked
+		order[r.Release.Ref()], barred[r.Release.Ref()] = len(releases)-i, r.RevokedFor
 	}
 	var bars []modelBar
 	for _, model := range slices.Sorted(maps.Keys(running)) {
@@ -148,7 +148,7 @@ func modelBars(members []api.MemberInfo, releases []api.ReleaseInfo, p map[strin
 		var segs []chart.Segment
 		for _, ref := range refs {
 			n, class := running[model][ref], cmp.Or(p[ref], "other")
-			bar.Rows = append(bar.Rows, modelRow{class, ref, versionOf(ref), n, delisted[ref]})
+			bar.Rows = append(bar.Rows, modelRow{class, ref, versionOf(ref), n, barred[ref]})
 			segs = append(segs, chart.Segment{Class: class, Name: ref, N: n})
 		}
 		bar.Bar = chart.ShareBar(fmt.Sprintf("members by release of %s", model), len(members), segs)

@@ -220,7 +220,7 @@ func busyFleet() *recorded {
 		{Release: v4, Admitted: ago(20 * time.Minute), By: "ana", Metrics: map[string]float64{"accuracy": 0.962, "auc": 0.991}},
 		{Release: v3, Admitted: ago(3 * time.Hour), By: "ana", Metrics: map[string]float64{"accuracy": 0.951, "auc": 0.982}},
 		{Release: v2, Admitted: ago(6 * 24 * time.Hour), By: "ben", Metrics: map[string]float64{"accuracy": 0.947, "auc": 0.979}},
-		{Release: release("scorer", "1.1.0", 1), Admitted: ago(31 * 24 * time.Hour), By: "ben", Revoked: true},
+		{Release: release("scorer", "1.1.0", 1), Admitted: ago(31 * 24 * time.Hour), By: "ben", Revoked: true, RevokedFor: "delisted by its publisher: role publisher-scoring version 4 lists it no longer"},
 	}
 	f.addMembers(v2, v3, v4)
 	running := map[string]int{}

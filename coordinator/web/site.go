@@ -212,6 +212,7 @@ func (s *site) funcs() template.FuncMap {
 		"gravity":  findingTone,
 		"coded":    coded,
 		"words":    words,
+		"barred":   api.Barred,
 		"number":   chart.Number,
 		"evidence": chart.EvidenceBar,
 		"list":     func(v ...any) []any { return v },

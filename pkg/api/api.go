@@ -9,6 +9,7 @@ package api
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/modelfleet/modelfleet/pkg/fleet"
@@ -218,6 +219,16 @@ type AdmitReply struct {
 // RevokeRequest takes a member's identity away. POST /v1/members/{id}/revoke.
 type RevokeRequest struct {
 	Reason string `json:"reason,omitempty"`
+}
+
+// Barred is the one word for a reason why no member may run a release, as in
+// [ReleaseInfo.RevokedFor] and [ModelStatus.Revoked]: its publisher delisted it, or
+// a floor or the policy rules it out.
+func Barred(why string) string {
+	if strings.HasPrefix(why, "delisted") {
+		return "delisted"
+	}
+	return "revoked"
 }
 
 // ReleaseInfo is a release that the fleet may run. GET /v1/releases.

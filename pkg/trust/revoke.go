@@ -40,7 +40,7 @@ func (t Trusted) Revokes(h Had) error {
 		if _, seen := slices.BinarySearch(role.Seen, h.Bundle.Short()); !seen {
 			return nil
 		}
-		return broken(RuleListed, "its publisher took it back: role %s version %d lists it no longer", RoleOf(team), role.Version)
+		return broken(RuleListed, "delisted by its publisher: role %s version %d lists it no longer", RoleOf(team), role.Version)
 	}
 	if floor := role.Floors[h.Model]; e.Release.Counter < floor {
 		return broken(RuleFloor, "its publisher raised the floor of %s to %d, above its counter %d", h.Model, floor, e.Release.Counter)
