@@ -26,21 +26,21 @@ func edges() []edge {
 
 	add(fleet.Offered, "a release to run", settled...)
 	add(fleet.Offered, "another release to run", fleet.Downloading, fleet.Verified, fleet.Staged, fleet.Soaking)
-	add(fleet.Offered, "time to try again", fleet.Failed)
-	add(fleet.Downloading, "may begin", fleet.Offered)
+	add(fleet.Offered, "retry", fleet.Failed)
+	add(fleet.Downloading, "download allowed", fleet.Offered)
 	add(fleet.Verified, "every byte verified", fleet.Downloading)
 	add(fleet.Verified, "its files are on disk", fleet.Offered)
 	add(fleet.Staged, "self-test passed", fleet.Verified)
 	add(fleet.Activating, "window open", fleet.Staged)
 	add(fleet.Activating, "return to a release kept on disk", append(settled, append(attempt, fleet.Soaking, fleet.Failed)...)...)
 	add(fleet.Soaking, "switched", fleet.Activating)
-	add(fleet.Healthy, "soak went well", fleet.Soaking)
-	add(fleet.Healthy, "exposed to what was healthy here before", append(settled, append(attempt, fleet.Failed)...)...)
+	add(fleet.Healthy, "soak passed", fleet.Soaking)
+	add(fleet.Healthy, "offered a release that was healthy here before", append(settled, append(attempt, fleet.Failed)...)...)
 	add(fleet.Failed, "failed", fleet.Downloading, fleet.Verified, fleet.Activating)
-	add(fleet.Failed, "gives the running release up", append(settled, append(attempt, fleet.Soaking)...)...)
-	add(fleet.RolledBack, "serves what it had before", fleet.Activating, fleet.Failed)
+	add(fleet.Failed, "the running release failed", append(settled, append(attempt, fleet.Soaking)...)...)
+	add(fleet.RolledBack, "serves its previous release", fleet.Activating, fleet.Failed)
 	add(fleet.Quarantined, "refused: it failed here", append(settled, append(attempt, fleet.Failed, fleet.Soaking)...)...)
-	add(fleet.Withdrawn, "offer taken back", append(attempt, fleet.Failed, fleet.Quarantined)...)
+	add(fleet.Withdrawn, "offer withdrawn", append(attempt, fleet.Failed, fleet.Quarantined)...)
 
 	out := all[:0]
 	for _, e := range all {

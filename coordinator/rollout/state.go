@@ -12,7 +12,7 @@ type State uint8
 // The states.
 const (
 	Draft            State = iota // accepted; waits for its first whole second and for an older rollout that is being rolled back
-	AwaitingApproval              // the next stage needs approvals it does not have; what is exposed stays so
+	AwaitingApproval              // the next stage needs approvals it does not have; exposed members stay exposed
 	Running                       // moving through its stages
 	Paused                        // an operator or a failed gate holds it; no new exposure
 	RollingBack                   // returning every exposed member, newest first
@@ -28,10 +28,10 @@ type StageState uint8
 // The stage states.
 const (
 	Waiting  StageState = iota // not begun
-	Exposing                   // raising the bound as the budget allows, until enough told members have switched
+	Exposing                   // exposes more members as the budget allows, until enough have switched
 	Soaking                    // nothing changes; evidence is gathered
-	Deciding                   // the soak is over; waits for the gates to prove it
-	Passed                     // proven, or skipped by two approvals (terminal)
+	Deciding                   // the soak is over; waits for the gates' verdict
+	Passed                     // gates passed, or skipped by two approvals (terminal)
 	Failed                     // a gate failed (terminal)
 )
 
@@ -42,7 +42,7 @@ type stateInfo struct {
 
 var states = [...]stateInfo{
 	Draft:            {"Draft", "accepted; waits for its first whole second, and for an older rollout that is being rolled back", "the next whole second", false},
-	AwaitingApproval: {"AwaitingApproval", "the next stage needs approvals it does not have; what is exposed stays so", "none", false},
+	AwaitingApproval: {"AwaitingApproval", "the next stage needs approvals it does not have; exposed members stay exposed", "none", false},
 	Running:          {"Running", "moving through its stages", "the stage's", false},
 	Paused:           {"Paused", "an operator or a failed gate holds it; no new exposure", "none", false},
 	RollingBack:      {"RollingBack", "returning every exposed member, newest first", "stageDeadline", false},
@@ -54,10 +54,10 @@ var states = [...]stateInfo{
 
 var stageStates = [...]stateInfo{
 	Waiting:  {"Waiting", "not begun", "none", false},
-	Exposing: {"Exposing", "raising the bound as the budget allows, until enough told members have switched", "stageDeadline", false},
+	Exposing: {"Exposing", "exposes more members as the budget allows, until enough have switched", "stageDeadline", false},
 	Soaking:  {"Soaking", "nothing changes; evidence is gathered", "the soak", false},
-	Deciding: {"Deciding", "the soak is over; waits for the gates to prove it", "stageDeadline", false},
-	Passed:   {"Passed", "proven, or skipped by two approvals", "", true},
+	Deciding: {"Deciding", "the soak is over; waits for the gates' verdict", "stageDeadline", false},
+	Passed:   {"Passed", "gates passed, or skipped by two approvals", "", true},
 	Failed:   {"Failed", "a gate failed", "", true},
 }
 
@@ -91,14 +91,14 @@ var edges = [...]edge[State]{
 	{Paused, RollingBack, "rollback, a gate failed and the pause does not hold, or delisted"},
 	{Paused, Aborted, "abort, or delisted"},
 	{Paused, Superseded, "newer rollout"},
-	{RollingBack, RolledBack, "nobody is exposed and every member that answers runs something else or has nothing listed to go back to, or the deadline"},
+	{RollingBack, RolledBack, "no member is exposed and every reporting member runs another release or has no listed release to return to, or the deadline passed"},
 }
 
 // stageEdges are the only moves a stage makes.
 var stageEdges = [...]edge[StageState]{
 	{Waiting, Exposing, "the stage before it passed, and it is approved"},
 	{Waiting, Passed, "skipped"},
-	{Exposing, Soaking, "everyone it wants is told and enough have switched"},
+	{Exposing, Soaking, "all its members are told and enough have switched"},
 	{Exposing, Passed, "skipped"},
 	{Exposing, Failed, "a gate failed"},
 	{Soaking, Deciding, "the soak is over"},
