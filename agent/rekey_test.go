@@ -59,10 +59,14 @@ func TestAStolenDeviceIsShutOutOfItsCell(t *testing.T) {
 	v1, v2 := f.Publish("1.0.0", weights("one")), f.Publish("2.0.0", weights("two"))
 	f.Direct(&v1, nil, 0)
 	logs := map[fleet.MemberID]*said{"near": newSaid(t), "far": newSaid(t), "thief": newSaid(t)}
-	devices := map[fleet.MemberID]*device{}
+	devices, media := map[fleet.MemberID]*device{}, t.TempDir()
 	for _, id := range []fleet.MemberID{"near", "far", "thief"} {
 		d := addDevice(t, f, c, id)
 		d.o.Gossip, d.o.Logger = "127.0.0.1:0", slog.New(logs[id])
+		d.o.Source = filepath.Join(media, string(id))
+		if err := os.Symlink(f.Bucket, d.o.Source); err != nil {
+			t.Fatal(err)
+		}
 		d.run()
 		d.serves(v1, fleet.Healthy)
 		devices[id] = d
@@ -76,10 +80,11 @@ func TestAStolenDeviceIsShutOutOfItsCell(t *testing.T) {
 	logs["near"].until(t, "cell key changed")
 	logs["far"].until(t, "cell key changed")
 	logs["thief"].until(t, "cell key not had") // it asked, and was refused
-	c.Cut("far")
-	c.Cut("thief")
-	if err := os.Rename(filepath.Join(f.Bucket, "files"), filepath.Join(f.Bucket, "gone")); err != nil {
-		t.Fatal(err)
+	for _, id := range []fleet.MemberID{"far", "thief"} { // neither coordinator nor bucket: only the cell is left
+		c.Cut(id)
+		if err := os.Remove(devices[id].o.Source); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f.Change(repository.Change{Delist: []string{v2.Ref()}})
 	f.Offer(f.Refresh())
