@@ -3,7 +3,6 @@ package agent_test
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -59,14 +58,11 @@ func TestAStolenDeviceIsShutOutOfItsCell(t *testing.T) {
 	v1, v2 := f.Publish("1.0.0", weights("one")), f.Publish("2.0.0", weights("two"))
 	f.Direct(&v1, nil, 0)
 	logs := map[fleet.MemberID]*said{"near": newSaid(t), "far": newSaid(t), "thief": newSaid(t)}
-	devices, media := map[fleet.MemberID]*device{}, t.TempDir()
+	devices := map[fleet.MemberID]*device{}
 	for _, id := range []fleet.MemberID{"near", "far", "thief"} {
 		d := addDevice(t, f, c, id)
 		d.o.Gossip, d.o.Logger = "127.0.0.1:0", slog.New(logs[id])
-		d.o.Source = filepath.Join(media, string(id))
-		if err := os.Symlink(f.Bucket, d.o.Source); err != nil {
-			t.Fatal(err)
-		}
+		d.plug()
 		d.run()
 		d.serves(v1, fleet.Healthy)
 		devices[id] = d
@@ -79,12 +75,10 @@ func TestAStolenDeviceIsShutOutOfItsCell(t *testing.T) {
 	f.Direct(&v2, nil, 0)
 	logs["near"].until(t, "cell key changed")
 	logs["far"].until(t, "cell key changed")
-	logs["thief"].until(t, "cell key not had") // it asked, and was refused
+	logs["thief"].until(t, "cell key not had")            // it asked, and was refused
 	for _, id := range []fleet.MemberID{"far", "thief"} { // neither coordinator nor bucket: only the cell is left
 		c.Cut(id)
-		if err := os.Remove(devices[id].o.Source); err != nil {
-			t.Fatal(err)
-		}
+		devices[id].pull()
 	}
 	f.Change(repository.Change{Delist: []string{v2.Ref()}})
 	f.Offer(f.Refresh())

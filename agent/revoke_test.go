@@ -234,6 +234,7 @@ func TestADelistingByANeighbour(t *testing.T) {
 	v1, v2 := f.Publish("1.0.0", weights("one")), f.Publish("2.0.0", weights("two"))
 	f.Direct(&v1, nil, 0)
 	near, far := addDevice(t, f, c, "near"), addDevice(t, f, c, "far")
+	far.plug()
 	for _, d := range []*device{near, far} {
 		d.o.Gossip = "127.0.0.1:0"
 		d.run()
@@ -243,11 +244,26 @@ func TestADelistingByANeighbour(t *testing.T) {
 	near.serves(v2, fleet.Healthy)
 	far.serves(v2, fleet.Healthy)
 	c.Cut("far")
-	if err := os.Rename(filepath.Join(f.Bucket, "files"), filepath.Join(f.Bucket, "gone")); err != nil {
-		t.Fatal(err)
-	}
+	far.pull()
 	f.Change(repository.Change{Delist: []string{v2.Ref()}})
 	f.Offer(f.Refresh())
 	near.serves(v1, fleet.Quarantined)
 	far.serves(v1, fleet.Quarantined)
+}
+
+// plug gives the device a medium of its own with the bucket on it, before it runs.
+func (d *device) plug() {
+	d.t.Helper()
+	d.o.Source = filepath.Join(d.t.TempDir(), "medium")
+	if err := os.Symlink(d.fleet.Bucket, d.o.Source); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// pull takes the medium away.
+func (d *device) pull() {
+	d.t.Helper()
+	if err := os.Remove(d.o.Source); err != nil {
+		d.t.Fatal(err)
+	}
 }
