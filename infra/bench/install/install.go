@@ -10,7 +10,6 @@
 package install
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
@@ -152,36 +150,13 @@ func (b *bench) figures(l link, runs map[string][]process.Run, wire float64) []f
 		if len(ours) == 0 {
 			continue
 		}
-		out = append(out, compare(name(what, "wall"), ours, runs[copied], anchor, wall))
+		out = append(out, process.Compare(name(what, "wall"), ours, runs[copied], anchor, wall))
 		if eq := runs[equal]; what == first && len(eq) > 0 {
-			out = append(out, compare(name(what, "wall, equal guarantees"), ours, eq, anchor+" && sync -d && sha256sum", wall))
+			out = append(out, process.Compare(name(what, "wall, equal guarantees"), ours, eq, anchor+" && sync -d && sha256sum", wall))
 		}
-		out = append(out, compare(name(what, "CPU"), ours, runs[copied], anchor, cpu), peak(name(what, "peak RSS"), ours))
+		out = append(out, process.Compare(name(what, "CPU"), ours, runs[copied], anchor, cpu), process.Peak(name(what, "peak RSS"), ours))
 	}
 	return append(out, figure.Figure{Name: name(update, "bytes taken, of the file"), Value: 100 * wire / float64(b.next.man.Size()), Unit: "%"})
-}
-
-// compare gives the median of ours and the median of the ratios of each round.
-func compare(name string, ours, anchor []process.Run, anchorName string, of func(process.Run) float64) figure.Figure {
-	f := figure.Figure{Name: name, Unit: "s"}
-	var values, ratios []float64
-	for i, r := range ours {
-		values = append(values, of(r))
-		if i < len(anchor) {
-			ratios = append(ratios, of(r)/of(anchor[i]))
-		}
-	}
-	f.Value = figure.Median(values)
-	if len(ratios) > 0 {
-		f.Anchor, f.Ratio = anchorName, figure.Median(ratios)
-	}
-	return f
-}
-
-// peak is the most memory of any round.
-func peak(name string, runs []process.Run) figure.Figure {
-	most := slices.MaxFunc(runs, func(a, b process.Run) int { return cmp.Compare(a.RSS, b.RSS) })
-	return figure.Figure{Name: name, Value: most.RSS, Unit: "MiB"}
 }
 
 // fetchOnce installs the new version, into an empty store or into one that has

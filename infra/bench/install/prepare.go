@@ -74,7 +74,7 @@ func (b *bench) publish(ctx context.Context) error {
 	}
 	for name, r := range map[string]*release{weights.Base: &b.base, weights.Tune200: &b.next} {
 		r.path = filepath.Join(b.o.Work, name, "model.safetensors")
-		if err := write(r.path, set.Model(name), int64(b.mib)<<20); err != nil {
+		if err := weights.WriteTiledFile(r.path, set.Model(name), int64(b.mib)<<20); err != nil {
 			return err
 		}
 		if r.man, err = oms.Hash(ctx, filepath.Dir(r.path), oms.Options{Method: oms.Shards}); err != nil {
@@ -91,17 +91,6 @@ func (b *bench) publish(ctx context.Context) error {
 	b.o.Logf("of %d MiB the smallest other object takes %.1f %%, the delta %.1f %% (kept: %t)", b.mib,
 		100*float64(stats.Full)/float64(b.next.man.Size()), 100*float64(stats.Size)/float64(b.next.man.Size()), stats.Kept)
 	return errors.Join(err, os.RemoveAll(filepath.Dir(b.base.path)), os.RemoveAll(filepath.Dir(b.next.path)))
-}
-
-func write(path string, m weights.Model, size int64) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(weights.WriteTiled(f, m, size), f.Close())
 }
 
 func (b *bench) delta(ctx context.Context, store *s3.Store) (s artifact.DeltaStats, err error) {

@@ -10,14 +10,12 @@
 package publish
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/modelfleet/modelfleet/infra/bench/figure"
@@ -65,7 +63,7 @@ func Run(ctx context.Context, o figure.Options) ([]figure.Figure, error) {
 		return nil, err
 	}
 	for i, m := range []weights.Model{set.Model(weights.Base), set.Model(weights.Tune200)} {
-		if err := write(filepath.Join(o.Work, "model", fmt.Sprintf("model-%d-of-2.safetensors", i+1)), m, int64(mib)<<20/2); err != nil {
+		if err := weights.WriteTiledFile(filepath.Join(o.Work, "model", fmt.Sprintf("model-%d-of-2.safetensors", i+1)), m, int64(mib)<<20/2); err != nil {
 			return nil, err
 		}
 	}
@@ -79,11 +77,10 @@ func Run(ctx context.Context, o figure.Options) ([]figure.Figure, error) {
 	name := fmt.Sprintf("publish %d MiB", mib)
 	wall := func(r process.Run) float64 { return r.Wall }
 	cpu := func(r process.Run) float64 { return r.CPU }
-	most := slices.MaxFunc(s.ours, func(a, b process.Run) int { return cmp.Compare(a.RSS, b.RSS) })
 	return []figure.Figure{
-		compare(name+": wall", s.ours, s.anchor, wall), compare(name+": CPU", s.ours, s.anchor, cpu),
-		{Name: name + ": peak RSS", Value: most.RSS, Unit: "MiB"},
-		compare(name+" again: wall", s.again, nil, wall), compare(name+" again: CPU", s.again, nil, cpu),
+		process.Compare(name+": wall", s.ours, s.anchor, anchor, wall), process.Compare(name+": CPU", s.ours, s.anchor, anchor, cpu),
+		process.Peak(name+": peak RSS", s.ours),
+		process.Compare(name+" again: wall", s.again, nil, "", wall), process.Compare(name+" again: CPU", s.again, nil, "", cpu),
 	}, nil
 }
 
@@ -102,17 +99,6 @@ func (b *bench) build(ctx context.Context) (err error) {
 		b.o.Logf("SKIPPED: no ratios, the anchor cannot be had: %v", err)
 	}
 	return nil
-}
-
-func write(path string, m weights.Model, size int64) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(weights.WriteTiled(f, m, size), f.Close())
 }
 
 // round publishes once by each way.
@@ -156,21 +142,4 @@ func (b *bench) run(p *devs3.Process, to *[]process.Run, cmd *exec.Cmd) error {
 	r, _, err := process.Measure(cmd)
 	*to = append(*to, r)
 	return err
-}
-
-// compare gives the median of ours and the median of the ratios of each round.
-func compare(name string, ours, theirs []process.Run, of func(process.Run) float64) figure.Figure {
-	f := figure.Figure{Name: name, Unit: "s"}
-	var values, ratios []float64
-	for i, r := range ours {
-		values = append(values, of(r))
-		if i < len(theirs) {
-			ratios = append(ratios, of(r)/of(theirs[i]))
-		}
-	}
-	f.Value = figure.Median(values)
-	if len(ratios) > 0 {
-		f.Anchor, f.Ratio = anchor, figure.Median(ratios)
-	}
-	return f
 }

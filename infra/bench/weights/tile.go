@@ -3,10 +3,25 @@ package weights
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 )
+
+// WriteTiledFile is [WriteTiled] to a file, whose folder is made.
+func WriteTiledFile(path string, m Model, size int64) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(WriteTiled(f, m, size), f.Close())
+}
 
 // WriteTiled writes a bfloat16 safetensors file of size bytes, short of a row:
 // the model over and over, each time with the rows and columns of every tensor
