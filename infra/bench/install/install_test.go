@@ -4,11 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/modelfleet/modelfleet/infra/bench/figure"
-	"github.com/modelfleet/modelfleet/infra/bench/process"
 )
 
 func TestAStoreIsCopiedByLinks(t *testing.T) {
